@@ -1,0 +1,25 @@
+# Root is needed where hosts are played: test, race, lab, demo, bench-failover.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: build test race lint clean
+
+# One static, stripped, versioned binary.
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X mainstay/cli.Version=$(VERSION)' -o bin/mainstay ./cmd/mainstay
+
+test: build
+	go vet ./...
+	go test -timeout 30m ./...
+
+# The race detector, without what takes minutes.
+race:
+	go test -race -short -timeout 30m ./...
+
+lint:
+	test -z "$$(gofmt -l .)"
+	go vet ./...
+	go run $(GOLANGCI) run ./...
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,789 @@
+// Package agent is the eyes and hands on every host. It beats, keeps the lease
+// that its beats earn, speaks for addresses as long as that lease lives, runs
+// this host's copies of services, and tells every voter what it sees. On voters
+// it is an ear besides.
+//
+// What to do is decided elsewhere: by plan.Hand (what may I do now?), by
+// lease.Ear (what may I acknowledge?), both pure, and by the leader's orders.
+// This package only carries out.
+//
+//	heartbeat.Conn --Hear--> Ear, Hand --deeds--> one goroutine that owns vip
+//	orders ----------------> Hand ------deeds--> it, or one goroutine a service
+//	systemd, probes -------> what each service is like
+//	any change ------------> Report, to every voter
+//
+// A killed agent forgets nothing that binds it: the ear's table, the lease and
+// the generations live in /run. A stopped one (SIGSTOP) harms nobody: the kernel
+// itself shuts each address's guard when its lease ends.
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/leader"
+	"mainstay/lease"
+	"mainstay/plan"
+	"mainstay/probe/heartbeat"
+	"mainstay/service"
+)
+
+// Port of the heartbeats.
+const Port = 7400
+
+// Addresses is what the agent needs of this host's virtual addresses.
+type Addresses interface {
+	// Claim speaks for an address until the given moment at most.
+	Claim(ctx context.Context, addr netip.Addr, until fleet.Moment) (late time.Duration, err error)
+	// Renew keeps every claimed address until the given moment.
+	Renew(until fleet.Moment) (late time.Duration, err error)
+	// Release stops speaking for one, Drop for all; both are idempotent.
+	Release(ctx context.Context, addr netip.Addr) error
+	Drop(ctx context.Context) error
+	// Foreign says, by address, why it is on this host without our guard.
+	Foreign(ctx context.Context) (map[netip.Addr]string, error)
+	// Others returns who else answers for an address right now.
+	Others(ctx context.Context, addr netip.Addr) ([]net.HardwareAddr, error)
+	// Sever ends this host's own TCP connections to an address; with local also
+	// those from it.
+	Sever(ctx context.Context, addr netip.Addr, local bool) (int, error)
+	// Watch yields a line for each change to an address or its interface that was
+	// not ours; what can be mended is mended below.
+	Watch(ctx context.Context) <-chan string
+}
+
+// Balancer tells this host's HAProxy which servers take traffic.
+type Balancer interface {
+	Apply(ctx context.Context, routes fleet.Routes) error
+	// Finished counts the requests that this host's own server of a service has
+	// answered so far; ok is false where it cannot be told.
+	Finished(ctx context.Context, service string) (n uint64, ok bool)
+}
+
+// Fencer carries out fence, confirm and power-on orders.
+type Fencer func(ctx context.Context, o fleet.Order) (*fleet.Proof, error)
+
+// Config wires an agent.
+type Config struct {
+	Host, Boot, UUID, Version string
+	Spec                      fleet.Spec
+	Run                       string // /run/mainstay
+	Keys                      heartbeat.Keys
+	Addresses                 Addresses
+	Balancer                  Balancer // nil where no HAProxy runs
+	Env                       service.Env
+	Fence                     Fencer
+	// Tell delivers a report to every voter; it must not block.
+	Tell func(fleet.Report)
+	Now  func() fleet.Moment
+	Wall func() time.Time
+	Log  *slog.Logger
+}
+
+// Agent is one host's agent. It implements leader.Eyes.
+type Agent struct {
+	cfg  Config
+	conn *heartbeat.Conn
+
+	deeds   chan deed
+	asks    chan ask
+	answers chan leader.Answer
+	news    chan struct{} // for the leader: hearing changed
+	tell    chan struct{} // the report may have changed
+	routed  chan fleet.Routes
+	over    chan struct{} // closed when Run ends
+
+	mu       sync.Mutex // guards all below
+	spec     fleet.Spec
+	hand     *plan.Hand
+	leaseRow *table
+	ear      *lease.Ear // nil where this host is no voter
+	earTable *table
+	senses   map[string]*sense
+	rounds   map[string]asking
+	errands  map[string]*errand
+	late     time.Duration
+	seq      uint64
+	said     fleet.Report
+	saidAt   fleet.Moment
+	speaking map[string]uint64 // address -> generation whose claim took effect
+	severed  map[string]uint64
+	foreign  map[string]string
+	links    map[string]bool
+	services map[string]fleet.ServiceState
+	watchers map[string]*watcher
+	routes   fleet.Routes // as last told by a leader
+	applied  uint64       // revision that HAProxy has been told
+	suspects []string
+	ticked   fleet.Moment
+}
+
+// deed is a plan.Deed with the one who waits for its effect, if anybody.
+type deed struct {
+	plan.Deed
+	reply func(fleet.Effect)
+}
+
+type ask struct {
+	d heartbeat.Datagram
+	m heartbeat.Ask
+}
+
+// asking is a question of this host's leader that is being repeated.
+type asking struct {
+	epoch    uint64
+	round    fleet.Round
+	promised map[string]bool
+}
+
+// sense is what this ear heard of a host beyond what the lease arithmetic needs.
+type sense struct {
+	nets    map[string]fleet.Moment
+	leased  bool
+	suspect bool
+	stint   fleet.Stint
+}
+
+// New prepares an agent: it takes up what a former process of this boot left in
+// Run. Nothing is sent and nothing on the host is changed before Run.
+func New(cfg Config) (*Agent, error) {
+	a := &Agent{
+		cfg: cfg, spec: cfg.Spec, late: fleet.GuardLate,
+		deeds: make(chan deed, 256), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
+		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
+		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
+		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{},
+	}
+	if err := os.MkdirAll(cfg.Run, 0o755); err != nil {
+		return nil, fmt.Errorf("make %s: %w", cfg.Run, err)
+	}
+	now := cfg.Now()
+	memory, err := a.recall()
+	if err != nil {
+		return nil, err
+	}
+	leaseRow, rows, err := openTable(filepath.Join(cfg.Run, "lease"), cfg.Boot, 1)
+	if err != nil {
+		return nil, err
+	}
+	a.leaseRow = leaseRow
+	memory.End = 0
+	if len(rows) == 1 && rows[0].Stint.N == memory.Stint {
+		memory.End = rows[0].Promised
+	}
+	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), cfg.Spec.Timing, now)
+	a.hand = hand
+	if len(deeds) == 0 {
+		for thing, g := range memory.Held {
+			a.speaking[nameOf(thing)] = g
+		}
+	}
+	a.queue(deeds, nil)
+	if me, ok := cfg.Spec.Host(cfg.Host); ok && me.Voter {
+		t, rows, err := openTable(filepath.Join(cfg.Run, "ears"), cfg.Boot, 4*max(64, 2*len(cfg.Spec.Hosts)))
+		if err != nil {
+			return nil, err
+		}
+		a.earTable, a.ear = t, lease.NewEar(cfg.Spec.Timing, rows, now)
+	}
+	return a, a.keep()
+}
+
+func nameOf(thing string) string {
+	_, name, _ := cutThing(thing)
+	return name
+}
+
+func cutThing(thing string) (kind, name string, ok bool) {
+	for i := range thing {
+		if thing[i] == '/' {
+			return thing[:i], thing[i+1:], true
+		}
+	}
+	return "", thing, false
+}
+
+// Run keeps the agent going until ctx ends. Addresses, services and HAProxy are
+// left as they are: the next process goes on with them, or the kernel ends what
+// nobody renews.
+func (a *Agent) Run(ctx context.Context) error {
+	conn, err := a.listen()
+	if err != nil {
+		return err
+	}
+	a.conn = conn
+	defer conn.Close()
+	var wait sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { cancel(); close(a.over); wait.Wait() }()
+	for _, loop := range []func(context.Context){a.carryOut, a.promise, a.report, a.balance, a.guardLoss} {
+		wait.Go(func() { loop(ctx) })
+	}
+	a.watchServices(ctx, &wait)
+	return a.beat(ctx)
+}
+
+func (a *Agent) listen() (*heartbeat.Conn, error) {
+	me, ok := a.spec.Host(a.cfg.Host)
+	if !ok {
+		return nil, fmt.Errorf("the site's file has no host %s", a.cfg.Host)
+	}
+	nets := map[string]netip.AddrPort{}
+	for name, addr := range me.Addresses {
+		nets[name] = netip.AddrPortFrom(addr, Port)
+	}
+	var peers []string
+	for _, h := range a.spec.Hosts {
+		if me.Voter || h.Voter {
+			peers = append(peers, h.Name)
+		}
+	}
+	return heartbeat.Open(heartbeat.Config{
+		Site: a.spec.Site, Host: a.cfg.Host, Boot: a.cfg.Boot, Networks: nets, Keys: a.cfg.Keys, Peers: peers,
+		Hear: a.hear, Now: a.cfg.Now,
+		Conflict: func(c heartbeat.Conflict) {
+			a.cfg.Log.Error("two machines live under one name", "host", c.Host, "network", c.Network, "from", c.From, "other", c.Other, "why", c.Why)
+		},
+	})
+}
+
+// beat is the loop that a host's life hangs on: at each interval it looks at the
+// clock first, then beats.
+func (a *Agent) beat(ctx context.Context) error {
+	me, _ := a.spec.Host(a.cfg.Host)
+	every, length := a.spec.Beats(me)
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		a.tick(every, length)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (a *Agent) tick(every, length time.Duration) {
+	now := a.cfg.Now()
+	a.mu.Lock()
+	if a.ear != nil && a.ticked != 0 && now.Sub(a.ticked) > 3*every {
+		a.ear.Return(now)
+	}
+	a.ticked = now
+	a.queue(a.hand.Tick(now), nil)
+	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
+	if a.ear != nil {
+		a.heardBeat(b, "", now)
+		if ack, _ := a.earBeat(b, now); ack {
+			a.acked(a.cfg.Host, b.Stint, b.Sent, now)
+		}
+		a.suspect(now)
+	}
+	spec := a.spec
+	a.mu.Unlock()
+	a.poke(a.tell)
+	me, _ := spec.Host(a.cfg.Host)
+	for _, name := range spec.Voters() {
+		if name == a.cfg.Host {
+			continue
+		}
+		ear, _ := spec.Host(name)
+		for network, to := range ear.Addresses {
+			if _, shared := me.Addresses[network]; shared {
+				// A beat that the kernel cannot take is a lost beat, as on the wire;
+				// what follows from losing them is the lease's business.
+				_ = a.conn.Send(name, network, netip.AddrPortFrom(to, Port), b)
+			}
+		}
+	}
+}
+
+// hear takes one authentic message.
+func (a *Agent) hear(d heartbeat.Datagram) {
+	switch m := d.Message.(type) {
+	case heartbeat.Beat:
+		a.mu.Lock()
+		if a.ear == nil {
+			a.mu.Unlock()
+			return
+		}
+		a.heardBeat(m, d.Network, d.At)
+		ack, _ := a.earBeat(m, d.At)
+		a.mu.Unlock()
+		if ack {
+			_ = a.conn.Reply(d, heartbeat.Ack{Stint: m.Stint, Sent: m.Sent})
+		}
+	case heartbeat.Ack:
+		now := a.cfg.Now()
+		a.mu.Lock()
+		a.acked(d.Host, m.Stint, m.Sent, now)
+		a.mu.Unlock()
+	case heartbeat.Ask:
+		select {
+		case a.asks <- ask{d, m}:
+		default: // the leader asks again in a moment
+		}
+	case heartbeat.Answer:
+		a.mu.Lock()
+		if r, ok := a.rounds[m.Stint.Host]; ok && r.epoch == m.Epoch && r.round.Number == m.Round && m.Promised {
+			r.promised[d.Host] = true
+		}
+		a.mu.Unlock()
+		a.answer(leader.Answer{Ear: d.Host, Stint: m.Stint, Round: m.Round, Promised: m.Promised, Why: m.Why, Arrived: d.At})
+	}
+}
+
+func (a *Agent) answer(x leader.Answer) {
+	select {
+	case a.answers <- x:
+	default: // nobody leads here, or it is flooded: asked again in a moment
+	}
+}
+
+// acked lets the hand judge an acknowledgement. The caller holds the lock and
+// read now before it used the acknowledgement.
+func (a *Agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
+	was := a.hand.Leased(now)
+	a.queue(a.hand.Ack(ear, stint, sent, now), nil)
+	a.keepEnd()
+	if is := a.hand.Leased(now); is != was {
+		a.poke(a.tell)
+	}
+}
+
+// earBeat gives a beat to this host's ear; what the ear knows is in the mapped
+// table before anybody is told. The caller holds the lock.
+func (a *Agent) earBeat(b heartbeat.Beat, now fleet.Moment) (ack bool, why string) {
+	ack, why = a.ear.Beat(lease.Beat{Stint: b.Stint, Sent: b.Sent, Late: b.Late}, now)
+	if err := a.putRow(b.Stint); err != nil {
+		return false, err.Error() // what cannot be remembered must not be said
+	}
+	return ack, why
+}
+
+func (a *Agent) putRow(s fleet.Stint) error {
+	row, ok := a.ear.Row(s)
+	if !ok {
+		return nil
+	}
+	return a.earTable.put(row, a.ear.Boots(s.Host))
+}
+
+// heardBeat notes what judge wants to know of a host. The caller holds the lock.
+func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
+	s := a.senses[b.Stint.Host]
+	if s == nil {
+		s = &sense{nets: map[string]fleet.Moment{}}
+		a.senses[b.Stint.Host] = s
+	}
+	changed := s.stint != b.Stint || s.leased != b.Leased || s.suspect
+	if network != "" {
+		host, _ := a.spec.Host(b.Stint.Host)
+		every, _ := a.spec.Beats(host)
+		changed = changed || now.Sub(s.nets[network]) >= 3*every
+		s.nets[network] = now
+	}
+	s.stint, s.leased = b.Stint, b.Leased
+	if s.suspect {
+		s.suspect = false
+		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == b.Stint.Host })
+		a.reroute()
+	}
+	if changed {
+		a.poke(a.news)
+	}
+}
+
+// suspect finds hosts that fell silent for three beats, on one network or on all
+// of them. The caller holds the lock.
+func (a *Agent) suspect(now fleet.Moment) {
+	for host, s := range a.senses {
+		spec, ok := a.spec.Host(host)
+		if !ok || host == a.cfg.Host {
+			continue
+		}
+		every, _ := a.spec.Beats(spec)
+		var last fleet.Moment
+		for _, at := range s.nets {
+			last = max(last, at)
+			if gap := now.Sub(at); gap >= 3*every && gap < 5*every {
+				a.poke(a.news)
+			}
+		}
+		if !s.suspect && last != 0 && now.Sub(last) >= 3*every {
+			s.suspect = true
+			a.suspects = append(a.suspects, host)
+			a.reroute()
+			a.poke(a.news)
+		}
+	}
+}
+
+// promise answers leaders' questions, one after another, each after everything
+// that already waits in the sockets has been heard.
+func (a *Agent) promise(ctx context.Context) {
+	for {
+		var q ask
+		select {
+		case <-ctx.Done():
+			return
+		case q = <-a.asks:
+		}
+		if _, err := a.conn.Drain(ctx); err != nil {
+			continue // unheard is unanswered
+		}
+		promised, why := a.earAsk(q.m.Stint, q.m.Evict)
+		_ = a.conn.Reply(q.d, heartbeat.Answer{Epoch: q.m.Epoch, Round: q.m.Round, Stint: q.m.Stint, Promised: promised, Why: why})
+	}
+}
+
+func (a *Agent) earAsk(stint fleet.Stint, evict bool) (promised bool, why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ear == nil {
+		return false, "this host is no voter"
+	}
+	promised, why = a.ear.Ask(stint, evict, a.cfg.Now())
+	if err := a.putRow(stint); err != nil {
+		return false, err.Error()
+	}
+	return promised, why
+}
+
+// Ask implements leader.Eyes.
+func (a *Agent) Ask(epoch uint64, round fleet.Round) {
+	a.mu.Lock()
+	a.rounds[round.Stint.Host] = asking{epoch: epoch, round: round, promised: map[string]bool{}}
+	a.mu.Unlock()
+	go a.repeat(epoch, round)
+}
+
+// repeat asks every ear that has not promised, until the round is stale.
+func (a *Agent) repeat(epoch uint64, round fleet.Round) {
+	const again = 10 * time.Millisecond
+	m := heartbeat.Ask{Epoch: epoch, Round: round.Number, Stint: round.Stint, Evict: round.Evict}
+	for {
+		a.mu.Lock()
+		r, spec := a.rounds[round.Stint.Host], a.spec
+		promised := make(map[string]bool, len(r.promised))
+		for k, v := range r.promised {
+			promised[k] = v
+		}
+		a.mu.Unlock()
+		now := a.cfg.Now()
+		if r.epoch != epoch || r.round.Number != round.Number || lease.Stale(round, spec.Timing, now) || len(promised) == len(spec.Voters()) {
+			return
+		}
+		me, _ := spec.Host(a.cfg.Host)
+		for _, name := range spec.Voters() {
+			if promised[name] {
+				continue
+			}
+			if name == a.cfg.Host {
+				if ok, why := a.ownAnswer(round); ok {
+					a.mu.Lock()
+					r.promised[name] = true
+					a.mu.Unlock()
+					a.answer(leader.Answer{Ear: name, Stint: round.Stint, Round: round.Number, Promised: true, Why: why, Arrived: a.cfg.Now()})
+				}
+				continue
+			}
+			ear, _ := spec.Host(name)
+			for network, to := range ear.Addresses {
+				if _, shared := me.Addresses[network]; shared {
+					_ = a.conn.Send(name, network, netip.AddrPortFrom(to, Port), m) // repeated below
+				}
+			}
+		}
+		timer := time.NewTimer(again)
+		<-timer.C
+	}
+}
+
+func (a *Agent) ownAnswer(round fleet.Round) (bool, string) {
+	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Spec.Timing.Lease)
+	defer cancel()
+	if _, err := a.conn.Drain(ctx); err != nil {
+		return false, err.Error()
+	}
+	return a.earAsk(round.Stint, round.Evict)
+}
+
+// Answers implements leader.Eyes.
+func (a *Agent) Answers() <-chan leader.Answer { return a.answers }
+
+// Changed implements leader.Eyes.
+func (a *Agent) Changed() <-chan struct{} { return a.news }
+
+// Heard implements leader.Eyes.
+func (a *Agent) Heard() map[string]fleet.Heard {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := map[string]fleet.Heard{}
+	if a.ear == nil {
+		return out
+	}
+	for _, host := range a.ear.Hosts() {
+		boots := a.ear.Boots(host)
+		if boots[0].Heard == 0 {
+			continue // only asked about
+		}
+		h := fleet.Heard{Stint: boots[0].Stint, Last: boots[0].Heard, Late: boots[0].Late, Nets: map[string]fleet.Moment{}}
+		if len(boots) > 1 && boots[1].Heard != 0 && boots[1].Heard.After(boots[0].First) {
+			h.Rival = boots[1].Stint.Boot
+		}
+		if s := a.senses[host]; s != nil {
+			h.Leased = s.leased
+			for network, at := range s.nets {
+				h.Nets[network] = at
+			}
+		}
+		out[host] = h
+	}
+	return out
+}
+
+// Ticking says whether the loop that the host's life hangs on makes progress.
+func (a *Agent) Ticking() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg.Now().Sub(a.ticked) < 5*time.Second
+}
+
+// Beats counts up with every beat of a boot that this ear hears: a host that
+// still beats is not off, whatever its BMC says.
+func (a *Agent) Beats(host, boot string) uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ear == nil {
+		return 0
+	}
+	row, _ := a.ear.Row(fleet.Stint{Host: host, Boot: boot})
+	return uint64(row.Heard)
+}
+
+func (a *Agent) poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// queue hands deeds to the goroutine that carries them out, in their order. The
+// caller holds the lock.
+func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
+	for _, d := range deeds {
+		if d.Do == plan.DoDrop {
+			clear(a.speaking)
+			if err := a.keep(); err != nil {
+				a.cfg.Log.Error("keep what binds this host", "error", err)
+			}
+			a.poke(a.tell)
+		}
+		x := deed{Deed: d}
+		if d.Order.Key != "" {
+			x.reply = reply
+		}
+		if d.Do == plan.DoRenew {
+			select {
+			case a.deeds <- x:
+			default: // the next acknowledgement renews again
+			}
+			continue
+		}
+		a.deeds <- x
+	}
+}
+
+// errand is an order that is being followed, or was a moment ago.
+type errand struct {
+	done   chan struct{} // closed when effect is there
+	effect fleet.Effect
+	ended  fleet.Moment
+}
+
+// errandsKept is how long the effect of an order answers further copies of it.
+const errandsKept = time.Minute
+
+// Order follows an order and returns its effect. It waits as long as the deed
+// takes, at most until ctx ends. A copy of an order, come over another network,
+// waits for the same effect.
+func (a *Agent) Order(ctx context.Context, o fleet.Order) fleet.Effect {
+	key := fmt.Sprintf("%d/%s/%d", o.Epoch, o.Key, o.Try)
+	a.mu.Lock()
+	e, copied := a.errands[key]
+	if !copied {
+		now := a.cfg.Now()
+		for k, old := range a.errands {
+			if old.ended != 0 && now.Sub(old.ended) > errandsKept {
+				delete(a.errands, k)
+			}
+		}
+		e = &errand{done: make(chan struct{})}
+		a.errands[key] = e
+	}
+	a.mu.Unlock()
+	if !copied {
+		go func() {
+			// The deed goes on although the one who asked has gone.
+			effect := a.follow(o)
+			a.mu.Lock()
+			e.effect, e.ended = effect, a.cfg.Now()
+			a.mu.Unlock()
+			close(e.done)
+		}()
+	}
+	select {
+	case <-e.done:
+		return e.effect
+	case <-ctx.Done():
+		return fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.NoWord, Why: "it is still at it", Wall: a.cfg.Wall()}
+	}
+}
+
+func (a *Agent) follow(o fleet.Order) fleet.Effect {
+	done := make(chan fleet.Effect, 1)
+	a.mu.Lock()
+	deeds, refusal := a.hand.Order(o, a.cfg.Now())
+	if refusal == nil {
+		if err := a.keep(); err != nil {
+			refusal = &fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Broken, Why: err.Error()}
+			deeds = slices.DeleteFunc(deeds, func(d plan.Deed) bool { return d.Order.Key != "" })
+		}
+	}
+	a.queue(deeds, func(e fleet.Effect) { done <- e })
+	a.mu.Unlock()
+	a.poke(a.tell) // the epoch may be a new one
+	if refusal != nil {
+		refusal.Wall = a.cfg.Wall()
+		return *refusal
+	}
+	select {
+	case e := <-done:
+		return e
+	case <-a.over:
+		return fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.NoWord, Why: "the agent ends", Wall: a.cfg.Wall()}
+	}
+}
+
+// recall reads the memory that a former process of this boot left.
+func (a *Agent) recall() (plan.Memory, error) {
+	var m plan.Memory
+	raw, err := os.ReadFile(filepath.Join(a.cfg.Run, "memory.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return m, fmt.Errorf("read what a former process left: %w", err)
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return plan.Memory{}, fmt.Errorf("read what a former process left in %s: %w", filepath.Join(a.cfg.Run, "memory.json"), err)
+	}
+	if m.Boot != a.cfg.Boot {
+		return plan.Memory{}, nil
+	}
+	return m, nil
+}
+
+// keep writes the memory to /run, whole or not at all. The caller holds the lock
+// (or is alone).
+func (a *Agent) keep() error {
+	raw, err := json.Marshal(a.hand.Memory())
+	if err != nil {
+		return fmt.Errorf("keep memory: %w", err)
+	}
+	path := filepath.Join(a.cfg.Run, "memory.json")
+	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+		return fmt.Errorf("keep memory: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("keep memory: %w", err)
+	}
+	a.keepEnd()
+	return nil
+}
+
+// keepEnd stores the lease's end where the next process finds it.
+func (a *Agent) keepEnd() {
+	s := a.hand.Stint()
+	row := lease.Row{Stint: fleet.Stint{Host: "lease", Boot: a.cfg.Boot, N: s.N}, Promised: a.hand.End()}
+	if err := a.leaseRow.put(row, nil); err != nil {
+		a.cfg.Log.Error("keep the lease's end", "error", err)
+	}
+}
+
+// report tells every voter what this host is like, whenever that changed and
+// once a second besides.
+func (a *Agent) report(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.tell:
+		}
+		now := a.cfg.Now()
+		a.mu.Lock()
+		r := a.testimony(now)
+		last := a.said
+		last.Seq, last.Wall = r.Seq, r.Wall
+		fresh := !reflect.DeepEqual(last, r)
+		if !fresh && now.Sub(a.saidAt) < time.Second {
+			a.mu.Unlock()
+			continue
+		}
+		a.seq++
+		// The number must rise over restarts of the agent within one boot.
+		r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.cfg.Wall()
+		a.said, a.saidAt = r, now
+		a.mu.Unlock()
+		a.cfg.Tell(r)
+	}
+}
+
+// testimony is what this host says of itself. The caller holds the lock.
+func (a *Agent) testimony(now fleet.Moment) fleet.Report {
+	m := a.hand.Memory()
+	r := fleet.Report{
+		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied,
+		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: map[string]bool{}, Severed: map[string]uint64{},
+	}
+	for _, addr := range a.spec.Addresses {
+		g, held := m.Held[addr.Thing()]
+		switch {
+		case held && a.speaking[addr.Name] == g:
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
+		case held:
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
+		case a.foreign[addr.Name] != "":
+			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: a.foreign[addr.Name]}
+		}
+	}
+	for name, s := range a.services {
+		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && s.Phase != fleet.Stopped && s.Phase != fleet.Failed && s.Phase != fleet.Absent {
+			s.Generation = m.Running["service/"+name]
+		}
+		r.Services[name] = s
+	}
+	for k, v := range a.links {
+		r.Links[k] = v
+	}
+	for k, v := range a.severed {
+		r.Severed[k] = v
+	}
+	return r
+}

@@ -1,0 +1,351 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"mainstay/fence"
+	"mainstay/fleet"
+	"mainstay/plan"
+	"mainstay/service"
+)
+
+// carryOut owns this host's addresses: one goroutine, so that deeds happen in
+// the order in which they were decided.
+func (a *Agent) carryOut(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-a.deeds:
+			a.do(ctx, d)
+		}
+	}
+}
+
+func (a *Agent) do(ctx context.Context, d deed) {
+	switch d.Do {
+	case plan.DoRenew:
+		a.renew(ctx)
+	case plan.DoDrop:
+		a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
+		if err := a.cfg.Addresses.Drop(ctx); err != nil {
+			a.cfg.Log.Error("drop every address", "error", err)
+		}
+		a.poke(a.tell)
+	case plan.DoClaim:
+		a.claim(ctx, d)
+	case plan.DoRelease:
+		err := a.cfg.Addresses.Release(ctx, a.addr(d.Thing))
+		a.mu.Lock()
+		delete(a.speaking, nameOf(d.Thing))
+		a.mu.Unlock()
+		a.done(d, err)
+	case plan.DoPerform:
+		go a.perform(ctx, d)
+	}
+}
+
+func (a *Agent) stint() fleet.Stint {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hand.Stint()
+}
+
+func (a *Agent) addr(thing string) netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, _ := a.spec.Address(nameOf(thing))
+	return v.Addr
+}
+
+// renew keeps the guards open as long as the lease now says; several renewals
+// that queued up are one.
+func (a *Agent) renew(ctx context.Context) {
+	a.mu.Lock()
+	until := a.hand.End()
+	held := len(a.speaking)
+	a.mu.Unlock()
+	if held == 0 {
+		return
+	}
+	late, err := a.cfg.Addresses.Renew(until)
+	if err != nil {
+		a.cfg.Log.Error("renew addresses", "error", err)
+	}
+	a.mu.Lock()
+	a.late = late
+	a.mu.Unlock()
+}
+
+// claimDelay bounds how long a claim waits for another who answers for the
+// address: by then the kernel has ended whoever held it under a lease.
+const claimDelay = fleet.CoarseLate
+
+func (a *Agent) claim(ctx context.Context, d deed) {
+	addr := a.addr(d.Thing)
+	if !addr.IsValid() {
+		a.forget(d, fmt.Errorf("the site's file has no %s", d.Thing))
+		return
+	}
+	asked := a.cfg.Now()
+	if others, err := a.cfg.Addresses.Others(ctx, addr); err == nil && len(others) > 0 {
+		go a.claimLater(ctx, d, addr, others, asked)
+		return
+	}
+	a.claimNow(ctx, d, addr)
+}
+
+// claimLater asks again until nobody else answers for the address or the time
+// is up, and then claims it all the same: the site needs it, and whoever speaks
+// without a right has been named in the log.
+func (a *Agent) claimLater(ctx context.Context, d deed, addr netip.Addr, others []net.HardwareAddr, asked fleet.Moment) {
+	a.cfg.Log.Warn("somebody else answers for an address that this host shall claim", "address", addr, "macs", fmt.Sprint(others))
+	for a.cfg.Now().Sub(asked) < claimDelay {
+		again, err := a.cfg.Addresses.Others(ctx, addr)
+		if err != nil || len(again) == 0 || ctx.Err() != nil {
+			break
+		}
+		others = again
+	}
+	a.mu.Lock()
+	held := a.hand.Memory().Held[d.Thing] == d.Generation
+	a.mu.Unlock()
+	if !held {
+		a.done(d, errors.New("the lease ended while somebody else answered for the address"))
+		return
+	}
+	d.reply(fleet.Effect{Key: d.Order.Key, From: a.cfg.Host, Outcome: fleet.NoWord, Wall: a.cfg.Wall(),
+		Why: fmt.Sprintf("claimed although %v answered for %s for %v", others, addr, claimDelay)})
+	d.reply = nil
+	a.mu.Lock()
+	a.deeds <- deed{Deed: plan.Deed{Do: plan.DoClaim, Thing: d.Thing, Generation: d.Generation, Why: "forced"}}
+	a.mu.Unlock()
+}
+
+func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
+	a.mu.Lock()
+	until := a.hand.End()
+	alive := a.hand.Leased(a.cfg.Now()) && a.hand.Memory().Held[d.Thing] == d.Generation
+	a.mu.Unlock()
+	if !alive {
+		a.done(d, errors.New("the lease ended before the address was claimed"))
+		return
+	}
+	late, err := a.cfg.Addresses.Claim(ctx, addr, until)
+	if err != nil {
+		a.forget(d, err)
+		return
+	}
+	a.mu.Lock()
+	a.late = late
+	a.speaking[nameOf(d.Thing)] = d.Generation
+	a.mu.Unlock()
+	a.done(d, nil)
+}
+
+// forget gives up a generation whose claim failed, so that another host may
+// have it.
+func (a *Agent) forget(d deed, err error) {
+	a.mu.Lock()
+	a.hand.Lost(d.Thing)
+	delete(a.speaking, nameOf(d.Thing))
+	if kept := a.keep(); kept != nil {
+		err = errors.Join(err, kept)
+	}
+	a.mu.Unlock()
+	a.done(d, err)
+}
+
+// done reports a deed's end to whoever waits for it, and to the voters.
+func (a *Agent) done(d deed, err error) {
+	a.poke(a.tell)
+	if d.reply == nil {
+		if err != nil {
+			a.cfg.Log.Error("carry out", "do", d.Do, "thing", d.Thing, "error", err)
+		}
+		return
+	}
+	e := fleet.Effect{Key: d.Order.Key, From: a.cfg.Host, Outcome: fleet.Done, Wall: a.cfg.Wall()}
+	if err != nil {
+		e.Outcome, e.Why = outcome(err), err.Error()
+	}
+	d.reply(e)
+}
+
+// outcome keeps apart what surely failed from what nobody knows.
+func outcome(err error) fleet.Outcome {
+	var f *fence.Error
+	switch {
+	case errors.As(err, &f):
+		return f.Outcome
+	case errors.Is(err, service.ErrUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return fleet.NoWord
+	}
+	return fleet.Broken
+}
+
+// perform carries out what needs no lease arithmetic.
+func (a *Agent) perform(ctx context.Context, d deed) {
+	o := d.Order
+	switch o.Verb {
+	case fleet.VerbSever:
+		addr := a.addr(o.Thing)
+		a.mu.Lock()
+		mine := a.speaking[nameOf(o.Thing)] != 0
+		a.mu.Unlock()
+		_, err := a.cfg.Addresses.Sever(ctx, addr, !mine)
+		if err == nil {
+			a.mu.Lock()
+			a.severed[nameOf(o.Thing)] = max(a.severed[nameOf(o.Thing)], o.Generation)
+			a.mu.Unlock()
+		}
+		a.done(d, err)
+	case fleet.VerbRoute:
+		a.mu.Lock()
+		a.routes = o.Routes
+		a.reroute()
+		a.mu.Unlock()
+		a.done(d, nil)
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart:
+		a.mu.Lock()
+		w := a.watchers[nameOf(o.Thing)]
+		a.mu.Unlock()
+		if w == nil {
+			a.done(d, fmt.Errorf("%s is not a service of this host", o.Thing))
+			return
+		}
+		a.done(d, w.operate(ctx, a, o))
+	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		proof, err := a.cfg.Fence(ctx, o)
+		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Done, Proof: proof, Wall: a.cfg.Wall()}
+		if err != nil {
+			e.Outcome, e.Why = outcome(err), err.Error()
+		}
+		if d.reply != nil {
+			d.reply(e)
+		}
+	default:
+		a.done(d, fmt.Errorf("this version (%s) knows no verb %q", a.cfg.Version, o.Verb))
+	}
+}
+
+// reroute tells HAProxy the newest table as this ear sees it. The caller holds
+// the lock.
+func (a *Agent) reroute() {
+	if a.cfg.Balancer == nil || a.routes.Revision == 0 {
+		return
+	}
+	table := plan.Overlay(a.routes, a.suspects)
+	select {
+	case <-a.routed:
+	default:
+	}
+	a.routed <- table // the place is free: all who send here hold the lock
+}
+
+// balance is the one goroutine that speaks to HAProxy.
+func (a *Agent) balance(ctx context.Context) {
+	var table fleet.Routes
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case table = <-a.routed:
+		case <-retry.C:
+		}
+		if table.Revision == 0 {
+			continue
+		}
+		if err := a.cfg.Balancer.Apply(ctx, table); err != nil {
+			if ctx.Err() == nil {
+				a.cfg.Log.Warn("tell HAProxy its servers", "error", err)
+			}
+			retry.Reset(time.Second)
+			continue
+		}
+		a.mu.Lock()
+		a.applied = table.Revision
+		a.mu.Unlock()
+		a.poke(a.tell)
+	}
+}
+
+// guardLoss sees what others do to addresses and interfaces.
+func (a *Agent) guardLoss(ctx context.Context) {
+	changes := a.cfg.Addresses.Watch(ctx)
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		a.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case what, ok := <-changes:
+			if !ok {
+				changes = nil
+				continue
+			}
+			a.cfg.Log.Warn("an address or its interface changed", "what", what)
+		case <-ticker.C:
+		}
+	}
+}
+
+// look asks what cannot be subscribed to: addresses that stand here without our
+// guard, and whether each network's own address is up.
+func (a *Agent) look(ctx context.Context) {
+	found, err := a.cfg.Addresses.Foreign(ctx)
+	if err != nil {
+		a.cfg.Log.Warn("look for addresses without our guard", "error", err)
+	}
+	links := linksOf(a.spec, a.cfg.Host)
+	a.mu.Lock()
+	a.foreign = map[string]string{}
+	for _, v := range a.spec.Addresses {
+		if why, ok := found[v.Addr]; ok {
+			a.foreign[v.Name] = why
+		}
+	}
+	a.links = links
+	a.mu.Unlock()
+	a.poke(a.tell)
+}
+
+// linksOf says for each network whether this host's own address is on an
+// interface that has a carrier.
+func linksOf(spec fleet.Spec, host string) map[string]bool {
+	me, _ := spec.Host(host)
+	out := map[string]bool{}
+	for network := range me.Addresses {
+		out[network] = false
+	}
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return map[string]bool{} // not known is not down
+	}
+	for _, i := range ifaces {
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, x := range addrs {
+			p, err := netip.ParsePrefix(x.String())
+			if err != nil {
+				continue
+			}
+			for network, own := range me.Addresses {
+				if p.Addr().Unmap() == own {
+					out[network] = i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
+				}
+			}
+		}
+	}
+	return out
+}

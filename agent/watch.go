@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/probe"
+	"mainstay/service"
+)
+
+// watcher looks after this host's copy of one service: it asks for its state
+// whenever systemd says that something changed and at every interval besides,
+// probes it at layer 7, and carries out orders, one at a time.
+type watcher struct {
+	service fleet.Service
+	copy    service.Copy
+	busy    sync.Mutex    // held while an order is carried out
+	look    chan struct{} // look at once
+	doing   string        // phase while an order is carried out; guarded by the agent's lock
+}
+
+// stuckAfter is how long a copy may be hung before it is killed and restarted.
+const stuckAfter = 10 * time.Second
+
+// watchServices starts a watcher for every service that may live here.
+func (a *Agent) watchServices(ctx context.Context, wait *sync.WaitGroup) {
+	for _, v := range a.spec.Services {
+		mine := false
+		for _, home := range a.spec.Homes(v) {
+			mine = mine || home == a.cfg.Host
+		}
+		if !mine {
+			continue
+		}
+		c, err := service.Open(v, a.cfg.Env)
+		if err != nil {
+			a.cfg.Log.Error("open service", "service", v.Name, "error", err)
+			continue
+		}
+		w := &watcher{service: v, copy: c, look: make(chan struct{}, 1)}
+		a.mu.Lock()
+		a.watchers[v.Name] = w
+		a.mu.Unlock()
+		wait.Go(func() {
+			defer c.Close()
+			w.run(ctx, a)
+		})
+	}
+}
+
+func (w *watcher) run(ctx context.Context, a *Agent) {
+	if err := w.copy.Prepare(ctx); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Error("prepare service", "service", w.service.Name, "error", err)
+	}
+	events := w.copy.Events(ctx)
+	every := w.service.Check.Every
+	if every <= 0 {
+		every = time.Second
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	p := newPulse(w.service, a)
+	for {
+		w.observe(ctx, a, p)
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-events:
+			if !ok {
+				events = nil
+			}
+		case <-w.look:
+		case <-ticker.C:
+		case <-p.answered:
+		}
+	}
+}
+
+// observe asks once and tells the agent.
+func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
+	limit := w.service.Check.Deadline
+	if limit <= 0 {
+		limit = 2 * time.Second
+	}
+	asking, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	s, err := w.copy.State(asking)
+	if err != nil {
+		s.Phase, s.Why = fleet.Unknown, err.Error()
+	}
+	if s.Phase == fleet.Running {
+		ready, why, err := w.copy.Ready(asking)
+		if err != nil {
+			ready, why = false, err.Error()
+		}
+		s.Ready = ready
+		if why != "" {
+			s.Why = why
+		}
+		w.check(ctx, a, p, &s)
+	} else {
+		p.reset()
+	}
+	a.mu.Lock()
+	if w.doing != "" && s.Phase != fleet.Running {
+		s.Phase = w.doing
+	}
+	before := a.services[w.service.Name]
+	a.services[w.service.Name] = s
+	a.mu.Unlock()
+	if before != s {
+		a.poke(a.tell)
+	}
+}
+
+// check adds what the layer-7 probe and the copy's own signs of life say.
+func (w *watcher) check(ctx context.Context, a *Agent, p *pulse, s *fleet.ServiceState) {
+	if w.service.Check.Kind == "" {
+		return
+	}
+	r, hung, stuck := p.beat(ctx, a, w)
+	switch {
+	case hung != "":
+		s.Ready, s.Hung, s.Stuck, s.Why = false, true, stuck, hung
+	case r.Kind == "":
+		s.Ready = false
+		if s.Why == "" {
+			s.Why = "not probed yet"
+		}
+	case !r.OK && r.Kind != probe.Timeout:
+		s.Ready, s.Why = false, r.Why
+	case !r.OK && !p.everOK:
+		// It has not answered since it was started: not ready, and not hung.
+		s.Ready, s.Why = false, r.Why
+	}
+}
+
+// pulse is one running probe of a copy, and the signs by which a hung copy is
+// told from a busy one.
+type pulse struct {
+	check    fleet.Check
+	target   netip.Addr
+	answered chan struct{}
+
+	mu      sync.Mutex
+	running bool
+	result  probe.Result
+
+	everOK  bool
+	samples []probe.Sample
+	overdue fleet.Moment // since when a probe is past its deadline; zero: the last was answered
+	hung    fleet.Moment // since when the copy has been hung
+	why     string
+}
+
+func newPulse(v fleet.Service, a *Agent) *pulse {
+	me, _ := a.spec.Host(a.cfg.Host)
+	target := netip.MustParseAddr("127.0.0.1")
+	network := v.Listen.Network
+	if network == "" && len(a.spec.Networks) > 0 {
+		network = "management"
+	}
+	if own, ok := me.Addresses[network]; ok {
+		target = own
+	}
+	return &pulse{check: v.Check, target: target, answered: make(chan struct{}, 1)}
+}
+
+func (p *pulse) reset() {
+	p.mu.Lock()
+	p.result = probe.Result{}
+	p.mu.Unlock()
+	p.everOK, p.samples, p.overdue, p.hung = false, nil, 0, 0
+}
+
+// beat starts a probe unless one is under way, and judges what is known so far.
+func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result, hung string, stuck bool) {
+	now := a.cfg.Now()
+	p.mu.Lock()
+	r = p.result
+	if !p.running {
+		p.running = true
+		go p.run(ctx)
+	}
+	p.mu.Unlock()
+	if r.OK {
+		p.everOK = true
+	}
+	if r.Kind != probe.Timeout {
+		p.overdue, p.hung = 0, 0
+	} else if p.overdue == 0 {
+		p.overdue = now
+	}
+	next := probe.Sample{At: now, Overdue: p.overdue}
+	if !p.everOK || !p.sample(ctx, a, w, &next) {
+		p.samples = nil // without all three signs nothing is said
+		return r, "", false
+	}
+	// Samples are taken while all is well too, so that a hang shows as soon as the
+	// probe is overdue: compared is the newest one that is old enough.
+	p.samples = append(p.samples, next)
+	for len(p.samples) > 2 && now.Sub(p.samples[1].At) >= probe.Still {
+		p.samples = p.samples[1:]
+	}
+	if p.overdue == 0 || now.Sub(p.samples[0].At) < probe.Still {
+		if p.hung != 0 {
+			return r, p.why, now.Sub(p.hung) >= stuckAfter
+		}
+		return r, "", false
+	}
+	is, why := probe.Hung(p.samples[0], next)
+	if !is {
+		p.hung = 0
+		return r, "", false
+	}
+	if p.hung == 0 {
+		p.hung, p.why = now, why // the first words: a report changes only when something does
+	}
+	return r, p.why, now.Sub(p.hung) >= stuckAfter
+}
+
+// sample adds how much the copy has worked so far; false if it cannot be told.
+func (p *pulse) sample(ctx context.Context, a *Agent, w *watcher, s *probe.Sample) bool {
+	pids, err := w.copy.PIDs(ctx)
+	if err != nil || len(pids) == 0 {
+		return false
+	}
+	if s.CPU, err = probe.ProcessUsage(pids); err != nil {
+		return false
+	}
+	if a.cfg.Balancer == nil || w.service.Listen.Port == 0 {
+		return true
+	}
+	if w.service.Listen.Protocol != "http" {
+		return true // HAProxy counts no requests of others; the two other signs remain
+	}
+	finished, ok := a.cfg.Balancer.Finished(ctx, w.service.Name)
+	s.Finished = finished
+	return ok
+}
+
+func (p *pulse) run(ctx context.Context) {
+	r, err := probe.Probe(ctx, p.target, p.check)
+	if err != nil {
+		r = probe.Result{Kind: probe.Bad, Why: err.Error()}
+	}
+	p.mu.Lock()
+	p.running, p.result = false, r
+	p.mu.Unlock()
+	select {
+	case p.answered <- struct{}{}:
+	default:
+	}
+}
+
+// operate carries out one order on the copy.
+func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
+	w.busy.Lock()
+	defer w.busy.Unlock()
+	phase := fleet.Starting
+	if o.Verb == fleet.VerbStop {
+		phase = fleet.Stopping
+	}
+	a.mu.Lock()
+	w.doing = phase
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		w.doing = ""
+		a.mu.Unlock()
+		a.poke(w.look)
+	}()
+	switch o.Verb {
+	case fleet.VerbStart:
+		return w.copy.Start(ctx)
+	case fleet.VerbRestart:
+		return w.copy.Restart(ctx)
+	}
+	if err := w.copy.Stop(ctx); err != nil {
+		return err
+	}
+	if w.service.Mode != fleet.ActivePassive {
+		return nil
+	}
+	// Only now, when it surely runs no more, is the generation given up.
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hand.Stopped(o.Thing, o.Generation)
+	a.services[w.service.Name] = fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why}
+	if err := a.keep(); err != nil {
+		return fmt.Errorf("stop %s: it is stopped, but this could not be kept: %w", w.service.Name, err)
+	}
+	return nil
+}

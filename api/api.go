@@ -1,0 +1,204 @@
+// Package api is how everybody talks to Mainstay: operators, dashboards and the
+// hosts among themselves. It is HTTP with JSON, over mutual TLS on port 7401 and
+// over a Unix socket for root; the command line uses nothing else.
+//
+//	GET  /v1/status              what is true now
+//	GET  /v1/events?after=ID     history; Accept: text/event-stream follows it
+//	GET  /v1/why/SUBJECT         from an event, a thing or a host back to what was seen
+//	GET  /v1/world               the newest World and Plan of the leader
+//	POST /v1/wishes              maintenance, move, oath, disarm
+//	GET  /metrics                for Prometheus
+//	POST /v1/host/report         a host's testimony (hosts only)
+//	POST /v1/host/order          a leader's order (voters only)
+//	POST /v1/join                a token for a certificate
+//
+// # The event stream
+//
+// Events come in the order of their ids, each at least once; a reader that
+// reconnects sends the last id it has seen and misses nothing that history still
+// holds. An event is told only after it was committed.
+package api
+
+import (
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/trust"
+)
+
+// Port of the API.
+const Port = 7401
+
+// Status is what an operator wants to see first.
+type Status struct {
+	Site    string    `json:"site"`
+	By      string    `json:"by"` // the host that answered
+	Version string    `json:"version"`
+	At      time.Time `json:"at"`
+	// Leader is empty where none is known; Epoch is its epoch.
+	Leader string `json:"leader"`
+	Epoch  uint64 `json:"epoch"`
+	Shadow bool   `json:"shadow,omitempty"`
+	// View says whose eyes this is: "leader", or why it is only one host's own view.
+	View     string          `json:"view"`
+	Hosts    []HostStatus    `json:"hosts"`
+	Holdings []HoldingStatus `json:"holdings"`
+	Services []ServiceStatus `json:"services"`
+	Waits    []fleet.Wait    `json:"waits,omitempty"`
+}
+
+// HostStatus is one host.
+type HostStatus struct {
+	Name        string          `json:"name"`
+	Roles       []string        `json:"roles"`
+	Voter       bool            `json:"voter"`
+	Condition   fleet.Condition `json:"condition"`
+	Why         string          `json:"why"`
+	Stint       fleet.Stint     `json:"stint"`
+	Version     string          `json:"version,omitempty"`
+	Barred      string          `json:"barred,omitempty"`
+	Maintenance string          `json:"maintenance,omitempty"`
+}
+
+// HoldingStatus is one exclusive thing.
+type HoldingStatus struct {
+	Thing      string    `json:"thing"`
+	Address    string    `json:"address,omitempty"`
+	Host       string    `json:"host"`
+	Generation uint64    `json:"generation"`
+	Works      bool      `json:"works"` // the holder's own report shows it in effect
+	Since      time.Time `json:"since"`
+	Why        string    `json:"why"`
+}
+
+// ServiceStatus is one service and its copies by host.
+type ServiceStatus struct {
+	Name   string                        `json:"name"`
+	Mode   fleet.Mode                    `json:"mode"`
+	Why    string                        `json:"why"`
+	Writer string                        `json:"writer,omitempty"`
+	Copies map[string]fleet.ServiceState `json:"copies"`
+}
+
+// JoinRequest asks for a certificate, with a one-time token's secret or, to
+// renew, with the certificate that is still good.
+type JoinRequest struct {
+	Secret string `json:"secret,omitempty"`
+	Host   string `json:"host"`
+	CSR    string `json:"csr"` // PEM
+}
+
+// JoinAnswer is all that a new host needs.
+type JoinAnswer struct {
+	Grant trust.Grant `json:"grant"`
+	Site  string      `json:"site"` // the site's file, as it stands
+	// Cluster is, on a voter, the list of members to start its store with.
+	Cluster string `json:"cluster,omitempty"`
+}
+
+// WorldView is a World and the Plan that it led to, as kept for replay.
+type WorldView struct {
+	ID    string      `json:"id,omitempty"`
+	World fleet.World `json:"world"`
+	Plan  fleet.Plan  `json:"plan"`
+}
+
+// Link is one step of the answer to "why": an event and what it rests on.
+type Link struct {
+	Depth int         `json:"depth"`
+	Event fleet.Event `json:"event"`
+}
+
+// Problem is the body of every answer that is not 2xx.
+type Problem struct {
+	Error string `json:"error"`
+	// Help is the command or the place to look, where there is one.
+	Help string `json:"help,omitempty"`
+}
+
+// Why walks from a subject back to the observations behind it. subject is the id
+// of an event, a thing ("address/internal"), a host ("host/c1" or "c1") or a
+// service; for those the newest event about it is taken. events are in the order
+// of their ids.
+func Why(events []fleet.Event, subject string) []Link {
+	byID := make(map[string]fleet.Event, len(events))
+	start := ""
+	for _, e := range events {
+		byID[e.ID] = e
+		if e.ID == subject || e.About == subject || e.About == "host/"+subject || e.About == "address/"+subject || e.About == "service/"+subject {
+			start = e.ID
+		}
+	}
+	var out []Link
+	seen := map[string]bool{}
+	var walk func(id string, depth int)
+	walk = func(id string, depth int) {
+		e, ok := byID[id]
+		if !ok || seen[id] || depth > 12 || len(out) >= 60 {
+			return
+		}
+		seen[id] = true
+		out = append(out, Link{Depth: depth, Event: e})
+		for i := len(e.Because) - 1; i >= 0; i-- {
+			walk(e.Because[i], depth+1)
+		}
+	}
+	walk(start, 0)
+	return out
+}
+
+// StatusOf puts a World into an operator's words. works says whether a holding
+// is in effect by its holder's own report.
+func StatusOf(w fleet.World, p fleet.Plan) Status {
+	s := Status{Site: w.Spec.Site, At: w.Wall, Leader: w.State.Leader, Epoch: w.State.Epoch, Shadow: w.Spec.Mode == "shadow", Waits: p.Waits}
+	for _, h := range w.Spec.Hosts {
+		v, m := w.Verdicts[h.Name], w.State.Members[h.Name]
+		hs := HostStatus{
+			Name: h.Name, Roles: h.Roles, Voter: h.Voter, Condition: v.Condition, Why: v.Why, Stint: v.Stint,
+			Version: w.Reports[h.Name].Version, Barred: m.Barred,
+		}
+		if wish, ok := w.State.Wishes["maintenance-"+h.Name]; ok {
+			hs.Maintenance = wish.By
+			if wish.Why != "" {
+				hs.Maintenance += ": " + wish.Why
+			}
+		}
+		s.Hosts = append(s.Hosts, hs)
+	}
+	for _, a := range w.Spec.Addresses {
+		h := holdingStatus(w, a.Thing())
+		h.Address = a.Addr.String()
+		if h.Host != "" {
+			got := w.Reports[h.Host].Addresses[a.Name]
+			h.Works = got.Phase == fleet.Speaking && got.Generation == h.Generation
+		}
+		s.Holdings = append(s.Holdings, h)
+	}
+	for _, v := range w.Spec.Services {
+		ss := ServiceStatus{Name: v.Name, Mode: v.Mode, Why: v.Why, Writer: w.State.Writers[v.Name], Copies: map[string]fleet.ServiceState{}}
+		for _, host := range w.Spec.Homes(v) {
+			c, ok := w.Reports[host].Services[v.Name]
+			if !ok {
+				c = fleet.ServiceState{Phase: fleet.Unknown, Why: "no report yet"}
+			} else if cond := w.Verdicts[host].Condition; cond == fleet.Lapsed || cond == fleet.Dead || cond == fleet.Unheard {
+				c = fleet.ServiceState{Phase: fleet.Unknown, Why: "its host is " + string(cond)}
+			}
+			ss.Copies[host] = c
+		}
+		s.Services = append(s.Services, ss)
+		if v.Mode == fleet.ActivePassive {
+			h := holdingStatus(w, v.Thing())
+			if h.Host != "" {
+				c := ss.Copies[h.Host]
+				h.Works = c.Phase == fleet.Running && c.Generation == h.Generation
+			}
+			s.Holdings = append(s.Holdings, h)
+		}
+	}
+	return s
+}
+
+func holdingStatus(w fleet.World, thing string) HoldingStatus {
+	h := w.State.Holdings[thing]
+	return HoldingStatus{Thing: thing, Host: h.Host, Generation: h.Generation, Since: h.At, Why: h.Why}
+}

@@ -1,0 +1,334 @@
+package cli
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mainstay/api"
+	"mainstay/fleet"
+	"mainstay/node"
+	"mainstay/store"
+)
+
+func (a *app) moveCommand() *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use: "move THING HOST", Short: "Move an address or an active/passive service to another host", Args: cobra.ExactArgs(2),
+		Long: `Asks the holder to hand over, which it does by its own word, and waits until the
+other host has it. If it cannot move, says what it waits for. --cancel takes an
+open wish back.`,
+		Example: "  mainstay move internal c2\n  mainstay move keystone-flush c3 --wait 2m",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
+			var w fleet.Wish
+			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, &w); err != nil {
+				return err
+			}
+			return a.awaitMove(ctx, c, args[0], args[1])
+		},
+	}
+	cmd.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait for it")
+	return cmd
+}
+
+// awaitMove shows what the move waits for until the thing works where it should.
+func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) error {
+	said := ""
+	for {
+		s, err := c.Status(ctx)
+		if err == nil {
+			for _, h := range s.Holdings {
+				if (h.Thing == thing || strings.HasSuffix(h.Thing, "/"+thing)) && h.Host == to && h.Works {
+					return a.print(h, func(w io.Writer) error {
+						_, err := fmt.Fprintf(w, "%s is on %s (generation %d)\n", h.Thing, h.Host, h.Generation)
+						return err
+					})
+				}
+			}
+			for _, x := range s.Waits {
+				if strings.HasSuffix(x.About, thing) && x.For != said {
+					said = x.For
+					fmt.Fprintf(a.err, "%s waits for %s\n", x.About, x.For)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return &exit{exitUnknown, fmt.Errorf("move %s to %s: not there yet; the wish stands (mainstay status shows it, mainstay wishes cancel takes it back)", thing, to)}
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (a *app) maintenanceCommand() *cobra.Command {
+	var why string
+	cmd := &cobra.Command{
+		Use: "maintenance HOST on|off", Short: "Take a host out of service, or back into it", Args: cobra.ExactArgs(2),
+		Long: `With on, what the host holds moves away by its own word, its servers drain, and
+nothing on it is restarted or fenced. What runs on runs on: stop it yourself if
+you must. The rules that keep two hosts from holding one thing stay in force.`,
+		Example:   "  mainstay maintenance c2 on --why 'new disks'\n  mainstay maintenance c2 off",
+		ValidArgs: []string{"on", "off"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				switch args[1] {
+				case "on":
+					return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "maintenance", Host: args[0], Why: why}, nil)
+				case "off":
+					return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("maintenance-"+args[0]), nil, nil)
+				}
+				return &exit{exitUsage, fmt.Errorf("%q: want on or off", args[1])}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&why, "why", "", "what for; shown in status")
+	return cmd
+}
+
+func (a *app) disarmCommand() *cobra.Command {
+	var why string
+	cmd := &cobra.Command{
+		Use: "disarm on|off", Short: "Forbid all fencing and moving, or allow it again", Args: cobra.ExactArgs(1),
+		Long:    "Disarmed, Mainstay goes on watching and says what it would do. The rules that\nkeep two hosts from holding one thing stay in force.",
+		Example: "  mainstay disarm on --why 'switch firmware tonight'\n  mainstay disarm off",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				switch args[0] {
+				case "on":
+					return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "disarm", Why: why}, nil)
+				case "off":
+					return c.Do(ctx, "DELETE", "/v1/wishes/disarm", nil, nil)
+				}
+				return &exit{exitUsage, fmt.Errorf("%q: want on or off", args[0])}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&why, "why", "", "what for; shown in status")
+	return cmd
+}
+
+func (a *app) votersCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "voters", Short: "Change who carries the store, one at a time"}
+	deed := func(use, short, example string, n int, make func(args []string) api.VoterDeed) *cobra.Command {
+		return &cobra.Command{
+			Use: use, Short: short, Example: example, Args: cobra.ExactArgs(n),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+					var answer api.VoterAnswer
+					if err := c.Do(ctx, "POST", "/v1/voters", make(args), &answer); err != nil {
+						return err
+					}
+					return a.print(answer, func(w io.Writer) error { _, err := fmt.Fprintln(w, answer.Text); return err })
+				})
+			},
+		}
+	}
+	cmd.AddCommand(
+		deed("lead HOST", "Hand the lead over to another voter", "  mainstay voters lead c2", 1,
+			func(args []string) api.VoterDeed { return api.VoterDeed{Do: "lead", Host: args[0]} }),
+		deed("remove HOST", "Take a voter out of the store", "  mainstay voters remove c3", 1,
+			func(args []string) api.VoterDeed { return api.VoterDeed{Do: "remove", Host: args[0]} }),
+		deed("replace DEAD HOST", "Put a host in the place of a dead voter", "  mainstay voters replace c3 c3   # a new machine under the old name", 2,
+			func(args []string) api.VoterDeed { return api.VoterDeed{Do: "replace", Dead: args[0], Host: args[1]} }),
+	)
+	return cmd
+}
+
+func (a *app) recoverCommand() *cobra.Command {
+	var yes string
+	cmd := &cobra.Command{Use: "recover", Short: "What only a person's word can mend"}
+	oath := &cobra.Command{
+		Use: "oath HOST", Short: "Swear that a host is off, so that what it held may start elsewhere", Args: cobra.ExactArgs(1),
+		Long: `Mainstay starts nothing twice: what a silent host held waits for a proof that the
+host is off. Where no BMC can give it, your word does. Go and look first: if the
+host still runs, two copies will write to the same data.`,
+		Example: "  mainstay recover oath c2 --i-have-seen-that-it-is-off 'power cord in my hand, ann'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.swearing(&yes, fmt.Sprintf("Have you seen with your own eyes that %s is off? If it runs, data will be lost. Say how you know", args[0])); err != nil {
+				return err
+			}
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "oath", Host: args[0], Why: yes}, nil)
+			})
+		},
+	}
+	oath.Flags().StringVar(&yes, "i-have-seen-that-it-is-off", "", "how you know; asked for when left out")
+	quorum := &cobra.Command{
+		Use: "quorum", Short: "Go on from this voter's own data when the majority is lost for ever", Args: cobra.NoArgs,
+		Long: `Makes this host's copy of the store the only one. Do it on the voter that led last,
+with every other voter off for good: what only they knew is lost, and a voter
+that comes back would be a second truth. They join again afterwards as new ones.
+The old data is kept beside the new.`,
+		Example: "  systemctl stop mainstay mainstay-quorum\n  mainstay recover quorum --the-others-are-gone 'c1 and c2 burnt, ann'\n  systemctl start mainstay",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.swearing(&yes, "Are all other voters off for good? Say how you know"); err != nil {
+				return err
+			}
+			q, err := node.QuorumConfig(a.node())
+			if err != nil {
+				return err
+			}
+			h, kept, err := store.Recover(cmd.Context(), q)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"header": h, "kept": kept}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay, then mainstay voters replace DEAD HOST for each of the others.\n", kept)
+				return err
+			})
+		},
+	}
+	quorum.Flags().StringVar(&yes, "the-others-are-gone", "", "how you know; asked for when left out")
+	cmd.AddCommand(oath, quorum)
+	return cmd
+}
+
+// swearing asks a person for an oath, unless it was given on the command line.
+func (a *app) swearing(word *string, question string) error {
+	if *word != "" {
+		return nil
+	}
+	fmt.Fprintf(a.err, "%s: ", question)
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	*word = strings.TrimSpace(line)
+	if *word == "" {
+		return &exit{exitUsage, errors.Join(errors.New("nothing was sworn, nothing was done"), ignoreEOF(err))}
+	}
+	return nil
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "backup FILE", Short: "Save all that the store remembers", Args: cobra.ExactArgs(1),
+		Long:    "The file holds no secrets but is worth protecting. Host certificates and the site's\nCA are not in it: keep /etc/mainstay/tls of one voter safe besides.",
+		Example: "  mainstay backup /root/mainstay-$(date +%F).backup",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := args[0]
+			f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+			if err != nil {
+				return fmt.Errorf("backup: %w", err)
+			}
+			defer os.Remove(path + ".new") // fails once it has been renamed
+			err = a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				return c.Do(ctx, "GET", "/v1/backup", nil, io.Writer(f))
+			})
+			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+				return err
+			}
+			return os.Rename(path+".new", path)
+		},
+	}
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "restore FILE", Short: "Begin a new store on this voter from a backup", Args: cobra.ExactArgs(1),
+		Long:    "For a site whose stores are all lost. Refused while this host has data: stop the units\nand move /var/lib/mainstay/store away first. The other voters join again afterwards.",
+		Example: "  systemctl stop mainstay mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return fmt.Errorf("restore: %w", err)
+			}
+			defer f.Close()
+			q, err := node.QuorumConfig(a.node())
+			if err != nil {
+				return err
+			}
+			q.Cluster, q.Join = store.InitialCluster(map[string]string{q.Name: q.Peer}), false
+			h, err := store.Restore(cmd.Context(), q, f)
+			if err != nil {
+				return err
+			}
+			if err := (node.Cluster{Cluster: q.Cluster}).Save(a.node()); err != nil {
+				return err
+			}
+			return a.print(h, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay\n", h.Site, h.Version)
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) reportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "report [FILE]", Short: "Write a support bundle without secrets", Args: cobra.MaximumNArgs(1),
+		Example: "  mainstay report /tmp/mainstay.tar.gz && tar tzf /tmp/mainstay.tar.gz",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := fmt.Sprintf("mainstay-report-%s.tar.gz", time.Now().UTC().Format("20060102-150405"))
+			if len(args) > 0 {
+				path = args[0]
+			}
+			f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+			if err != nil {
+				return fmt.Errorf("report: %w", err)
+			}
+			z := gzip.NewWriter(f)
+			t := tar.NewWriter(z)
+			put := func(name string, text []byte) error {
+				if err := t.WriteHeader(&tar.Header{Name: "mainstay-report/" + name, Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()}); err != nil {
+					return err
+				}
+				_, err := t.Write(text)
+				return err
+			}
+			var missing []string
+			for name, ask := range map[string]string{
+				"status.json": "/v1/status", "status-local.json": "/v1/status?local", "world.json": "/v1/world",
+				"events.json": "/v1/events", "metrics.txt": "/metrics", "site.yaml": "/v1/site",
+			} {
+				var text []byte
+				if err := a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error { return c.Do(ctx, "GET", ask, nil, &text) }); err != nil {
+					missing = append(missing, fmt.Sprintf("%s: %v", name, err))
+					continue
+				}
+				if err := put(name, text); err != nil {
+					return fmt.Errorf("report: %w", err)
+				}
+			}
+			if cfg, err := os.ReadFile(filepath.Join(a.dirs.config, "haproxy.cfg")); err == nil {
+				err = put("haproxy.cfg", cfg)
+				if err != nil {
+					return fmt.Errorf("report: %w", err)
+				}
+			}
+			err = errors.Join(put("version.txt", []byte(Version+"\n")), put("missing.txt", []byte(strings.Join(missing, "\n")+"\n")), t.Close(), z.Close(), f.Close())
+			if err != nil {
+				return fmt.Errorf("report: %w", err)
+			}
+			return a.print(map[string]any{"file": path, "missing": missing}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s\n", path)
+				for _, m := range missing {
+					fmt.Fprintf(a.err, "left out: %s\n", m)
+				}
+				return err
+			})
+		},
+	}
+}

@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"mainstay/lab"
+)
+
+func (a *app) labCommand() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use: "lab", Short: "A small data centre on this machine, to be broken",
+		Long: `Real systemd hosts in namespaces, each with its own disk, three networks, a false
+BMC and real services. Needs root. Everything it makes is gone after "lab down",
+also after a crash.`,
+		Example: "  mainstay lab up --cloud\n  mainstay lab poweroff c1\n  mainstay lab exec c2 -- mainstay status\n  mainstay lab down",
+	}
+	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; several can stand side by side")
+	cmd.AddCommand(a.labUpCommand(&name), a.labListCommand(), a.labBMCCommand(), a.labProbeCommand())
+	for _, v := range lab.Verbs() {
+		cmd.AddCommand(a.labVerbCommand(&name, v))
+	}
+	return cmd
+}
+
+func (a *app) progress(text string) { fmt.Fprintln(a.err, "lab:", text) }
+
+func (a *app) labUpCommand(name *string) *cobra.Command {
+	var cloud, bare bool
+	var suite, timing, mode string
+	var count int
+	cmd := &cobra.Command{
+		Use: "up", Short: "Build a lab, with Mainstay on its hosts", Args: cobra.NoArgs,
+		Example: "  mainstay lab up --cloud\n  mainstay lab up --name small --bare --hosts 2",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o := labOptions{name: *name, suite: suite, timing: timing, mode: mode, cloud: cloud, bare: bare}
+			for i := range count {
+				o.hosts = append(o.hosts, lab.Host{Name: fmt.Sprintf("c%d", i+1)})
+			}
+			_, err := a.buildLab(cmd.Context(), o)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&cloud, "cloud", false, "with MariaDB Galera, memcached and Keystone")
+	cmd.Flags().BoolVar(&bare, "bare", false, "hosts alone, without Mainstay")
+	cmd.Flags().IntVar(&count, "hosts", 3, "how many")
+	cmd.Flags().StringVar(&suite, "suite", "", "Debian suite: bookworm or trixie")
+	cmd.Flags().StringVar(&timing, "timing", "rack", "preset of timings: rack, room or wide")
+	cmd.Flags().StringVar(&mode, "mode", "act", "act or shadow")
+	return cmd
+}
+
+type labOptions struct {
+	name, suite, timing, mode string
+	hosts                     []lab.Host
+	cloud, bare               bool
+}
+
+// buildLab brings a lab up, and on it what was asked for.
+func (a *app) buildLab(ctx context.Context, o labOptions) (*lab.Lab, error) {
+	if err := lab.InstallPrerequisites(ctx, a.progress); err != nil {
+		return nil, err
+	}
+	cfg := lab.Config{Name: o.name, Suite: o.suite, Hosts: o.hosts}
+	if o.cloud {
+		base, err := lab.Base(ctx, suiteOr(o.suite), a.progress)
+		if err != nil {
+			return nil, err
+		}
+		layer, err := lab.Seed(ctx, base, suiteOr(o.suite), a.progress)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Layers = []string{layer}
+	}
+	l, err := lab.Up(ctx, cfg, a.progress)
+	if err != nil {
+		return l, err
+	}
+	services := ""
+	if o.cloud {
+		if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
+			return l, err
+		}
+		services = lab.CloudServices
+	}
+	if o.bare {
+		return l, nil
+	}
+	return l, l.Deploy(ctx, lab.SiteConfig{Timing: o.timing, Mode: o.mode, Services: services}, a.progress)
+}
+
+func suiteOr(suite string) string {
+	if suite == "" {
+		return lab.DefaultSuite
+	}
+	return suite
+}
+
+func (a *app) labListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "The labs on this machine", Args: cobra.NoArgs, Example: "  mainstay lab list",
+		RunE: func(*cobra.Command, []string) error {
+			names, err := lab.List()
+			if err != nil {
+				return err
+			}
+			return a.print(names, func(w io.Writer) error {
+				for _, n := range names {
+					fmt.Fprintln(w, n)
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) labBMCCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "bmc NAME", Short: "Play the BMCs of a lab (lab up starts it)", Args: cobra.ExactArgs(1), Hidden: true, Example: "  mainstay lab bmc mainstay",
+		RunE: func(cmd *cobra.Command, args []string) error { return lab.BMCDaemon(cmd.Context(), args[0]) },
+	}
+}
+
+func (a *app) labProbeCommand() *cobra.Command {
+	var p lab.Probe
+	var target string
+	cmd := &cobra.Command{
+		Use: "probe URL", Short: "Ask a URL every few milliseconds and write down each try", Args: cobra.ExactArgs(1), Hidden: true,
+		Example: "  mainstay lab probe http://10.77.0.100:5000/v3 --every 20ms",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p.URL = args[0]
+			if target != "" {
+				addr, err := netip.ParseAddrPort(target)
+				if err != nil {
+					return &exit{exitUsage, err}
+				}
+				p.Address = addr
+			}
+			return p.Run(cmd.Context(), a.out)
+		},
+	}
+	cmd.Flags().DurationVar(&p.Every, "every", lab.ProbeEvery, "a try begins so often")
+	cmd.Flags().DurationVar(&p.Patience, "patience", lab.ProbePatience, "a try that takes longer has failed")
+	cmd.Flags().StringVar(&p.Body, "body", "", "POST this instead of GET")
+	cmd.Flags().IntVar(&p.Expect, "expect", 200, "the status that counts as a success")
+	cmd.Flags().StringVar(&target, "address", "", "connect here instead of what the URL names")
+	return cmd
+}
+
+func (a *app) labVerbCommand(name *string, v lab.Verb) *cobra.Command {
+	return &cobra.Command{
+		Use: v.Name + " " + v.Args, Short: v.Does, Example: "  mainstay lab " + v.Name + " " + v.Args,
+		DisableFlagsInUseLine: true,
+		FParseErrWhitelist:    cobra.FParseErrWhitelist{UnknownFlags: false},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			out, err := l.Play(cmd.Context(), v.Name, args, lab.Terminal{In: a.in, Out: a.out, Err: a.err})
+			if err != nil || out == nil {
+				return err
+			}
+			return a.print(out, func(w io.Writer) error {
+				switch x := out.(type) {
+				case string:
+					_, err := fmt.Fprint(w, x)
+					return err
+				case lab.Status:
+					return writeLab(w, x)
+				case lab.Deed:
+					_, err := fmt.Fprintf(w, "%s %s: done in %v\n", x.Verb, x.Host, x.Took)
+					return err
+				}
+				_, err := fmt.Fprintf(w, "%+v\n", out)
+				return err
+			})
+		},
+	}
+}
+
+func writeLab(w io.Writer, s lab.Status) error {
+	fmt.Fprintf(w, "Lab %s (%s) in %s\n", s.Name, s.Suite, s.Dir)
+	for _, h := range s.Hosts {
+		fmt.Fprintf(w, "  %-6s power %-4s %-10s %s  %d MB, %d processes\n", h.Name, h.Power, h.State, h.Addresses["management"].V4, h.Memory>>20, h.Processes)
+	}
+	for _, c := range s.Cuts {
+		fmt.Fprintf(w, "  cut: %+v\n", c)
+	}
+	return nil
+}

@@ -1,0 +1,336 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mainstay/api"
+	"mainstay/fleet"
+	"mainstay/plan"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var watch, local bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "What is true now: hosts, addresses, services, and what waits for what", Args: cobra.NoArgs,
+		Long: `Shows hosts, holdings, services and waits. The exit code is 3 if a host is not
+healthy, a holding does not work, or something waits.`,
+		Example: "  mainstay status\n  mainstay status --watch\n  mainstay status -o json | jq '.waits'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watch {
+				return a.watchStatus(cmd.Context(), local)
+			}
+			var s api.Status
+			err := a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) (err error) {
+				s, err = a.status(ctx, c, local)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if err := a.print(s, func(w io.Writer) error { return writeStatus(w, s) }); err != nil {
+				return err
+			}
+			if !sound(s) {
+				return &exit{code: exitTrouble}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew whenever it changes")
+	cmd.Flags().BoolVar(&local, "local", false, "only what this host itself knows; needs no leader and no quorum")
+	return cmd
+}
+
+func (a *app) status(ctx context.Context, c *api.Client, local bool) (api.Status, error) {
+	if local {
+		return c.LocalStatus(ctx)
+	}
+	return c.Status(ctx)
+}
+
+func (a *app) watchStatus(ctx context.Context, local bool) error {
+	var last string
+	for {
+		var b strings.Builder
+		err := a.ask(ctx, func(ctx context.Context, c *api.Client) error {
+			s, err := a.status(ctx, c, local)
+			if err != nil {
+				return err
+			}
+			return writeStatus(&b, s)
+		})
+		if err != nil {
+			fmt.Fprintf(&b, "mainstay: %v\n", err)
+		}
+		if b.String() != last {
+			last = b.String()
+			fmt.Fprintf(a.out, "\033[H\033[2J%s\n%s", time.Now().Format(time.TimeOnly), last)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// sound says whether an operator may go back to sleep.
+func sound(s api.Status) bool {
+	if s.Leader == "" || len(s.Waits) > 0 {
+		return false
+	}
+	for _, h := range s.Hosts {
+		if h.Condition != fleet.Healthy {
+			return false
+		}
+	}
+	for _, h := range s.Holdings {
+		if !h.Works {
+			return false
+		}
+	}
+	return true
+}
+
+func writeStatus(out io.Writer, s api.Status) error {
+	leader := s.Leader
+	if leader == "" {
+		leader = "none known"
+	}
+	fmt.Fprintf(out, "Site %s   leader %s   epoch %d   seen by %s (%s)\n", s.Site, leader, s.Epoch, s.By, s.View)
+	if s.Shadow {
+		fmt.Fprintln(out, "SHADOW MODE: decides and says so, carries out nothing")
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "\nHOST\tROLES\tCONDITION\tVERSION\tWHY")
+	for _, h := range s.Hosts {
+		why := h.Why
+		if h.Maintenance != "" {
+			why = "maintenance by " + h.Maintenance
+		}
+		if h.Barred != "" {
+			why = "barred: " + h.Barred
+		}
+		name := h.Name
+		if h.Name == s.Leader {
+			name += " *"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, strings.Join(h.Roles, ","), h.Condition, h.Version, why)
+	}
+	fmt.Fprintln(w, "\nHOLDING\tADDRESS\tHOST\tGENERATION\tSTATE\tWHY")
+	for _, h := range s.Holdings {
+		state := "works"
+		switch {
+		case h.Host == "":
+			state = "held by nobody"
+		case !h.Works:
+			state = "NOT IN EFFECT"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", h.Thing, h.Address, h.Host, h.Generation, state, h.Why)
+	}
+	fmt.Fprintln(w, "\nSERVICE\tMODE\tCOPIES")
+	for _, v := range s.Services {
+		var copies []string
+		for _, host := range fleet.Sorted(v.Copies) {
+			c := v.Copies[host]
+			text := host + " " + c.Phase
+			switch {
+			case c.Hung:
+				text = host + " HUNG"
+			case c.Phase == fleet.Running && !c.Ready:
+				text += " (not ready)"
+			}
+			if v.Writer == host {
+				text += " (writer)"
+			}
+			copies = append(copies, text)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, v.Mode, strings.Join(copies, ", "))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(s.Waits) > 0 {
+		fmt.Fprintln(out, "\nWAITS")
+		for _, x := range s.Waits {
+			fmt.Fprintf(out, "  %s waits for %s\n", x.About, x.For)
+			if x.Help != "" {
+				fmt.Fprintf(out, "      help: %s\n", x.Help)
+			}
+		}
+	}
+	return nil
+}
+
+func (a *app) eventsCommand() *cobra.Command {
+	var follow bool
+	var after string
+	var n int
+	cmd := &cobra.Command{
+		Use: "events", Short: "History: what was seen, judged, decided and done", Args: cobra.NoArgs,
+		Example: "  mainstay events -n 50\n  mainstay events --follow\n  mainstay events --after 00000007.00000012 -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			show := func(e fleet.Event) error {
+				if a.output == "json" {
+					return json.NewEncoder(a.out).Encode(e)
+				}
+				_, err := fmt.Fprintln(a.out, eventLine(e))
+				return err
+			}
+			if !follow {
+				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+					list, err := c.Events(ctx, after, 0)
+					if err != nil {
+						return err
+					}
+					if n > 0 && len(list) > n && after == "" {
+						list = list[len(list)-n:]
+					}
+					return a.print(list, func(w io.Writer) error {
+						for _, e := range list {
+							if _, err := fmt.Fprintln(w, eventLine(e)); err != nil {
+								return err
+							}
+						}
+						return nil
+					})
+				})
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for cmd.Context().Err() == nil {
+				var err error
+				after, err = c.Follow(cmd.Context(), after, show)
+				if cmd.Context().Err() != nil {
+					return nil
+				}
+				fmt.Fprintf(a.err, "mainstay: %v; following again from %s\n", err, after)
+				select {
+				case <-cmd.Context().Done():
+				case <-time.After(time.Second):
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as new ones come")
+	cmd.Flags().StringVar(&after, "after", "", "only what came after this id")
+	cmd.Flags().IntVarP(&n, "number", "n", 100, "at most the newest so many; 0 for all")
+	return cmd
+}
+
+func eventLine(e fleet.Event) string {
+	return fmt.Sprintf("%s  %s  %-11s %s", e.At.Local().Format("2006-01-02 15:04:05.000"), e.ID, e.Kind, e.Text)
+}
+
+func (a *app) whyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "why SUBJECT", Short: "Why did this happen: from an event, a thing or a host back to what was seen", Args: cobra.ExactArgs(1),
+		Example: "  mainstay why internal\n  mainstay why host/c2\n  mainstay why 00000007.00000012",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				var links []api.Link
+				if err := c.Do(ctx, "GET", "/v1/why/"+args[0], nil, &links); err != nil {
+					return err
+				}
+				return a.print(links, func(w io.Writer) error {
+					for _, l := range links {
+						lead := ""
+						if l.Depth > 0 {
+							lead = strings.Repeat("  ", l.Depth-1) + "because "
+						}
+						fmt.Fprintf(w, "%s  %s%s  [%s]\n", l.Event.At.Local().Format("15:04:05.000"), lead, l.Event.Text, l.Event.ID)
+						if l.Event.World != "" {
+							fmt.Fprintf(w, "              %s(the whole World: mainstay replay %s)\n", strings.Repeat("  ", l.Depth), l.Event.World)
+						}
+					}
+					return nil
+				})
+			})
+		},
+	}
+}
+
+func (a *app) replayCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "replay FILE|ID", Short: "Decide a kept World again and compare", Args: cobra.ExactArgs(1),
+		Long: `Every World that led to orders is kept. replay decides it again with this binary
+and says whether the same orders come out: a bug seen in the field becomes a
+test by copying one file. Exit code 3: it decides differently.`,
+		Example: "  mainstay replay 00000007.w000012\n  mainstay replay ./world.json -o json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := a.keptWorld(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, now := plan.Turn(v.World)
+			same := samePlan(v.Plan, now)
+			err = a.print(map[string]any{"same": same, "then": v.Plan, "now": now}, func(w io.Writer) error {
+				fmt.Fprintf(w, "World of %s, epoch %d, led by %s\n", v.World.Wall.Local().Format(time.DateTime+".000"), v.World.Epoch, v.World.Leader)
+				for _, r := range now.Records {
+					fmt.Fprintf(w, "  record  %s: %s\n", r.Key, r.Text)
+				}
+				for _, r := range now.Asks {
+					fmt.Fprintf(w, "  ask     every ear about stint %d of %s\n", r.Stint.N, r.Stint.Host)
+				}
+				for _, o := range now.Orders {
+					fmt.Fprintf(w, "  order   %s: %s %s: %s\n", o.To, o.Verb, o.Thing, o.Why)
+				}
+				for _, x := range now.Waits {
+					fmt.Fprintf(w, "  wait    %s waits for %s\n", x.About, x.For)
+				}
+				if same {
+					_, err := fmt.Fprintln(w, "Decided again: the same.")
+					return err
+				}
+				_, err := fmt.Fprintln(w, "Decided again: DIFFERENT from what was decided then (see -o json).")
+				return err
+			})
+			if err == nil && !same {
+				return &exit{code: exitTrouble}
+			}
+			return err
+		},
+	}
+}
+
+func (a *app) keptWorld(ctx context.Context, which string) (api.WorldView, error) {
+	var v api.WorldView
+	if raw, err := os.ReadFile(which); err == nil {
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return v, fmt.Errorf("read World %s: %w", which, err)
+		}
+		return v, nil
+	}
+	err := a.ask(ctx, func(ctx context.Context, c *api.Client) error {
+		return c.Do(ctx, "GET", "/v1/worlds/"+which, nil, &v)
+	})
+	return v, err
+}
+
+// samePlan compares what was decided then with now, through JSON, since the one
+// of then has been through it.
+func samePlan(then, now fleet.Plan) bool {
+	raw, err := json.Marshal(now)
+	if err != nil {
+		return false
+	}
+	var again fleet.Plan
+	if err := json.Unmarshal(raw, &again); err != nil {
+		return false
+	}
+	return reflect.DeepEqual(then, again)
+}

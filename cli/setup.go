@@ -1,0 +1,465 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"mainstay/api"
+	"mainstay/fence"
+	"mainstay/fleet"
+	"mainstay/node"
+	"mainstay/service"
+	"mainstay/store"
+	"mainstay/trust"
+)
+
+func (a *app) node() node.Config {
+	return node.Config{Config: a.dirs.config, State: a.dirs.state, Run: a.dirs.run, Version: Version, Log: a.logger()}
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var site, host, network string
+	cmd := &cobra.Command{
+		Use: "init", Short: "Begin a site on its first voter", Args: cobra.NoArgs,
+		Long: `The first time, writes a commented site file for you to complete. Once that file
+is there, checks it and makes this host the site's first voter: the site's CA,
+this host's certificate, the beat keys and the systemd units. Nothing is started
+and nothing on the host is changed besides; an existing identity is left alone.`,
+		Example: "  mainstay init --site beijing --network 10.0.0.0/24\n  $EDITOR /etc/mainstay/site.yaml\n  mainstay init --host c1\n  systemctl enable --now mainstay",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := os.Stat(a.dirs.site()); errors.Is(err, os.ErrNotExist) {
+				return a.writeTemplate(site, network)
+			}
+			return a.firstVoter(cmd.Context(), host)
+		},
+	}
+	name, _ := os.Hostname()
+	cmd.Flags().StringVar(&site, "site", "cloud", "the new site's name")
+	cmd.Flags().StringVar(&network, "network", "10.0.0.0/24", "its management network")
+	cmd.Flags().StringVar(&host, "host", name, "this host's name in the site's file")
+	return cmd
+}
+
+func (a *app) writeTemplate(site, network string) error {
+	p, err := netip.ParsePrefix(network)
+	if err != nil {
+		return &exit{exitUsage, fmt.Errorf("--network %s: want something like 10.0.0.0/24", network)}
+	}
+	if err := os.MkdirAll(a.dirs.config, 0o755); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	if err := os.WriteFile(a.dirs.site(), []byte(fleet.Template(site, p.Masked(), service.Catalogue())), 0o640); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	fmt.Fprintf(a.out, "Wrote %s. Describe your site in it, then:\n  mainstay check\n  mainstay init --host NAME\n", a.dirs.site())
+	return nil
+}
+
+func (a *app) firstVoter(ctx context.Context, host string) error {
+	spec, _, err := node.ReadSite(a.dirs.site())
+	if err != nil {
+		return err
+	}
+	h, ok := spec.Host(host)
+	if !ok || !h.Voter {
+		return &exit{exitUsage, fmt.Errorf("--host %s: not a voter of %s; its voters are %s", host, a.dirs.site(), strings.Join(spec.Voters(), ", "))}
+	}
+	files := trust.Files{Dir: a.dirs.tls()}
+	if _, err := os.Stat(filepath.Join(a.dirs.tls(), trust.CAFile)); err == nil {
+		return fmt.Errorf("%s holds a site's CA already: this host has been set up (mainstay status)", a.dirs.tls())
+	}
+	ca, err := trust.NewCA(spec.Site, time.Now())
+	if err != nil {
+		return err
+	}
+	csr, key, err := trust.NewRequest(host)
+	if err != nil {
+		return err
+	}
+	hs := trust.HostSpec{Name: host, Voter: true}
+	for _, network := range fleet.Sorted(h.Addresses) {
+		hs.Addresses = append(hs.Addresses, h.Addresses[network])
+	}
+	cert, err := ca.SignCSR(csr, hs, time.Now())
+	if err != nil {
+		return err
+	}
+	caKey, err := ca.KeyPEM()
+	if err != nil {
+		return err
+	}
+	grant := trust.Grant{CA: string(ca.PEM()), Certificate: string(cert), CAKey: string(caKey), Beat: trust.NewBeatKeys()}
+	if err := files.Install(grant, key); err != nil {
+		return err
+	}
+	peer, err := node.PeerURL(h)
+	if err != nil {
+		return err
+	}
+	if err := (node.Cluster{Cluster: store.InitialCluster(map[string]string{host: peer})}).Save(a.node()); err != nil {
+		return err
+	}
+	if err := a.writeUnits(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "%s is the first voter of site %s. Now:\n  systemctl enable --now mainstay\n  mainstay token        # once for each further host, which runs: mainstay join %s TOKEN\n", host, spec.Site, host)
+	return nil
+}
+
+// writeUnits writes Mainstay's own systemd units, for the binary that runs now.
+func (a *app) writeUnits(ctx context.Context) error {
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this binary: %w", err)
+	}
+	system := service.NewSystemd("")
+	defer system.Close()
+	values := service.UnitValues{Binary: binary, Config: filepath.Join(a.dirs.config, "haproxy.cfg")}
+	if v, err := system.Version(ctx); err == nil {
+		values.Systemd = v
+	}
+	changed, err := service.WriteUnits("/etc/systemd/system", values)
+	if err != nil {
+		return err
+	}
+	if len(changed) > 0 {
+		if err := system.Reload(ctx); err != nil {
+			fmt.Fprintf(a.err, "mainstay: systemd was not told of its new units: %v; run systemctl daemon-reload\n", err)
+		}
+	}
+	return nil
+}
+
+func (a *app) tokenCommand() *cobra.Command {
+	var operator, role, dir string
+	cmd := &cobra.Command{
+		Use: "token", Short: "Make a one-time token by which a host joins, or an operator's certificate", Args: cobra.NoArgs,
+		Long: `Prints a token that lets one host join within 15 minutes. With --operator, writes
+a folder with a certificate by which that person reaches the API from elsewhere
+(mainstay --server HOST --cert FOLDER); only on a voter.`,
+		Example: "  mainstay token\n  mainstay token --operator ann --role operate --to ./ann",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if operator != "" {
+				return a.operatorCertificate(operator, trust.Role(role), dir)
+			}
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				var got map[string]string
+				if err := c.Do(ctx, "POST", "/v1/tokens", nil, &got); err != nil {
+					return err
+				}
+				return a.print(got, func(w io.Writer) error { _, err := fmt.Fprintln(w, got["token"]); return err })
+			})
+		},
+	}
+	cmd.Flags().StringVar(&operator, "operator", "", "a person's name")
+	cmd.Flags().StringVar(&role, "role", string(trust.Read), "read or operate")
+	cmd.Flags().StringVar(&dir, "to", "", "the folder to write (default: the person's name)")
+	return cmd
+}
+
+func (a *app) operatorCertificate(person string, role trust.Role, dir string) error {
+	if role != trust.Read && role != trust.Operate {
+		return &exit{exitUsage, fmt.Errorf("--role %s: want %s or %s", role, trust.Read, trust.Operate)}
+	}
+	if dir == "" {
+		dir = person
+	}
+	ca, err := trust.LoadCA(a.dirs.tls())
+	if err != nil {
+		return err
+	}
+	csr, key, err := trust.NewRequest(person)
+	if err != nil {
+		return err
+	}
+	cert, err := ca.SignOperator(csr, person, role, time.Now(), 365*24*time.Hour)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("token: %w", err)
+	}
+	for name, text := range map[string][]byte{trust.CAFile: ca.PEM(), trust.CertFile: cert, trust.KeyFile: key} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			return fmt.Errorf("token: %w", err)
+		}
+	}
+	fmt.Fprintf(a.out, "%s may %s for a year with: mainstay --server HOST --cert %s status\n", person, role, dir)
+	return nil
+}
+
+func (a *app) joinCommand() *cobra.Command {
+	var host string
+	var renew bool
+	cmd := &cobra.Command{
+		Use: "join VOTER [TOKEN]", Short: "Let this host join a site", Args: cobra.MaximumNArgs(2),
+		Long: `Asks a voter for this host's certificate and the site's file, with a one-time token
+made there by "mainstay token". The token also tells this host whom to trust. It
+is read from the standard input when left out, so that it need not be in your
+shell's history. With --renew, asks for a new certificate with the present one.`,
+		Example: "  mainstay join 10.0.0.11 < token\n  mainstay join 10.0.0.11 mainstay1...\n  mainstay join --renew 10.0.0.11",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return &exit{exitUsage, errors.New("which voter? mainstay join VOTER")}
+			}
+			if renew {
+				return a.renewCertificate(cmd.Context(), args[0])
+			}
+			text := ""
+			if len(args) == 2 {
+				text = args[1]
+			} else {
+				raw, err := io.ReadAll(io.LimitReader(a.in, 4096))
+				if err != nil {
+					return fmt.Errorf("read the token: %w", err)
+				}
+				text = string(raw)
+			}
+			return a.join(cmd.Context(), args[0], host, text)
+		},
+	}
+	name, _ := os.Hostname()
+	cmd.Flags().StringVar(&host, "host", name, "this host's name in the site's file")
+	cmd.Flags().BoolVar(&renew, "renew", false, "ask for a new certificate with the present one")
+	return cmd
+}
+
+func withPort(host string) string {
+	if _, err := netip.ParseAddrPort(host); err == nil || strings.Count(host, ":") == 1 {
+		return host
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return netip.AddrPortFrom(addr, api.Port).String()
+	}
+	return fmt.Sprintf("%s:%d", host, api.Port)
+}
+
+func (a *app) join(ctx context.Context, voter, host, text string) error {
+	token, err := trust.ParseToken(text)
+	if err != nil {
+		return err
+	}
+	csr, key, err := a.pendingRequest(host)
+	if err != nil {
+		return err
+	}
+	c := api.NewTLS(withPort(voter), token.Client(time.Now))
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var answer api.JoinAnswer
+	if err := c.Do(ctx, "POST", "/v1/join", api.JoinRequest{Secret: token.Secret(), Host: host, CSR: string(csr)}, &answer); err != nil {
+		return fmt.Errorf("join at %s: %w", voter, err)
+	}
+	files := trust.Files{Dir: a.dirs.tls()}
+	if err := os.MkdirAll(a.dirs.config, 0o755); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	if err := files.Install(answer.Grant, key); err != nil {
+		return err
+	}
+	if err := os.WriteFile(a.dirs.site(), []byte(answer.Site), 0o640); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	if answer.Cluster != "" {
+		if err := (node.Cluster{Cluster: answer.Cluster, Join: true}).Save(a.node()); err != nil {
+			return err
+		}
+	}
+	if err := a.writeUnits(ctx); err != nil {
+		return err
+	}
+	if err := os.Remove(a.pendingKey()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("join: %w", err)
+	}
+	fmt.Fprintf(a.out, "%s has joined. Now: systemctl enable --now mainstay\n", host)
+	return nil
+}
+
+// pendingKey is where the key of a join waits for its certificate: were the
+// voter's answer lost, the same request may be made again with the same token.
+func (a *app) pendingKey() string { return filepath.Join(a.dirs.state, "join.pem") }
+
+func (a *app) pendingRequest(host string) (csr, key []byte, err error) {
+	const mark = "-----BEGIN CERTIFICATE REQUEST-----"
+	if raw, err := os.ReadFile(a.pendingKey()); err == nil {
+		if i := strings.Index(string(raw), mark); i > 0 {
+			return raw[i:], raw[:i], nil
+		}
+	}
+	if csr, key, err = trust.NewRequest(host); err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(a.dirs.state, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("join: %w", err)
+	}
+	if err := os.WriteFile(a.pendingKey(), slices.Concat(key, csr), 0o600); err != nil {
+		return nil, nil, fmt.Errorf("join: %w", err)
+	}
+	return csr, key, nil
+}
+
+func (a *app) renewCertificate(ctx context.Context, voter string) error {
+	files := &trust.Files{Dir: a.dirs.tls()}
+	id, err := files.Load()
+	var expired *trust.ExpiredError
+	if errors.As(err, &expired) {
+		return fmt.Errorf("%w; it is too late to renew: join again with a new token (mainstay token, on a voter)", err)
+	}
+	if err != nil {
+		return err
+	}
+	csr, key, err := trust.NewRequest(id.Name)
+	if err != nil {
+		return err
+	}
+	c := api.NewTLS(withPort(voter), files.Client(""))
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var answer api.JoinAnswer
+	if err := c.Do(ctx, "POST", "/v1/host/renew", api.JoinRequest{Host: id.Name, CSR: string(csr)}, &answer); err != nil {
+		return err
+	}
+	return files.Install(answer.Grant, key)
+}
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "Run this host's agent (mainstay.service does)", Args: cobra.NoArgs, Example: "  systemctl start mainstay",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := a.node()
+			// Outside systemd nobody listens, and that is no error.
+			c.Ready = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
+			c.Alive = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog) }
+			return node.Run(cmd.Context(), c)
+		},
+	}
+}
+
+func (a *app) quorumCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "quorum", Short: "Run this voter's store (mainstay-quorum.service does)", Args: cobra.NoArgs, Example: "  systemctl start mainstay-quorum",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q, err := node.QuorumConfig(a.node())
+			if err != nil {
+				return err
+			}
+			return store.RunQuorum(cmd.Context(), q)
+		},
+	}
+}
+
+// checked is what "mainstay check" found.
+type checked struct {
+	File   string       `json:"file"`
+	Faults fleet.Faults `json:"faults"`
+	Host   []string     `json:"host,omitempty"` // what this host lacks
+	Sums   []fleet.Sum  `json:"sums,omitempty"`
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "check", Short: "Check the site's file and this host; change nothing", Args: cobra.NoArgs,
+		Long: `Names every mistake in one run, each with file, line and what would be right, and
+what this host lacks: programs, units, a certificate that is good. Then prints
+how long an address would be silent after each sort of fault with this site's
+timings. Exit code 3: something is wrong; warnings alone are no error.`,
+		Example: "  mainstay check\n  mainstay check --file ./new-site.yaml -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			here := file == ""
+			if here {
+				file = a.dirs.site()
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("check: %w; mainstay init writes one to begin with", err)
+			}
+			c := checked{File: file}
+			var spec fleet.Spec
+			spec, c.Faults = fleet.Read(file, text, service.Catalogue())
+			for _, h := range spec.Hosts {
+				if h.Fence.Driver == "" {
+					continue
+				}
+				warnings, err := fence.Check(h.Fence)
+				for _, w := range warnings {
+					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: w, Warning: true})
+				}
+				if err != nil {
+					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: err.Error()})
+				}
+			}
+			for _, v := range spec.Services {
+				if s, err := service.Open(v, service.Env{}); err != nil {
+					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
+				} else if err := s.Close(); err != nil {
+					return fmt.Errorf("check service %s: %w", v.Name, err)
+				}
+			}
+			if here {
+				c.Host = node.CheckHost(cmd.Context(), a.node(), spec)
+			}
+			wrong := len(c.Faults.Errors()) > 0 || len(c.Host) > 0
+			if !wrong {
+				c.Sums = spec.Sums()
+			}
+			if err := a.print(c, func(w io.Writer) error { return writeCheck(w, c) }); err != nil {
+				return err
+			}
+			if wrong {
+				return &exit{code: exitTrouble}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "check this file instead of the one in use, and not this host")
+	return cmd
+}
+
+func writeCheck(out io.Writer, c checked) error {
+	for _, f := range c.Faults {
+		fmt.Fprintln(out, f.Error())
+	}
+	for _, h := range c.Host {
+		fmt.Fprintln(out, "this host:", h)
+	}
+	if len(c.Sums) == 0 {
+		fmt.Fprintf(out, "%d mistakes in %s, %d on this host; nothing was changed.\n", len(c.Faults.Errors()), c.File, len(c.Host))
+		return nil
+	}
+	fmt.Fprintf(out, "%s: no mistakes, %d warnings.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, len(c.Faults.Warnings()))
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "CASE\tMEDIAN\tWORST\tFORMULA")
+	for _, s := range c.Sums {
+		fmt.Fprintf(w, "%s\t%v\t%v\t%s\n", s.Case, s.Median, s.Worst, s.Formula)
+	}
+	return w.Flush()
+}
+
+func (a *app) applyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "apply FILE", Short: "Check a new site file and put it in the place of this host's", Args: cobra.ExactArgs(1),
+		Example: "  mainstay check --file new.yaml && mainstay apply new.yaml && systemctl reload mainstay",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := os.ReadFile(args[0])
+			if err != nil {
+				return fmt.Errorf("apply: %w", err)
+			}
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error { return c.Do(ctx, "PUT", "/v1/site", text, nil) })
+		},
+	}
+}

@@ -1,0 +1,237 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// maxDeadline is the longest that a driver may let one call take: Prove's order
+// is on its way after three calls at most, and that must be well before Longest.
+const maxDeadline = 8 * time.Second
+
+// Apart is the least time between the two answers "off" that make a proof.
+const Apart = time.Second
+
+// again is the pause between two questions while an order takes effect.
+const again = 200 * time.Millisecond
+
+// settle is how long, in deadlines of one call, an acknowledged order may take
+// until the device says off.
+const settle = 2
+
+// Target is the boot of a host that shall be proved dead.
+type Target struct {
+	Host string
+	Boot string
+	// UUID is the machine's, as the host reported it while healthy.
+	UUID string
+	// By is the host that asks, for the proof's By.
+	By string
+	// Beats returns a number that changes with every beat of that boot which
+	// arrives here: a device that says off of a host that still beats is lying.
+	// Nil means that nobody listens here (the leader then watches alone).
+	Beats func() uint64
+}
+
+// Longest bounds Prove with any driver: the intent that is recorded before a
+// fence lasts at least so long, and whoever leads next waits it out.
+const Longest = 30 * time.Second
+
+// Lasts bounds Prove with this driver: after that no call of it is under way.
+// It is known before the deed and never more than Longest. (What a device has
+// accepted and carries out later still, nothing can bound; that is why a host is
+// barred until its new boot is admitted.)
+func Lasts(d Driver) time.Duration {
+	// identity, off, off once more, settling, the last question of settling,
+	// identity and state again
+	return min((6+settle)*d.Deadline()+Apart+again, Longest)
+}
+
+// Prove powers the host off and proves that boot dead, by rule 7 of
+// docs/DESIGN.md section 3. It blocks until it knows, at most Lasts(d).
+//
+// A nil error is the only proof. Otherwise OutcomeOf tells whether the device
+// refused, nothing was done, or nobody knows; the host may be off in each case.
+func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
+	ctx, cancel := context.WithTimeout(ctx, Lasts(d))
+	defer cancel()
+	fail := func(err error) (fleet.Proof, error) {
+		return fleet.Proof{}, fmt.Errorf("prove %s off: %w", want.Host, err)
+	}
+
+	if err := same(ctx, d, want); err != nil {
+		return fail(err)
+	}
+	if err := order(ctx, d); err != nil {
+		return fail(err)
+	}
+	ordered := time.Now()
+	if err := until(ctx, d); err != nil {
+		return fail(err)
+	}
+	first := time.Now()
+	before := want.beats()
+	if err := pause(ctx, d, Apart); err != nil {
+		return fail(err)
+	}
+	asked := time.Now()
+	state, err := d.State(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if state != Off {
+		return fail(&Error{fleet.Broken, d.Device(), "ask a second time", fmt.Errorf("it said off, and %s later %q", asked.Sub(first), state)})
+	}
+	// The machine is compared again: a cable may have been swapped meanwhile,
+	// and the two answers would then be of two machines.
+	if err := same(ctx, d, want); err != nil {
+		return fail(err)
+	}
+	if want.beats() != before {
+		return fail(voice(d))
+	}
+	return fleet.Proof{
+		Host: want.Host, Boot: want.Boot, Kind: "fence", By: want.By, At: time.Now(),
+		Evidence: fmt.Sprintf("%s, UUID %s, was ordered off at %s and said off at %s and again at %s",
+			d.Device(), want.UUID, stamp(ordered), stamp(first), stamp(asked)),
+	}, nil
+}
+
+// Confirm asks once more whether the host of a proof is off, and whether the
+// device is still the same machine's. It returns the proof with the new answer
+// in its evidence; an error means that nothing may rest on the proof now.
+func Confirm(ctx context.Context, d Driver, want Target, proof fleet.Proof) (fleet.Proof, error) {
+	fail := func(err error) (fleet.Proof, error) {
+		return fleet.Proof{}, fmt.Errorf("confirm %s off: %w", want.Host, err)
+	}
+	if proof.Kind != "fence" || proof.Host != want.Host || proof.Boot != want.Boot {
+		return fail(&Error{fleet.Refused, d.Device(), "read the proof", fmt.Errorf("it is of kind %q and about boot %s of %s, not a fence of boot %s",
+			proof.Kind, proof.Boot, proof.Host, want.Boot)})
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*d.Deadline())
+	defer cancel()
+	before := want.beats()
+	if err := same(ctx, d, want); err != nil {
+		return fail(err)
+	}
+	switch state, err := d.State(ctx); {
+	case err != nil:
+		return fail(err)
+	case state != Off:
+		return fail(&Error{fleet.Broken, d.Device(), "ask once more", fmt.Errorf("it says %q: somebody or something turned the host on again", state)})
+	}
+	if want.beats() != before {
+		return fail(voice(d))
+	}
+	const mark = ", and when asked once more at "
+	proof.Evidence, _, _ = strings.Cut(proof.Evidence, mark)
+	proof.Evidence += mark + stamp(time.Now())
+	return proof, nil
+}
+
+// PowerOn orders the host's power on, after comparing the machine: turning on a
+// stranger could bring back one that was proved off. An answer that was lost is
+// asked for once more.
+func PowerOn(ctx context.Context, d Driver, want Target) error {
+	fail := func(err error) error { return fmt.Errorf("power %s on: %w", want.Host, err) }
+	ctx, cancel := context.WithTimeout(ctx, 3*d.Deadline())
+	defer cancel()
+	if err := same(ctx, d, want); err != nil {
+		return fail(err)
+	}
+	err := d.On(ctx)
+	if OutcomeOf(err) == fleet.NoWord && ctx.Err() == nil {
+		err = d.On(ctx)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// order sends the off, and once more if the answer to the first was lost: the
+// device must acknowledge one, else what it says afterwards is not an answer to
+// our order.
+func order(ctx context.Context, d Driver) error {
+	err := d.Off(ctx)
+	if OutcomeOf(err) == fleet.NoWord && ctx.Err() == nil {
+		err = d.Off(ctx)
+	}
+	return err
+}
+
+// until asks until the device says off. A lost answer, a state in between and
+// "on" mean asking again, while there is time; a refusal ends it.
+func until(ctx context.Context, d Driver) error {
+	span := settle * d.Deadline()
+	for end := time.Now().Add(span); ; {
+		state, err := d.State(ctx)
+		switch {
+		case err == nil && state == Off:
+			return nil
+		case OutcomeOf(err) == fleet.Refused:
+			return err
+		case err == nil:
+			// It acknowledged and may yet obey, so this is not a failure.
+			err = &Error{fleet.NoWord, d.Device(), "wait for off", fmt.Errorf("%s after it acknowledged the order it still says %q", span, state)}
+		}
+		if time.Now().After(end) || pause(ctx, d, again) != nil {
+			return err
+		}
+	}
+}
+
+// same compares the device's machine with the one we mean.
+func same(ctx context.Context, d Driver, want Target) error {
+	const doing = "compare the UUID"
+	mine, ok := parseUUID(want.UUID)
+	if !ok {
+		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: %s never reported a usable UUID (%q)", ErrIdentity, want.Host, want.UUID)}
+	}
+	text, err := d.Identity(ctx)
+	if err != nil {
+		return err
+	}
+	theirs, ok := parseUUID(text)
+	switch {
+	case !ok:
+		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: the device states no usable UUID (%q)", ErrIdentity, text)}
+	case theirs != mine && theirs != swapped(mine):
+		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: the device holds machine %s, and %s is machine %s: is its cable in another chassis?",
+			ErrIdentity, text, want.Host, want.UUID)}
+	}
+	return nil
+}
+
+// voice is the error for a host that beats after its device said off. It is not
+// a refusal: a single beat may have been long on its way.
+func voice(d Driver) error {
+	return &Error{fleet.NoWord, d.Device(), "listen to the host",
+		errors.New("the device says off, but the host still beats: it is another host's device, or it lies")}
+}
+
+func (t Target) beats() uint64 {
+	if t.Beats == nil {
+		return 0
+	}
+	return t.Beats()
+}
+
+// pause waits for at least span; cut short, it says that nothing is known.
+func pause(ctx context.Context, d Driver, span time.Duration) error {
+	t := time.NewTimer(span)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return &Error{fleet.NoWord, d.Device(), "wait", ctx.Err()}
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }

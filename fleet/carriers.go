@@ -1,0 +1,273 @@
+package fleet
+
+import "time"
+
+// Report is one agent's testimony about its own host. An agent sends it to
+// every voter, whole, whenever it changes and once a second besides, so that a
+// new leader starts with a full World.
+type Report struct {
+	Host    string `json:"host"`
+	Boot    string `json:"boot"`
+	Stint   uint64 `json:"stint"`
+	Seq     uint64 `json:"seq"`   // counts up within one boot
+	Epoch   uint64 `json:"epoch"` // the highest the agent has seen; an inventory counts only in its own epoch
+	Version string `json:"version"`
+	// Leased says whether the host's lease was alive when it spoke. No right is
+	// given to a host without acknowledgements (HOLES 26).
+	Leased bool `json:"leased"`
+	// Late is g: the lateness of the guard that the host has at present.
+	Late time.Duration `json:"late"`
+	UUID string        `json:"uuid,omitempty"` // of the machine, as its firmware states it
+	// Addresses and Services are keyed by the thing's short name.
+	Addresses map[string]AddressState `json:"addresses,omitempty"`
+	Services  map[string]ServiceState `json:"services,omitempty"`
+	// Links says for each network whether its interface has a carrier and the
+	// host's own address.
+	Links map[string]bool `json:"links,omitempty"`
+	// GivenUp is, by thing, the highest generation that this stint gave back:
+	// the holder's word.
+	GivenUp map[string]uint64 `json:"given_up,omitempty"`
+	// Severed is, by address, the generation at whose move this host ended its
+	// own half-dead TCP to the address.
+	Severed map[string]uint64 `json:"severed,omitempty"`
+	// Routes is the revision of the routing table that HAProxy has been told.
+	Routes uint64    `json:"routes,omitempty"`
+	Wall   time.Time `json:"wall"`
+}
+
+// AddressState is what a host says of one virtual address.
+type AddressState struct {
+	Generation uint64 `json:"generation"`
+	// Phase is "speaking" when the host answers for it, "shut" while the guard
+	// is still closed, "foreign" when it was found without our guard.
+	Phase string `json:"phase"`
+	Why   string `json:"why,omitempty"`
+}
+
+// Phases of an address.
+const (
+	Speaking = "speaking"
+	Shut     = "shut"
+	Foreign  = "foreign"
+)
+
+// ServiceState is what a host says of its copy of a service.
+type ServiceState struct {
+	// Phase is one of the phases below.
+	Phase string `json:"phase"`
+	// Ready says whether its check answers; for a galera member, whether it is
+	// synced and in the primary component.
+	Ready bool `json:"ready"`
+	// Hung is set only when a probe is past its deadline AND no request has
+	// finished AND the unit used no CPU: one sign alone is a busy service.
+	Hung bool `json:"hung,omitempty"`
+	// Stuck is set when it has been hung for longer than a busy spell can
+	// explain: it is then killed and started anew.
+	Stuck      bool   `json:"stuck,omitempty"`
+	Generation uint64 `json:"generation,omitempty"` // of the holding it runs under
+	Restarts   int    `json:"restarts,omitempty"`   // within the service's window
+	Why        string `json:"why,omitempty"`
+}
+
+// Phases of a service's copy.
+const (
+	Absent   = "absent"   // no such unit on this host
+	Stopped  = "stopped"  // surely not running
+	Starting = "starting" // between order and readiness
+	Running  = "running"
+	Stopping = "stopping"
+	Failed   = "failed"  // the unit failed; surely not running
+	Unknown  = "unknown" // could not be asked; never taken for stopped
+)
+
+// Heard is what the leader's own ear knows of a host.
+type Heard struct {
+	Stint Stint `json:"stint"`
+	// Last is when a beat last arrived, Nets the same for each network, both by
+	// the ear's own clock.
+	Last Moment            `json:"last"`
+	Nets map[string]Moment `json:"nets,omitempty"`
+	// Late is the largest g stated since the last promise round.
+	Late time.Duration `json:"late"`
+	// Leased is the host's own word, in its newest beat, that it is acknowledged.
+	Leased bool `json:"leased"`
+	// Rival is another boot of the same host that was heard within the last
+	// lease: a clone or a returned snapshot. Neither is given anything.
+	Rival string `json:"rival,omitempty"`
+}
+
+// Round is a question that the leader put to all ears: will you acknowledge
+// this stint no more?
+type Round struct {
+	Stint  Stint  `json:"stint"`
+	Number uint64 `json:"number"`
+	Asked  Moment `json:"asked"` // by the leader's clock
+	// Evict asks the ears to promise at once although the host still beats; the
+	// leader then waits W from the last promise itself.
+	Evict bool `json:"evict,omitempty"`
+	// Promised is when the answer of each ear arrived, by the leader's clock.
+	Promised map[string]Moment `json:"promised,omitempty"`
+	// Over is set once the answers proved that the stint has ended: it stays so.
+	Over bool `json:"over,omitempty"`
+}
+
+// Condition is what we hold true of a host.
+type Condition string
+
+// The conditions of a host.
+const (
+	Healthy  Condition = "healthy"
+	Degraded Condition = "degraded" // heard, but not over every network
+	Suspect  Condition = "suspect"  // three beats missed; reversible
+	Lapsed   Condition = "lapsed"   // its stint is over: it may not speak for an address
+	Dead     Condition = "dead"     // its boot is proved dead
+	Unheard  Condition = "unheard"  // nothing heard of it since this leader began
+)
+
+// Verdict is what judge holds true, and on whose word.
+type Verdict struct {
+	Host      string    `json:"host"`
+	Condition Condition `json:"condition"`
+	Stint     Stint     `json:"stint"`
+	// Silent lists the networks over which the host is not heard.
+	Silent    []string `json:"silent,omitempty"`
+	Witnesses []string `json:"witnesses,omitempty"`
+	Why       string   `json:"why"`
+}
+
+// Verb names what an order asks for.
+type Verb string
+
+// All verbs.
+const (
+	VerbClaim   Verb = "claim"   // speak for an address
+	VerbRelease Verb = "release" // give an address back
+	VerbSever   Verb = "sever"   // end this host's own TCP to a moved address
+	VerbStart   Verb = "start"
+	VerbStop    Verb = "stop"
+	VerbRestart Verb = "restart"
+	VerbFence   Verb = "fence"    // power a host off and prove it
+	VerbConfirm Verb = "confirm"  // ask once more whether a fenced host is off
+	VerbPowerOn Verb = "power-on" // after what was taken from it has arrived
+	VerbRoute   Verb = "route"    // tell HAProxy which servers take traffic
+)
+
+// Order is one idempotent instruction to one host. The agent refuses a lower
+// epoch, another boot or stint, and a generation it has given up.
+type Order struct {
+	Key        string   `json:"key"` // the same deed always has the same key
+	Try        int      `json:"try"` // a copy of one try, over another network, is the same deed
+	Verb       Verb     `json:"verb"`
+	To         string   `json:"to"`
+	Boot       string   `json:"boot,omitempty"`
+	Stint      uint64   `json:"stint,omitempty"`
+	Epoch      uint64   `json:"epoch"`
+	Thing      string   `json:"thing,omitempty"`
+	Generation uint64   `json:"generation,omitempty"`
+	Target     Stint    `json:"target,omitzero"` // of fence, confirm, power-on
+	Routes     Routes   `json:"routes,omitzero"` // of route
+	Why        string   `json:"why"`
+	Because    []string `json:"because,omitempty"` // ids of the events behind it
+}
+
+// Routes is the routing table: for each service behind HAProxy, each host's
+// server and what it may take.
+type Routes struct {
+	Revision uint64                      `json:"revision"`
+	Servers  map[string]map[string]Route `json:"servers,omitempty"` // service -> host
+}
+
+// Route is the state of one server in the rotation.
+type Route string
+
+// The routes.
+const (
+	RouteReady  Route = "ready"  // takes traffic
+	RouteBackup Route = "backup" // a writer's stand-in: no traffic until chosen
+	RouteDrain  Route = "drain"  // finishes what it has, takes nothing new
+	RouteOut    Route = "out"    // out of rotation, its sessions left alone (suspect, hung)
+	RouteDead   Route = "dead"   // out, and its sessions shut at once
+)
+
+// Outcome is what became of an order.
+type Outcome string
+
+// The outcomes. A time-out is unknown, and unknown is never proof.
+const (
+	Done    Outcome = "done"
+	Refused Outcome = "refused"
+	Broken  Outcome = "failed"
+	NoWord  Outcome = "unknown"
+)
+
+// Effect is an agent's answer to an order.
+type Effect struct {
+	Key     string    `json:"key"`
+	From    string    `json:"from"`
+	Outcome Outcome   `json:"outcome"`
+	Why     string    `json:"why,omitempty"`
+	Proof   *Proof    `json:"proof,omitempty"` // of fence and confirm
+	Wall    time.Time `json:"wall"`
+}
+
+// Flight is an order on its way: sent, and perhaps answered.
+type Flight struct {
+	Order   Order   `json:"order"`
+	Sent    Moment  `json:"sent"`
+	Tries   int     `json:"tries"`
+	Effect  *Effect `json:"effect,omitempty"`
+	Arrived Moment  `json:"arrived,omitempty"`
+}
+
+// Wait says what cannot happen yet, what it waits for, and the command by which
+// a person may help.
+type Wait struct {
+	About string `json:"about"`
+	For   string `json:"for"`
+	Help  string `json:"help,omitempty"`
+}
+
+// World is all that a decision may rest on.
+type World struct {
+	Spec     Spec               `json:"spec"`
+	Now      Moment             `json:"now"` // of the leader's host
+	Wall     time.Time          `json:"wall"`
+	Leader   string             `json:"leader"`
+	Epoch    uint64             `json:"epoch"`
+	Since    Moment             `json:"since"` // when this leader raised its epoch
+	State    State              `json:"state"`
+	Reports  map[string]Report  `json:"reports,omitempty"`
+	Heard    map[string]Heard   `json:"heard,omitempty"`
+	Rounds   map[string]Round   `json:"rounds,omitempty"`
+	Flights  map[string]Flight  `json:"flights,omitempty"`
+	Verdicts map[string]Verdict `json:"verdicts,omitempty"`
+}
+
+// Plan is a decision: what to write down, what may be ordered now, what waits.
+type Plan struct {
+	// Records are committed in one transaction under the epoch before anything
+	// that rests on them is ordered.
+	Records []Record `json:"records,omitempty"`
+	// Asks are questions to put to every ear, each until answered or stale.
+	Asks   []Round `json:"asks,omitempty"`
+	Orders []Order `json:"orders,omitempty"`
+	Waits  []Wait  `json:"waits,omitempty"`
+	// Wake is the latest Moment at which to decide again although nothing
+	// changed; zero means none.
+	Wake Moment `json:"wake,omitempty"`
+}
+
+// Event is one line of history.
+type Event struct {
+	ID    string    `json:"id"` // sorts by time: epoch.sequence
+	At    time.Time `json:"at"`
+	Epoch uint64    `json:"epoch"`
+	Kind  string    `json:"kind"` // "verdict", "record", "order", "effect", "wait", "wish", "alarm", "leader"
+	About string    `json:"about"`
+	Text  string    `json:"text"`
+	By    string    `json:"by"` // the leader's host, or the person
+	// Because are the ids of the events that led here; World is the id of the
+	// kept World, when the event is a decision.
+	Because []string `json:"because,omitempty"`
+	World   string   `json:"world,omitempty"`
+}

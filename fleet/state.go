@@ -1,0 +1,199 @@
+package fleet
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// State is what the quorum remembers. It is changed only by Records, each of
+// which names one key; the store keeps the same keys below its own prefix.
+type State struct {
+	Epoch    uint64             `json:"epoch"`
+	Leader   string             `json:"leader"`
+	Spec     json.RawMessage    `json:"-"`
+	Members  map[string]Member  `json:"members,omitempty"`
+	Holdings map[string]Holding `json:"holdings,omitempty"`
+	Proofs   map[string]Proof   `json:"proofs,omitempty"`  // by host
+	Intents  map[string]Intent  `json:"intents,omitempty"` // by host
+	Wishes   map[string]Wish    `json:"wishes,omitempty"`  // by id
+	// Writers is, by service, the host whose copy takes all writes. It is a
+	// preference, not a right: two writers for a moment cost only retries.
+	Writers map[string]string `json:"writers,omitempty"`
+}
+
+// Member is a host that has joined. Only its admitted boot may be given rights.
+type Member struct {
+	Host     string `json:"host"`
+	Admitted string `json:"admitted,omitempty"` // boot; empty: none
+	// Barred is why no boot is admitted at present; empty: it may be.
+	Barred string `json:"barred,omitempty"`
+	UUID   string `json:"uuid,omitempty"` // as the host reported it while healthy
+	// Fenced is when it was fenced lately: a loop ends after three within an hour.
+	Fenced []time.Time `json:"fenced,omitempty"`
+	Serial string      `json:"serial,omitempty"` // of its certificate
+}
+
+// Holding is the recorded right to an exclusive thing. Each change of hands
+// raises Generation.
+type Holding struct {
+	Thing      string `json:"thing"`
+	Host       string `json:"host"`
+	Boot       string `json:"boot"`
+	Stint      uint64 `json:"stint"`
+	Generation uint64 `json:"generation"`
+	// From is the stint that held it before, Why the evidence that it had ended.
+	From Stint     `json:"from,omitzero"`
+	Why  string    `json:"why"`
+	At   time.Time `json:"at"`
+	// Unguarded: found or made permanent; only the holder's word or a proof frees it.
+	Unguarded bool `json:"unguarded,omitempty"`
+	// Blocked: OnFailure said block; a person must release it.
+	Blocked string `json:"blocked,omitempty"`
+}
+
+// Holder is the stint that holds it.
+func (h Holding) Holder() Stint { return Stint{Host: h.Host, Boot: h.Boot, N: h.Stint} }
+
+// Proof says that one boot of a host is dead, with the evidence.
+type Proof struct {
+	Host string `json:"host"`
+	Boot string `json:"boot"`
+	// Kind is "fence" (the BMC said off twice), "reboot" (a later boot of the
+	// same host spoke), "watchdog" or "oath" (a person).
+	Kind      string    `json:"kind"`
+	Evidence  string    `json:"evidence"`
+	By        string    `json:"by"`
+	At        time.Time `json:"at"`
+	Confirmed uint64    `json:"confirmed,omitempty"` // the highest generation for which off was asked again
+}
+
+// Intent is an open decision to fence: whoever leads next waits it out.
+type Intent struct {
+	Host     string    `json:"host"`
+	Boot     string    `json:"boot"`
+	Device   string    `json:"device"`
+	Executor string    `json:"executor"`
+	Epoch    uint64    `json:"epoch"`
+	At       time.Time `json:"at"`
+	// Lasts bounds the deed; a new leader counts it from its own start.
+	Lasts time.Duration `json:"lasts"`
+}
+
+// Wish is what a person asked for.
+type Wish struct {
+	ID    string    `json:"id"`
+	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "disarm", "pause"
+	Host  string    `json:"host,omitempty"`
+	Thing string    `json:"thing,omitempty"`
+	To    string    `json:"to,omitempty"`
+	Boot  string    `json:"boot,omitempty"`
+	Why   string    `json:"why,omitempty"`
+	By    string    `json:"by"`
+	At    time.Time `json:"at"`
+}
+
+// Record is one change of State: Value replaces what is at Key; no Value
+// removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
+// "proof/HOST", "intent/HOST", "wish/ID" and "writer/SERVICE".
+type Record struct {
+	Key   string          `json:"key"`
+	Value json.RawMessage `json:"value,omitempty"`
+	// Text says what the record means, for the event that tells it.
+	Text    string   `json:"text,omitempty"`
+	Because []string `json:"because,omitempty"`
+}
+
+// Put returns the record that sets key to value.
+func Put(key string, value any, text string) Record {
+	raw, err := json.Marshal(value)
+	if err != nil { // our own plain values always marshal
+		panic(fmt.Sprintf("fleet: record %s: %v", key, err))
+	}
+	return Record{Key: key, Value: raw, Text: text}
+}
+
+// Remove returns the record that removes key.
+func Remove(key, text string) Record { return Record{Key: key, Text: text} }
+
+// EpochValue is what stands at "epoch".
+type EpochValue struct {
+	Epoch  uint64 `json:"epoch"`
+	Leader string `json:"leader"`
+}
+
+// Apply returns the state with the records applied; s is left as it was. An
+// unknown key or an unreadable value is an error that names the key, and then
+// nothing is applied.
+func (s State) Apply(records ...Record) (State, error) {
+	out := s.Clone()
+	for _, r := range records {
+		if err := out.apply(r); err != nil {
+			return s, fmt.Errorf("apply record %s: %w", r.Key, err)
+		}
+	}
+	return out, nil
+}
+
+// Clone returns a copy that shares no map with s.
+func (s State) Clone() State {
+	s.Members = maps.Clone(s.Members)
+	s.Holdings = maps.Clone(s.Holdings)
+	s.Proofs = maps.Clone(s.Proofs)
+	s.Intents = maps.Clone(s.Intents)
+	s.Wishes = maps.Clone(s.Wishes)
+	s.Writers = maps.Clone(s.Writers)
+	return s
+}
+
+func (s *State) apply(r Record) error {
+	kind, name, _ := strings.Cut(r.Key, "/")
+	switch kind {
+	case "epoch":
+		var v EpochValue
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			return err
+		}
+		s.Epoch, s.Leader = v.Epoch, v.Leader
+		return nil
+	case "spec":
+		s.Spec = slices.Clone(r.Value)
+		return nil
+	case "member":
+		return set(&s.Members, name, r.Value)
+	case "holding":
+		return set(&s.Holdings, name, r.Value)
+	case "proof":
+		return set(&s.Proofs, name, r.Value)
+	case "intent":
+		return set(&s.Intents, name, r.Value)
+	case "wish":
+		return set(&s.Wishes, name, r.Value)
+	case "writer":
+		return set(&s.Writers, name, r.Value)
+	}
+	return fmt.Errorf("no such kind of record: %q", kind)
+}
+
+func set[T any](m *map[string]T, name string, raw json.RawMessage) error {
+	if raw == nil {
+		delete(*m, name)
+		return nil
+	}
+	var v T
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return err
+	}
+	if *m == nil {
+		*m = map[string]T{}
+	}
+	(*m)[name] = v
+	return nil
+}
+
+// Sorted yields a map's keys in order: below the water line every walk over a
+// map goes through it, so that equal Worlds give equal Plans.
+func Sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,112 @@
+// Package judge turns testimony into verdicts: what do we hold true of each
+// host, since when, and on whose word?
+//
+// A verdict never rests on one sign. A host that misses three beats is suspect:
+// its servers leave the rotation, which is undone by the next beat and costs
+// nobody anything. Only a majority of the ears, each by its own clock, can say
+// that its lease has ended (lapsed). Only a proof makes it dead. Between these
+// three lies everything that a hasty cluster manager gets wrong.
+package judge
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// Judge returns the verdict on every host of the site's file.
+func Judge(w fleet.World) map[string]fleet.Verdict {
+	out := make(map[string]fleet.Verdict, len(w.Spec.Hosts))
+	for _, host := range w.Spec.Hosts {
+		out[host.Name] = judge(w, host)
+	}
+	return out
+}
+
+func judge(w fleet.World, host fleet.Host) fleet.Verdict {
+	v := fleet.Verdict{Host: host.Name, Witnesses: []string{w.Leader}}
+	h, ok := w.Heard[host.Name]
+	if !ok || h.Last == 0 {
+		v.Condition, v.Why = fleet.Unheard, "nothing heard of it since this leader began"
+		if round, asked := w.Rounds[host.Name]; asked && round.Over {
+			v.Condition, v.Stint, v.Witnesses = fleet.Lapsed, round.Stint, fleet.Sorted(round.Promised)
+			v.Why = "nothing heard of it, and a majority of ears promised to acknowledge its last stint no more"
+		}
+		return proved(w, v, host.Name)
+	}
+	v.Stint = h.Stint
+	every, _ := w.Spec.Beats(host)
+	silence := w.Now.Sub(h.Last)
+	round, asked := w.Rounds[host.Name]
+	switch {
+	case asked && round.Over && round.Stint == h.Stint:
+		v.Condition, v.Witnesses = fleet.Lapsed, fleet.Sorted(round.Promised)
+		v.Why = fmt.Sprintf("%s promised to acknowledge stint %d no more", strings.Join(v.Witnesses, ", "), h.Stint.N)
+	case silence >= 3*every:
+		v.Condition, v.Why = fleet.Suspect, "three beats missed on every network"
+	case h.Rival != "":
+		v.Condition, v.Why = fleet.Degraded, fmt.Sprintf("two boots of it speak at once (%s and %s): a clone or a returned snapshot", h.Stint.Boot, h.Rival)
+	default:
+		v.Silent = silentNetworks(w, host, h, 3*every)
+		v.Condition, v.Why = fleet.Healthy, "heard on every network"
+		if len(v.Silent) > 0 {
+			v.Condition, v.Why = fleet.Degraded, "not heard over "+strings.Join(v.Silent, ", ")
+		} else if !h.Leased {
+			v.Condition, v.Why = fleet.Degraded, "it is heard but says that no majority acknowledges it"
+		}
+	}
+	return proved(w, v, host.Name)
+}
+
+// proved turns a verdict into Dead where the boot in question is proved dead.
+// A beat of that boot that arrived after the silence began voids the proof: the
+// host is then not silent, and the verdict stands as it is.
+func proved(w fleet.World, v fleet.Verdict, host string) fleet.Verdict {
+	p, ok := w.State.Proofs[host]
+	if !ok || v.Condition == fleet.Healthy || v.Condition == fleet.Degraded {
+		return v
+	}
+	if v.Stint.Boot == "" || v.Stint.Boot == p.Boot {
+		v.Condition, v.Why = fleet.Dead, p.Evidence
+		v.Stint = fleet.Stint{Host: host, Boot: p.Boot, N: v.Stint.N}
+	}
+	return v
+}
+
+// silentNetworks lists the networks that the host shares with the leader and
+// over which nothing was heard for limit, while others were.
+func silentNetworks(w fleet.World, host fleet.Host, h fleet.Heard, limit time.Duration) []string {
+	leader, ok := w.Spec.Host(w.Leader)
+	if !ok || leader.Name == host.Name {
+		return nil
+	}
+	var out []string
+	for _, name := range fleet.Sorted(host.Addresses) {
+		if _, shared := leader.Addresses[name]; !shared {
+			continue
+		}
+		last := h.Nets[name]
+		if last == 0 {
+			last = w.Since // give a new leader the time to hear it
+		}
+		if w.Now.Sub(last) >= limit {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// Lost lists the hosts that are neither healthy nor merely degraded, for the
+// brakes: many at once is our own blindness until shown otherwise.
+func Lost(w fleet.World) []string {
+	var out []string
+	for _, host := range w.Spec.Hosts {
+		switch w.Verdicts[host.Name].Condition {
+		case fleet.Lapsed, fleet.Suspect, fleet.Unheard:
+			out = append(out, host.Name)
+		}
+	}
+	return out
+}

@@ -1,0 +1,233 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"mainstay/api"
+)
+
+// SiteConfig says how Mainstay shall run on a lab's hosts.
+type SiteConfig struct {
+	Binary string // this program's path on this machine; empty: the running one
+	Timing string // a preset, or a whole value as in a site's file; empty: rack
+	Mode   string // act or shadow; empty: act
+	// Services is the site file's section; empty: haproxy alone.
+	Services string
+	// Extra is appended to the site's file.
+	Extra string
+}
+
+// CloudServices is the SiteConfig.Services of a lab that carries Seed's cloud.
+const CloudServices = `  haproxy: {}
+  memcached: {}
+  mariadb: {}
+  keystone: {}
+  keystone-flush: {}
+`
+
+// Virtual returns the lab's virtual addresses by name: internal on the
+// management network, public on the tenant network, internal6 in IPv6.
+func (l *Lab) Virtual() map[string]netip.Addr {
+	return map[string]netip.Addr{
+		"internal":  l.address(0, 100).V4.Addr(),
+		"public":    l.address(2, 100).V4.Addr(),
+		"internal6": l.address(0, 100).V6.Addr(),
+	}
+}
+
+// SiteFile writes the site's file of a lab.
+func (l *Lab) SiteFile(c SiteConfig) string {
+	if c.Timing == "" {
+		c.Timing = "rack"
+	}
+	if c.Mode == "" {
+		c.Mode = "act"
+	}
+	if c.Services == "" {
+		c.Services = "  haproxy: {}\n"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "site: lab-%s\nnetworks:\n", l.Name)
+	for _, n := range l.Networks {
+		if n.Name != oob {
+			fmt.Fprintf(&b, "  %s: {cidr: %s}\n", n.Name, n.V4.Masked())
+		}
+	}
+	fmt.Fprintf(&b, "  management6: {cidr: \"%s\"}\nhosts:\n", l.Networks[0].V6.Masked())
+	for _, m := range l.Hosts {
+		fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n    addresses: {", m.Name)
+		for _, n := range l.Networks {
+			if n.Name != oob {
+				fmt.Fprintf(&b, "%s: %s, ", n.Name, m.Addresses[n.Name].V4.Addr())
+			}
+		}
+		fmt.Fprintf(&b, "management6: \"%s\"}\n", m.Addresses[l.Networks[0].Name].V6.Addr())
+		fmt.Fprintf(&b, "    fence: {driver: redfish, url: \"%s\", user: %s, password_file: /etc/mainstay/bmc/%s, ca_file: /etc/mainstay/bmc/ca.pem}\n",
+			m.BMC.URL(), m.BMC.User, m.Name)
+	}
+	v := l.Virtual()
+	fmt.Fprintf(&b, "addresses:\n  internal: {address: %s, with: [haproxy]}\n  public: {address: %s, with: [haproxy]}\n  internal6: {address: \"%s\", with: [haproxy]}\n",
+		v["internal"], v["public"], v["internal6"])
+	fmt.Fprintf(&b, "services:\n%stiming: %s\nmode: %s\nbrakes: {share: 40, count: 1}\n%s", c.Services, c.Timing, c.Mode, c.Extra)
+	return b.String()
+}
+
+// Deploy installs this program on every host of the lab and makes them one site:
+// the first host begins it, the others join, each as an operator would do it. It
+// returns when all have joined and a leader decides.
+func (l *Lab) Deploy(ctx context.Context, c SiteConfig, progress func(string)) error {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	if c.Binary == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("deploy: find this program: %w", err)
+		}
+		c.Binary = exe
+	}
+	binary, err := os.ReadFile(c.Binary)
+	if err != nil {
+		return fmt.Errorf("deploy: %w", err)
+	}
+	ca, err := os.ReadFile(l.Path("bmc.crt"))
+	if err != nil {
+		return fmt.Errorf("deploy: the BMCs' certificate: %w", err)
+	}
+	first := l.Hosts[0]
+	for _, m := range l.Hosts {
+		files := map[string]File{
+			"/usr/bin/mainstay":        {Data: binary, Mode: 0o755},
+			"/etc/mainstay/bmc/ca.pem": {Data: ca},
+		}
+		for _, other := range l.Hosts {
+			files["/etc/mainstay/bmc/"+other.Name] = File{Data: []byte(other.BMC.Password), Mode: 0o600}
+		}
+		if m.Name == first.Name {
+			files["/etc/mainstay/site.yaml"] = File{Data: []byte(l.SiteFile(c))}
+		}
+		if err := l.Install(m.Name, files); err != nil {
+			return fmt.Errorf("deploy on %s: %w", m.Name, err)
+		}
+	}
+	progress(first.Name + " begins the site")
+	for _, argv := range [][]string{
+		{"mainstay", "check", "--file", "/etc/mainstay/site.yaml"},
+		{"mainstay", "init", "--host", first.Name},
+		{"systemctl", "enable", "--now", "mainstay"},
+	} {
+		if out, err := l.Run(ctx, first.Name, argv...); err != nil {
+			return fmt.Errorf("deploy on %s: %w\n%s", first.Name, err, out)
+		}
+	}
+	for _, m := range l.Hosts[1:] {
+		progress(m.Name + " joins")
+		if err := l.joinSite(ctx, first, m); err != nil {
+			return fmt.Errorf("deploy on %s: %w", m.Name, err)
+		}
+	}
+	return l.Await(ctx, first.Name, "a leader and all hosts healthy", func(s api.Status) bool {
+		if s.Leader == "" || len(s.Hosts) != len(l.Hosts) {
+			return false
+		}
+		for _, h := range s.Hosts {
+			if h.Condition != "healthy" {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// joinSite makes one host join with a fresh token, as soon as the site can give one.
+func (l *Lab) joinSite(ctx context.Context, first, m Machine) error {
+	var token string
+	err := until(ctx, time.Minute, func() error {
+		out, err := l.Run(ctx, first.Name, "mainstay", "token")
+		token = strings.TrimSpace(out)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("make a token: %w", err)
+	}
+	address := first.Addresses["management"].V4.Addr().String()
+	var out bytes.Buffer
+	if err := l.Exec(ctx, m.Name, []string{"mainstay", "join", address, "--host", m.Name}, strings.NewReader(token), &out, &out); err != nil {
+		return fmt.Errorf("%w\n%s", err, out.String())
+	}
+	if text, err := l.Run(ctx, m.Name, "systemctl", "enable", "--now", "mainstay"); err != nil {
+		return fmt.Errorf("%w\n%s", err, text)
+	}
+	return nil
+}
+
+// until tries f again and again until it succeeds, ctx ends or the bound is over.
+func until(ctx context.Context, bound time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, fmt.Errorf("gave up after %v", bound))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// SiteStatus asks the Mainstay on a host what is true.
+func (l *Lab) SiteStatus(ctx context.Context, host string) (api.Status, error) {
+	var s api.Status
+	c, err := l.APIClient(host)
+	if err != nil {
+		return s, err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	return c.Status(ctx)
+}
+
+// APIClient reaches the API of a host by its own socket, as root there would.
+func (l *Lab) APIClient(host string) (*api.Client, error) {
+	root, err := l.HostPath(host)
+	if err != nil {
+		return nil, err
+	}
+	return api.NewUnix(root + "/run/mainstay/api.sock"), nil
+}
+
+// siteBound is how long the lab waits for a site to settle on a busy machine.
+const siteBound = 3 * time.Minute
+
+// Await waits until the status that a host gives satisfies want.
+func (l *Lab) Await(ctx context.Context, host, what string, want func(api.Status) bool) error {
+	var last api.Status
+	err := until(ctx, siteBound, func() error {
+		s, err := l.SiteStatus(ctx, host)
+		if err != nil {
+			return err
+		}
+		last = s
+		if !want(s) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err == nil {
+		return nil
+	}
+	raw, _ := json.MarshalIndent(last, "", " ") // plain values always marshal
+	return fmt.Errorf("waiting on %s for %s: %w; last status: %s", host, what, err, raw)
+}

@@ -1,0 +1,521 @@
+// Package leader is the turn: where this host is elected, it looks at the World,
+// thinks (plan.Turn), writes down what was decided under its epoch, and only
+// then sends orders. Elsewhere it waits.
+//
+//	lead held? -> raise the epoch -> read everything -> turn, turn, turn ... -> lead lost
+//
+// A turn starts the moment something changed: a report, a beat that came or
+// failed to come, an ear's answer, an effect, a record. It takes no locks and
+// waits for one thing only, the commit. The lead is checked again immediately
+// before every commit and every order; whoever lost it drops all it had in mind,
+// because the next leader decides afresh from the same facts.
+package leader
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/lease"
+	"mainstay/plan"
+)
+
+// Quorum is what the leader needs of the store.
+type Quorum interface {
+	// Holds says whether this host may act as leader at now.
+	Holds(now fleet.Moment) bool
+	// LeadChanged yields whenever Holds may have changed from false to true.
+	LeadChanged() <-chan struct{}
+	// RaiseEpoch makes a new epoch and returns all that is remembered.
+	RaiseEpoch(ctx context.Context, host string) (fleet.State, uint64, error)
+	// Commit writes records and events in one transaction under the epoch.
+	Commit(ctx context.Context, epoch uint64, records []fleet.Record, events []fleet.Event) error
+	// State is the present mirror; Changed yields when others changed it.
+	State() fleet.State
+	Changed() <-chan struct{}
+}
+
+// Answer is an ear's answer to a round.
+type Answer struct {
+	Ear      string
+	Stint    fleet.Stint
+	Round    uint64
+	Promised bool
+	Why      string
+	Arrived  fleet.Moment
+}
+
+// Eyes is what the leader needs of its own host's ear.
+type Eyes interface {
+	// Heard is what this host's ear knows of every host.
+	Heard() map[string]fleet.Heard
+	// Ask puts a question to every ear, this host's own included, and repeats it
+	// to those that have not promised until the round is stale.
+	Ask(epoch uint64, round fleet.Round)
+	// Answers yields what the ears say.
+	Answers() <-chan Answer
+	// Changed yields when a host was heard anew, fell silent for three beats, or
+	// changed its boot, stint or word.
+	Changed() <-chan struct{}
+}
+
+// Send carries an order to its host and returns the effect. It ends with ctx; an
+// order without an answer has the outcome fleet.NoWord.
+type Send func(ctx context.Context, o fleet.Order) fleet.Effect
+
+// Config wires a leader.
+type Config struct {
+	Host   string
+	Spec   func() fleet.Spec
+	Quorum Quorum
+	Eyes   Eyes
+	Desk   *Desk
+	Send   Send
+	// Keep stores a World that led to something and returns its id.
+	Keep func(fleet.World, fleet.Plan) string
+	Now  func() fleet.Moment
+	Wall func() time.Time
+	Log  *slog.Logger
+}
+
+// Leader runs the turn of one host.
+type Leader struct {
+	Config
+	effects chan fleet.Effect
+	book    book
+	epoch   uint64
+	since   fleet.Moment
+	rounds  map[string]fleet.Round
+	flights map[string]fleet.Flight
+	last    last
+	// busy is when the present turn began; zero while the loop waits for news.
+	busy atomic.Int64
+}
+
+// Alive says whether the loop makes progress: a turn that has been going on for
+// longer than an election hangs, and its store should hand the lead over.
+func (l *Leader) Alive() bool {
+	began := fleet.Moment(l.busy.Load())
+	return began == 0 || l.Now().Sub(began) < l.Spec().Timing.Election
+}
+
+// last is what a caller may look at from outside: the newest World and Plan.
+type last struct {
+	put chan view
+	get chan view
+}
+
+type view struct {
+	world fleet.World
+	plan  fleet.Plan
+}
+
+// New returns a leader; nothing runs before Run.
+func New(c Config) *Leader {
+	return &Leader{Config: c, effects: make(chan fleet.Effect, 64), last: last{put: make(chan view), get: make(chan view)}}
+}
+
+// Run leads whenever this host is elected, until ctx ends.
+func (l *Leader) Run(ctx context.Context) error {
+	go l.last.serve(ctx)
+	for {
+		if !l.Quorum.Holds(l.Now()) {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-l.Quorum.LeadChanged():
+			}
+			continue
+		}
+		err := l.reign(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		l.Log.Info("no longer leading", "epoch", l.epoch, "why", err)
+		l.last.set(ctx, view{})
+	}
+}
+
+var errLead = errors.New("the lead is not confirmed any more")
+
+// reign is one epoch, from raising it to losing the lead.
+func (l *Leader) reign(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // orders on their way are given up: the next leader decides afresh
+	l.since = l.Now()
+	_, epoch, err := l.Quorum.RaiseEpoch(ctx, l.Host)
+	if err != nil {
+		return fmt.Errorf("raise the epoch: %w", err)
+	}
+	l.epoch, l.rounds, l.flights = epoch, map[string]fleet.Round{}, map[string]fleet.Flight{}
+	l.book = newBook(l.Host, epoch, l.Wall)
+	l.book.note("leader", "leader", fmt.Sprintf("%s leads in epoch %d", l.Host, epoch))
+	l.Log.Info("leading", "epoch", epoch)
+	for {
+		l.busy.Store(int64(l.Now()))
+		wake, err := l.turn(ctx)
+		l.busy.Store(0)
+		if err != nil {
+			return err
+		}
+		timer := time.NewTimer(wake)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-l.Eyes.Changed():
+		case <-l.Desk.Changed():
+		case <-l.Quorum.Changed():
+		case a := <-l.Eyes.Answers():
+			l.answered(a)
+		case e := <-l.effects:
+			l.landed(e)
+		case <-timer.C:
+		}
+		timer.Stop()
+		l.drain()
+	}
+}
+
+// drain takes in whatever else has arrived, so that one turn sees it all.
+func (l *Leader) drain() {
+	for {
+		select {
+		case a := <-l.Eyes.Answers():
+			l.answered(a)
+		case e := <-l.effects:
+			l.landed(e)
+		default:
+			return
+		}
+	}
+}
+
+// restless bounds the time between two turns.
+const restless = time.Second
+
+// turn looks, thinks and acts once. It returns how long to wait for news.
+func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
+	now := l.Now()
+	if !l.Quorum.Holds(now) {
+		return 0, errLead
+	}
+	w := l.world(now)
+	w, p := plan.Turn(w)
+	l.book.verdicts(w.Verdicts)
+	l.book.waits(p.Waits)
+	if w.Spec.Mode == "shadow" {
+		l.book.shadow(p)
+		l.last.set(ctx, view{w, p})
+		return l.rest(p, now), l.flush(ctx)
+	}
+	var id string
+	if len(p.Records)+len(p.Orders)+len(p.Asks) > 0 && l.Keep != nil {
+		id = l.Keep(w, p)
+	}
+	if len(p.Records) > 0 {
+		if !l.Quorum.Holds(l.Now()) {
+			return 0, errLead
+		}
+		for _, r := range p.Records {
+			l.book.record(r, id)
+		}
+		if err := l.Quorum.Commit(ctx, l.epoch, p.Records, l.book.take()); err != nil {
+			return 0, fmt.Errorf("commit in epoch %d: %w", l.epoch, err)
+		}
+	}
+	for _, r := range p.Asks {
+		l.rounds[r.Stint.Host] = r
+		l.book.note("order", "host/"+r.Stint.Host, fmt.Sprintf("every ear is asked to acknowledge stint %d of %s no more", r.Stint.N, r.Stint.Host))
+		l.Eyes.Ask(l.epoch, r)
+	}
+	for _, o := range p.Orders {
+		if err := l.dispatch(ctx, o, id); err != nil {
+			return 0, err
+		}
+	}
+	l.last.set(ctx, view{w, p})
+	if len(p.Records) > 0 {
+		return 0, nil // the World has changed: what rests on the records comes now
+	}
+	return l.rest(p, now), l.flush(ctx)
+}
+
+func (l *Leader) rest(p fleet.Plan, now fleet.Moment) time.Duration {
+	if p.Wake == 0 {
+		return restless
+	}
+	return min(restless, max(0, p.Wake.Sub(now)))
+}
+
+// flush writes events that no record carried along.
+func (l *Leader) flush(ctx context.Context) error {
+	events := l.book.take()
+	if len(events) == 0 {
+		return nil
+	}
+	if !l.Quorum.Holds(l.Now()) {
+		return errLead
+	}
+	if err := l.Quorum.Commit(ctx, l.epoch, nil, events); err != nil {
+		return fmt.Errorf("write events in epoch %d: %w", l.epoch, err)
+	}
+	return nil
+}
+
+// world gathers all that a decision may rest on.
+func (l *Leader) world(now fleet.Moment) fleet.World {
+	flights := make(map[string]fleet.Flight, len(l.flights))
+	for key, f := range l.flights {
+		if f.Effect != nil && now.Sub(f.Arrived) > time.Minute {
+			delete(l.flights, key)
+			continue
+		}
+		flights[key] = f
+	}
+	rounds := make(map[string]fleet.Round, len(l.rounds))
+	for host, r := range l.rounds {
+		rounds[host] = r
+	}
+	return fleet.World{
+		Spec: l.Spec(), Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
+		State: l.Quorum.State(), Reports: l.Desk.Reports(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights,
+	}
+}
+
+// answered counts an ear's promise.
+func (l *Leader) answered(a Answer) {
+	r, ok := l.rounds[a.Stint.Host]
+	if !ok || r.Number != a.Round || r.Stint != a.Stint || !a.Promised || r.Over {
+		return
+	}
+	spec := l.Spec()
+	promised := make(map[string]fleet.Moment, len(r.Promised)+1)
+	for ear, at := range r.Promised {
+		promised[ear] = at
+	}
+	if _, known := promised[a.Ear]; !known {
+		promised[a.Ear] = a.Arrived
+		l.book.note("observation", "host/"+a.Stint.Host, fmt.Sprintf("%s promised to acknowledge stint %d of %s no more: %s", a.Ear, a.Stint.N, a.Stint.Host, a.Why))
+	}
+	r.Promised = promised
+	r.Over = lease.Over(r, spec.Voters(), spec.Timing, l.Eyes.Heard()[a.Stint.Host].Late, l.Now())
+	l.rounds[a.Stint.Host] = r
+}
+
+// dispatch sends an order and remembers that it is on its way.
+func (l *Leader) dispatch(ctx context.Context, o fleet.Order, world string) error {
+	now := l.Now()
+	if !l.Quorum.Holds(now) {
+		return errLead
+	}
+	f := l.flights[o.Key]
+	o.Try = f.Tries + 1
+	f.Order, f.Sent, f.Effect, f.Arrived, f.Tries = o, now, nil, 0, f.Tries+1
+	l.flights[o.Key] = f
+	l.book.order(o, world)
+	go func() {
+		e := l.Send(ctx, o)
+		e.Key = o.Key
+		select {
+		case l.effects <- e:
+		case <-ctx.Done():
+		}
+	}()
+	return nil
+}
+
+// landed notes what became of an order.
+func (l *Leader) landed(e fleet.Effect) {
+	f, ok := l.flights[e.Key]
+	if !ok || f.Effect != nil {
+		return
+	}
+	f.Effect, f.Arrived = &e, l.Now()
+	l.flights[e.Key] = f
+	l.book.effect(f.Order, e)
+}
+
+// Look returns the newest World and Plan of this leader; ok is false where this
+// host does not lead.
+func (l *Leader) Look(ctx context.Context) (w fleet.World, p fleet.Plan, ok bool) {
+	select {
+	case v := <-l.last.get:
+		return v.world, v.plan, v.world.Epoch != 0
+	case <-ctx.Done():
+		return fleet.World{}, fleet.Plan{}, false
+	}
+}
+
+func (s last) serve(ctx context.Context) {
+	var v view
+	for {
+		select {
+		case v = <-s.put:
+		case s.get <- v:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s last) set(ctx context.Context, v view) {
+	select {
+	case s.put <- v:
+	case <-ctx.Done():
+	}
+}
+
+// book writes history: what is new, why, and what it rests on.
+type book struct {
+	host    string
+	epoch   uint64
+	wall    func() time.Time
+	n       uint64
+	pending []fleet.Event
+	// newest is, by subject, the id of the last event told of it; it is what the
+	// next one about it rests on.
+	newest map[string]string
+	told   map[string]string
+}
+
+func newBook(host string, epoch uint64, wall func() time.Time) book {
+	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}}
+}
+
+// note adds an event and makes it the newest of its subject.
+func (b *book) note(kind, about, text string, because ...string) *fleet.Event {
+	b.n++
+	if id := b.newest[about]; id != "" && !slices.Contains(because, id) {
+		because = append(because, id)
+	}
+	e := fleet.Event{
+		ID: fmt.Sprintf("%08d.%08d", b.epoch, b.n), At: b.wall(), Epoch: b.epoch, Kind: kind, About: about, Text: text, By: b.host, Because: because,
+	}
+	b.newest[about] = e.ID
+	b.pending = append(b.pending, e)
+	return &b.pending[len(b.pending)-1]
+}
+
+func (b *book) take() []fleet.Event {
+	out := b.pending
+	b.pending = nil
+	return out
+}
+
+// once notes only what was not said of the subject before.
+func (b *book) once(topic, kind, about, text string) {
+	if b.told[topic] == text {
+		return
+	}
+	b.told[topic] = text
+	b.note(kind, about, text)
+}
+
+func (b *book) verdicts(vs map[string]fleet.Verdict) {
+	for _, host := range fleet.Sorted(vs) {
+		v := vs[host]
+		topic := "verdict/" + host
+		said := string(v.Condition)
+		for _, n := range v.Silent {
+			said += " " + n
+		}
+		if b.told[topic] == said {
+			continue
+		}
+		b.told[topic] = said
+		b.note("verdict", "host/"+host, fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why))
+	}
+}
+
+func (b *book) waits(ws []fleet.Wait) {
+	open := map[string]bool{}
+	for _, w := range ws {
+		topic := "wait/" + w.About
+		open[topic] = true
+		b.once(topic, "wait", w.About, fmt.Sprintf("%s waits for %s", w.About, w.For))
+	}
+	for topic := range b.told {
+		if len(topic) > 5 && topic[:5] == "wait/" && !open[topic] {
+			delete(b.told, topic)
+		}
+	}
+}
+
+func (b *book) shadow(p fleet.Plan) {
+	for _, r := range p.Records {
+		if r.Text != "" {
+			b.once("shadow/"+r.Key, "shadow", r.Key, "would have recorded: "+r.Text)
+		}
+	}
+	for _, o := range p.Orders {
+		b.once("shadow/"+o.Key, "shadow", o.Thing, fmt.Sprintf("would have ordered %s to %s %s: %s", o.To, o.Verb, o.Thing, o.Why))
+	}
+}
+
+// record tells what was decided; it rests on what was last told of the thing and
+// of the host that it leaves.
+func (b *book) record(r fleet.Record, world string) {
+	about, because := r.Key, slices.Clone(r.Because)
+	kind, name := cut(r.Key)
+	switch kind {
+	case "holding":
+		about = name
+		var h fleet.Holding
+		if json.Unmarshal(r.Value, &h) == nil && h.From.Host != "" {
+			if id := b.newest["host/"+h.From.Host]; id != "" {
+				because = append(because, id)
+			}
+		}
+	case "member", "proof", "intent":
+		about = "host/" + name
+	}
+	b.note("record", about, r.Text, because...).World = world
+}
+
+func (b *book) order(o fleet.Order, world string) {
+	if o.Verb == fleet.VerbRoute {
+		b.once("route/"+o.To, "order", "route/"+o.To, fmt.Sprintf("%s: routing table %x", o.To, o.Routes.Revision))
+		return
+	}
+	about := o.Thing
+	if about == "" || o.Target.Host != "" {
+		about = "host/" + o.Target.Host
+	}
+	topic := "order/" + o.Key
+	if b.told[topic] != "" {
+		return // sent again
+	}
+	b.told[topic] = "sent"
+	b.note("order", about, fmt.Sprintf("%s shall %s %s: %s", o.To, o.Verb, about, o.Why), o.Because...).World = world
+}
+
+func (b *book) effect(o fleet.Order, e fleet.Effect) {
+	if o.Verb == fleet.VerbRoute && e.Outcome == fleet.Done {
+		return
+	}
+	about := o.Thing
+	if about == "" || o.Target.Host != "" {
+		about = "host/" + o.Target.Host
+	}
+	text := fmt.Sprintf("%s: %s %s: %s", e.From, o.Verb, about, e.Outcome)
+	if e.Why != "" {
+		text += " (" + e.Why + ")"
+	}
+	b.once("effect/"+o.Key, "effect", about, text)
+}
+
+func cut(key string) (kind, name string) {
+	for i := range key {
+		if key[i] == '/' {
+			return key[:i], key[i+1:]
+		}
+	}
+	return key, ""
+}

@@ -1,0 +1,453 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+	"mainstay/judge"
+	"mainstay/service"
+	"mainstay/store"
+	"mainstay/trust"
+)
+
+// tokenLife is how long a join token is good for.
+const tokenLife = 15 * time.Minute
+
+// look returns what the leader last saw and decided; elsewhere what this host
+// alone sees, with why it is not the leader's view.
+func (n *node) look(ctx context.Context, local bool) (fleet.World, fleet.Plan, string) {
+	if n.leader != nil {
+		if w, p, ok := n.leader.Look(ctx); ok {
+			return w, p, "leader"
+		}
+	}
+	w := fleet.World{Spec: n.spec, Now: n.now(), Wall: time.Now(), Leader: n.host, Reports: n.desk.Reports(), Heard: n.agent.Heard()}
+	view := "this host's own view"
+	if n.store != nil {
+		w.State = n.store.State()
+		w.Epoch = w.State.Epoch
+	} else {
+		view += ": it is no voter"
+	}
+	w.Verdicts = judge.Judge(w)
+	return w, fleet.Plan{}, view
+}
+
+// Status implements api.Backend.
+func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
+	w, p, view := n.look(ctx, local)
+	if view != "leader" && !local {
+		if s, err := n.leaderStatus(ctx, w.State.Leader); err == nil {
+			return s, nil
+		} else if w.State.Leader != "" {
+			view += "; the leader " + w.State.Leader + " did not answer"
+		}
+	}
+	s := api.StatusOf(w, p)
+	s.By, s.Version, s.View = n.host, n.cfg.Version, view
+	if n.store != nil {
+		s.Leader = n.store.Leader()
+	}
+	return s, nil
+}
+
+func (n *node) leaderStatus(ctx context.Context, recorded string) (api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	ask := recorded
+	if n.store != nil {
+		ask = n.store.Leader()
+	} else if ask == "" {
+		ask = n.spec.Voters()[0]
+	}
+	if ask == "" || ask == n.host {
+		return api.Status{}, errors.New("no leader is known")
+	}
+	return race(ctx, n.peers.of(ask), func(ctx context.Context, c *api.Client) (api.Status, error) { return c.LocalStatus(ctx) })
+}
+
+// World implements api.Backend.
+func (n *node) World(ctx context.Context) (api.WorldView, error) {
+	w, p, _ := n.look(ctx, true)
+	return api.WorldView{World: w, Plan: p}, nil
+}
+
+// KeptWorld implements api.Backend.
+func (n *node) KeptWorld(_ context.Context, id string) (api.WorldView, error) {
+	return n.worlds.read(id)
+}
+
+// voter says where to go when this host has no store.
+func (n *node) voter() error {
+	if n.store != nil {
+		return nil
+	}
+	return api.Refuse(http.StatusConflict, "ask a voter: --server "+n.spec.Voters()[0], "%s is no voter and keeps no history", n.host)
+}
+
+// Events implements api.Backend.
+func (n *node) Events(ctx context.Context, after string, limit int) ([]fleet.Event, error) {
+	if err := n.voter(); err != nil {
+		return nil, err
+	}
+	return n.store.Events(ctx, after, limit)
+}
+
+// Follow implements api.Backend.
+func (n *node) Follow(ctx context.Context, after string) (<-chan fleet.Event, error) {
+	if err := n.voter(); err != nil {
+		return nil, err
+	}
+	return n.store.WatchEvents(ctx, after), nil
+}
+
+// Wish implements api.Backend.
+func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
+	if err := n.voter(); err != nil {
+		return err
+	}
+	switch w.Verb {
+	case "maintenance":
+		if _, ok := n.spec.Host(w.Host); !ok {
+			return n.noHost(w.Host)
+		}
+		w.ID = "maintenance-" + w.Host
+	case "disarm":
+		w.ID = "disarm"
+	case "move":
+		if err := n.checkMove(&w); err != nil {
+			return err
+		}
+	case "oath":
+		return n.swear(ctx, w)
+	default:
+		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move and oath", w.Verb)
+	}
+	return n.store.Wish(ctx, []fleet.Record{fleet.Put("wish/"+w.ID, w, fmt.Sprintf("%s wishes: %s %s%s", w.By, w.Verb, w.Host, w.Thing))})
+}
+
+func (n *node) noHost(host string) error {
+	var names []string
+	for _, h := range n.spec.Hosts {
+		names = append(names, h.Name)
+	}
+	return api.Refuse(http.StatusNotFound, "", "the site has no host %q; it has %s", host, strings.Join(names, ", "))
+}
+
+// checkMove completes a wish to move and refuses what can never come true.
+func (n *node) checkMove(w *fleet.Wish) error {
+	if _, ok := n.spec.Host(w.To); !ok {
+		return n.noHost(w.To)
+	}
+	if a, ok := n.spec.Address(strings.TrimPrefix(w.Thing, "address/")); ok {
+		w.Thing = a.Thing()
+		host, _ := n.spec.Host(w.To)
+		if !n.spec.MayCarry(a, host) {
+			return api.Refuse(http.StatusConflict, "", "%s may not carry %s: it has no address on %s, or not the company it wants (%s)", w.To, a.Name, a.Network, strings.Join(a.With, ", "))
+		}
+	} else if v, ok := n.spec.Service(strings.TrimPrefix(w.Thing, "service/")); ok {
+		w.Thing = v.Thing()
+		if v.Mode != fleet.ActivePassive {
+			return api.Refuse(http.StatusConflict, "mainstay maintenance HOST takes a host out of rotation", "%s is %s: it runs on every one of its hosts and is not moved", v.Name, v.Mode)
+		}
+		if !slices.Contains(n.spec.Homes(v), w.To) {
+			return api.Refuse(http.StatusConflict, "", "%s may not live on %s; it may on %s", v.Name, w.To, strings.Join(n.spec.Homes(v), ", "))
+		}
+	} else {
+		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no address or service %q", w.Thing)
+	}
+	w.ID = "move-" + strings.ReplaceAll(w.Thing, "/", "-")
+	return nil
+}
+
+// swear records a person's oath that a host is off. The proof is written by the
+// leader's hand, so it must be sworn where the leader is.
+func (n *node) swear(ctx context.Context, w fleet.Wish) error {
+	if _, ok := n.spec.Host(w.Host); !ok {
+		return n.noHost(w.Host)
+	}
+	if h, ok := n.agent.Heard()[w.Host]; ok && n.now().Sub(h.Last) < n.spec.Timing.Silence(fleet.CoarseLate) {
+		return api.Refuse(http.StatusConflict, "cut its power first", "%s was heard %v ago: it is not off", w.Host, n.now().Sub(h.Last).Round(time.Millisecond))
+	}
+	boot := n.store.State().Members[w.Host].Admitted
+	if boot == "" {
+		return api.Refuse(http.StatusConflict, "", "no boot of %s holds anything", w.Host)
+	}
+	w.ID, w.Boot = "oath-"+w.Host, boot
+	return n.store.Wish(ctx, []fleet.Record{fleet.Put("wish/"+w.ID, w, fmt.Sprintf("%s swears that %s is off", w.By, w.Host))})
+}
+
+// Unwish implements api.Backend.
+func (n *node) Unwish(ctx context.Context, id, by string) error {
+	if err := n.voter(); err != nil {
+		return err
+	}
+	if _, ok := n.store.State().Wishes[id]; !ok {
+		return api.Refuse(http.StatusNotFound, "mainstay status", "nobody wishes %q", id)
+	}
+	return n.store.Wish(ctx, []fleet.Record{fleet.Remove("wish/"+id, by+" takes the wish back: "+id)})
+}
+
+// SiteFile implements api.Backend.
+func (n *node) SiteFile(context.Context) ([]byte, error) { return os.ReadFile(n.cfg.siteFile()) }
+
+// Apply implements api.Backend.
+func (n *node) Apply(_ context.Context, text []byte, by string) error {
+	spec, faults := fleet.Read("the new site file", text, service.Catalogue())
+	if wrong := faults.Errors(); len(wrong) > 0 {
+		return api.Refuse(http.StatusUnprocessableEntity, "mainstay check --file FILE", "%v", wrong)
+	}
+	if spec.Site != n.spec.Site {
+		return api.Refuse(http.StatusUnprocessableEntity, "", "this is site %s, not %s", n.spec.Site, spec.Site)
+	}
+	if !slices.Equal(spec.Voters(), n.spec.Voters()) {
+		return api.Refuse(http.StatusUnprocessableEntity, "mainstay voters --help", "the list of voters is changed one at a time, by its own command: now %v, wished %v", n.spec.Voters(), spec.Voters())
+	}
+	path := n.cfg.siteFile()
+	if err := os.WriteFile(path+".new", text, 0o640); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	n.log.Info("the site's file was replaced; it takes effect with the next start of the agent", "by", by)
+	return nil
+}
+
+// Token implements api.Backend.
+func (n *node) Token(ctx context.Context, by string) (string, error) {
+	if err := n.voter(); err != nil {
+		return "", err
+	}
+	ca, err := trust.LoadCA(n.cfg.tls())
+	if err != nil {
+		return "", err
+	}
+	token, invite := ca.NewToken(time.Now(), tokenLife)
+	if err := n.store.PutToken(ctx, invite.Hash, invite.Expires); err != nil {
+		return "", err
+	}
+	n.log.Info("a join token was made", "by", by, "expires", invite.Expires)
+	return token, nil
+}
+
+// Join implements api.Backend: the caller has proved itself by a token's secret.
+func (n *node) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, error) {
+	var none api.JoinAnswer
+	if err := n.voter(); err != nil {
+		return none, err
+	}
+	host, ok := n.spec.Host(r.Host)
+	if !ok {
+		return none, n.noHost(r.Host)
+	}
+	hash, err := trust.HashSecret(r.Secret)
+	if err != nil {
+		return none, api.Refuse(http.StatusForbidden, "mainstay token", "%v", err)
+	}
+	// The same joiner may ask again when our answer was lost: it is known by its
+	// request, which it signs with its own key.
+	sum := sha256.Sum256([]byte(r.CSR))
+	var records []fleet.Record
+	if _, joined := n.store.State().Members[host.Name]; !joined {
+		records = append(records, fleet.Put("member/"+host.Name, fleet.Member{Host: host.Name}, host.Name+" has joined"))
+	}
+	err = n.store.UseToken(ctx, hash, host.Name+" "+hex.EncodeToString(sum[:8]), records...)
+	if errors.Is(err, store.ErrToken) {
+		return none, api.Refuse(http.StatusForbidden, "mainstay token, on a voter, makes a new one", "%v", err)
+	}
+	if err != nil {
+		return none, err
+	}
+	answer, err := n.grant(host, r.CSR)
+	if err != nil || !host.Voter {
+		return answer, err
+	}
+	peer, err := PeerURL(host)
+	if err != nil {
+		return none, err
+	}
+	answer.Cluster, err = n.addVoter(ctx, host.Name, peer)
+	return answer, err
+}
+
+// addVoter makes room for a new member, waiting for the one before to grow up.
+func (n *node) addVoter(ctx context.Context, name, peer string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		cluster, err := n.store.AddVoter(ctx, name, peer)
+		if err == nil {
+			return cluster, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("make %s a voter: %w", name, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (n *node) grant(host fleet.Host, csr string) (api.JoinAnswer, error) {
+	var none api.JoinAnswer
+	ca, err := trust.LoadCA(n.cfg.tls())
+	if err != nil {
+		return none, err
+	}
+	spec := trust.HostSpec{Name: host.Name, Voter: host.Voter}
+	for _, network := range fleet.Sorted(host.Addresses) {
+		spec.Addresses = append(spec.Addresses, host.Addresses[network])
+	}
+	cert, err := ca.SignCSR([]byte(csr), spec, time.Now())
+	if err != nil {
+		return none, api.Refuse(http.StatusBadRequest, "", "%v", err)
+	}
+	site, err := os.ReadFile(n.cfg.siteFile())
+	if err != nil {
+		return none, fmt.Errorf("read the site's file: %w", err)
+	}
+	g := trust.Grant{CA: string(ca.PEM()), Certificate: string(cert)}
+	if host.Voter {
+		key, err := ca.KeyPEM()
+		if err != nil {
+			return none, err
+		}
+		g.CAKey, g.Beat = string(key), n.keys
+	} else if g.Beat, err = n.keys.For(host.Name); err != nil {
+		return none, err
+	}
+	return api.JoinAnswer{Grant: g, Site: string(site)}, nil
+}
+
+// Renew implements api.Backend: the caller has proved itself by its certificate.
+func (n *node) Renew(_ context.Context, host string, r api.JoinRequest) (api.JoinAnswer, error) {
+	h, ok := n.spec.Host(host)
+	if !ok {
+		return api.JoinAnswer{}, n.noHost(host)
+	}
+	return n.grant(h, r.CSR)
+}
+
+// renew replaces this host's certificate long before it ends.
+func (n *node) renew(ctx context.Context) {
+	ticker := time.NewTicker(time.Hour)
+	defer ticker.Stop()
+	for {
+		if due, err := n.files.Due(); err == nil && due {
+			if err := n.renewNow(ctx); err != nil && ctx.Err() == nil {
+				n.log.Error("renew this host's certificate", "error", err, "help", "mainstay join --renew")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (n *node) renewNow(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	csr, key, err := trust.NewRequest(n.host)
+	if err != nil {
+		return err
+	}
+	r := api.JoinRequest{Host: n.host, CSR: string(csr)}
+	me, _ := n.spec.Host(n.host)
+	if me.Voter {
+		a, err := n.grant(me, r.CSR)
+		if err != nil {
+			return err
+		}
+		return n.files.Install(a.Grant, key)
+	}
+	var errs []error
+	for _, voter := range n.spec.Voters() {
+		a, err := race(ctx, n.peers.of(voter), func(ctx context.Context, c *api.Client) (api.JoinAnswer, error) {
+			var a api.JoinAnswer
+			return a, c.Do(ctx, "POST", "/v1/host/renew", r, &a)
+		})
+		if err == nil {
+			return n.files.Install(a.Grant, key)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Voters implements api.Backend.
+func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, error) {
+	var none api.VoterAnswer
+	if err := n.voter(); err != nil {
+		return none, err
+	}
+	n.log.Info("the voters are changed", "do", d.Do, "host", d.Host, "dead", d.Dead, "by", d.By)
+	switch d.Do {
+	case "lead":
+		if leader := n.store.Leader(); leader != n.host && leader != "" {
+			return race(ctx, n.peers.of(leader), func(ctx context.Context, c *api.Client) (api.VoterAnswer, error) {
+				var a api.VoterAnswer
+				return a, c.Do(ctx, "POST", "/v1/voters", d, &a)
+			})
+		}
+		if err := n.store.MoveLead(ctx, d.Host); err != nil {
+			return none, err
+		}
+		return api.VoterAnswer{Text: d.Host + " leads now"}, nil
+	case "remove":
+		if err := n.store.RemoveVoter(ctx, d.Host); err != nil {
+			return none, err
+		}
+		return api.VoterAnswer{Text: d.Host + " is no member of the store any more"}, nil
+	case "replace":
+		host, ok := n.spec.Host(d.Host)
+		if !ok {
+			return none, n.noHost(d.Host)
+		}
+		peer, err := PeerURL(host)
+		if err != nil {
+			return none, err
+		}
+		cluster, err := n.store.ReplaceVoter(ctx, d.Dead, d.Host, peer)
+		if err != nil {
+			return none, err
+		}
+		return api.VoterAnswer{Cluster: cluster, Text: fmt.Sprintf("%s takes the place of %s: on it, mainstay join", d.Host, d.Dead)}, nil
+	}
+	return none, api.Refuse(http.StatusBadRequest, "", "no such deed: %q; there are lead, remove and replace", d.Do)
+}
+
+// Backup implements api.Backend.
+func (n *node) Backup(ctx context.Context, w http.ResponseWriter) error {
+	if err := n.voter(); err != nil {
+		return err
+	}
+	_, err := n.store.Backup(ctx, w, n.spec.Site, n.cfg.Version)
+	return err
+}
+
+// Report implements api.Backend.
+func (n *node) Report(_ context.Context, r fleet.Report) { n.desk.Put(r) }
+
+// Order implements api.Backend.
+func (n *node) Order(ctx context.Context, o fleet.Order) fleet.Effect { return n.agent.Order(ctx, o) }
+
+// IsVoter implements api.Backend.
+func (n *node) IsVoter(host string) bool { return slices.Contains(n.spec.Voters(), host) }
+
+// lastFiles names what a support bundle may take along; no secret is among them.
+func (c Config) lastFiles() []string {
+	return []string{c.siteFile(), filepath.Join(c.Config, "haproxy.cfg")}
+}

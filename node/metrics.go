@@ -1,0 +1,73 @@
+package node
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"mainstay/fleet"
+	"mainstay/judge"
+)
+
+// Metrics implements api.Backend: what this host knows, in Prometheus' format.
+func (n *node) Metrics() http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector(), (*metrics)(n))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// metrics describes a node to Prometheus.
+type metrics node
+
+var (
+	descHost = prometheus.NewDesc("mainstay_host_condition", "1 for the condition that a host is in, as this voter sees it", []string{"host", "condition"}, nil)
+	descHold = prometheus.NewDesc("mainstay_holding", "generation of an exclusive thing, by its recorded holder", []string{"thing", "host"}, nil)
+	descCopy = prometheus.NewDesc("mainstay_service_ready", "1 if a host's copy of a service is ready", []string{"service", "host"}, nil)
+	descLead = prometheus.NewDesc("mainstay_leader", "1 on the host that leads", nil, nil)
+	descLive = prometheus.NewDesc("mainstay_lease_alive", "1 while a majority of ears acknowledges this host", nil, nil)
+	descEra  = prometheus.NewDesc("mainstay_epoch", "the epoch that this host knows", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descEra} {
+		c <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(c chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	n := (*node)(m)
+	w := fleet.World{Spec: n.spec, Now: n.now(), Leader: n.host, Reports: n.desk.Reports(), Heard: n.agent.Heard()}
+	if n.store != nil {
+		w.State = n.store.State()
+		gauge(descLead, bit(n.quorum.Holds(n.now())))
+		gauge(descEra, float64(w.State.Epoch))
+		for host, v := range judge.Judge(w) {
+			gauge(descHost, 1, host, string(v.Condition))
+		}
+		for thing, h := range w.State.Holdings {
+			gauge(descHold, float64(h.Generation), thing, h.Host)
+		}
+	}
+	for host, r := range w.Reports {
+		for name, s := range r.Services {
+			gauge(descCopy, bit(s.Ready), name, host)
+		}
+		if host == n.host {
+			gauge(descLive, bit(r.Leased))
+		}
+	}
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,315 @@
+// Package node is one running Mainstay: it wires the store's client, the agent,
+// the leader and the API of one host together, starts them in order and stops
+// them in the reverse order. Production, tests and the lab start the very same
+// thing.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mainstay/agent"
+	"mainstay/api"
+	"mainstay/balance"
+	"mainstay/fleet"
+	"mainstay/leader"
+	"mainstay/service"
+	"mainstay/store"
+	"mainstay/trust"
+	"mainstay/vip"
+)
+
+// Config says where a node finds its things.
+type Config struct {
+	Config  string // /etc/mainstay
+	State   string // /var/lib/mainstay
+	Run     string // /run/mainstay
+	Version string
+	Log     *slog.Logger
+	// Ready is called once the node serves; Alive again and again while its loops
+	// make progress.
+	Ready func()
+	Alive func()
+}
+
+// Paths below the folders.
+func (c Config) siteFile() string { return filepath.Join(c.Config, "site.yaml") }
+func (c Config) tls() string      { return filepath.Join(c.Config, "tls") }
+
+// Socket is where root reaches the API.
+func (c Config) Socket() string { return filepath.Join(c.Run, "api.sock") }
+
+// node is what Run builds up.
+type node struct {
+	cfg     Config
+	log     *slog.Logger
+	host    string
+	boot    string
+	spec    fleet.Spec
+	files   *trust.Files
+	keys    trust.BeatKeys
+	store   *store.Client // nil where this host is no voter
+	quorum  *quorum
+	desk    *leader.Desk
+	leader  *leader.Leader
+	agent   *agent.Agent
+	worlds  *worlds
+	peers   *peers
+	system  *service.Systemd
+	haproxy *balance.HAProxy
+}
+
+// ReadSite reads and checks a site's file; every mistake is in the error.
+func ReadSite(path string) (fleet.Spec, fleet.Faults, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fleet.Spec{}, nil, fmt.Errorf("read the site's file: %w", err)
+	}
+	spec, faults := fleet.Read(path, text, service.Catalogue())
+	if wrong := faults.Errors(); len(wrong) > 0 {
+		return spec, faults, wrong
+	}
+	return spec, faults, nil
+}
+
+// Run runs this host's node until ctx ends. A second process waits for the first
+// to end: two agents on one host would break every promise.
+func Run(ctx context.Context, cfg Config) error {
+	if err := os.MkdirAll(cfg.Run, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", cfg.Run, err)
+	}
+	unlock, err := lock(ctx, filepath.Join(cfg.Run, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, err := prepare(cfg)
+	if err != nil {
+		return err
+	}
+	return n.run(ctx)
+}
+
+// lock waits until this process is the only one.
+func lock(ctx context.Context, path string) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock %s: %w", path, err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("take the lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// prepare reads everything that may be wrong, before anything is touched.
+func prepare(cfg Config) (*node, error) {
+	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk()}
+	var errs []error
+	spec, faults, err := ReadSite(cfg.siteFile())
+	errs = append(errs, err)
+	for _, w := range faults.Warnings() {
+		n.log.Warn("site file", "warning", w.Error())
+	}
+	n.spec = spec
+	n.files = &trust.Files{Dir: cfg.tls()}
+	id, err := n.files.Load()
+	errs = append(errs, err)
+	n.host = id.Name
+	n.keys, err = trust.LoadBeatKeys(cfg.tls())
+	errs = append(errs, err)
+	n.boot, err = bootID()
+	errs = append(errs, err)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if _, ok := spec.Host(n.host); !ok {
+		return nil, fmt.Errorf("%s has no host %q, whose certificate is in %s", cfg.siteFile(), n.host, cfg.tls())
+	}
+	n.worlds, err = newWorlds(filepath.Join(cfg.State, "worlds"), n.log)
+	return n, err
+}
+
+func bootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read this boot's id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}
+
+// machineUUID is how a BMC knows this machine; "" if nobody says. In a container
+// the firmware's would be that of the machine around it, so the container's own
+// goes first.
+func machineUUID() string {
+	for _, path := range []string{"/run/host/container-uuid", "/sys/class/dmi/id/product_uuid"} {
+		if raw, err := os.ReadFile(path); err == nil {
+			return strings.TrimSpace(string(raw))
+		}
+	}
+	return ""
+}
+
+func (n *node) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	defer func() { cancel(); wait.Wait() }()
+	n.system = service.NewSystemd("")
+	defer n.system.Close()
+	n.peers = newPeers(n.spec, n.host, n.files)
+	defer n.peers.close()
+
+	me, _ := n.spec.Host(n.host)
+	if me.Voter {
+		if err := n.openStore(ctx); err != nil {
+			return err
+		}
+		defer n.store.Close()
+	}
+	var balancer agent.Balancer
+	if runsHAProxy(n.spec, n.host) {
+		n.haproxy = balance.New(balance.Config{Dir: n.cfg.Config, Run: n.cfg.Run, Host: n.host, Reload: func(ctx context.Context) error {
+			return n.system.ReloadUnit(ctx, service.HAProxyUnit)
+		}})
+		if err := n.haproxy.Configure(ctx, n.spec); err != nil {
+			return fmt.Errorf("configure HAProxy: %w", err)
+		}
+		balancer = n.haproxy
+	}
+	addrs, err := openAddresses(n.spec, n.host)
+	if err != nil {
+		return err
+	}
+	defer addrs.set.Close()
+	n.agent, err = agent.New(agent.Config{
+		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
+		Addresses: addrs, Balancer: balancer, Env: service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held")},
+		Fence: n.fence, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
+		Now: vip.Now, Wall: time.Now, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	if me.Voter {
+		n.leader = leader.New(leader.Config{
+			Host: n.host, Spec: func() fleet.Spec { return n.spec }, Quorum: n.quorum, Eyes: n.agent, Desk: n.desk, Send: n.send,
+			Keep: n.worlds.keep, Now: vip.Now, Wall: time.Now, Log: n.log,
+		})
+		wait.Go(func() { n.worlds.run(ctx.Done()) })
+		wait.Go(func() { _ = n.leader.Run(ctx) })
+		wait.Go(func() { n.keepVoters(ctx) })
+	}
+	stop, err := n.serve()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	wait.Go(func() { n.peers.run(ctx) })
+	wait.Go(func() { n.renew(ctx) })
+	wait.Go(func() { n.beAlive(ctx) })
+	if n.cfg.Ready != nil {
+		n.cfg.Ready()
+	}
+	return n.agent.Run(ctx)
+}
+
+// beAlive tells the supervisor that the loops make progress: a beat loop that
+// stopped ticking is a hung agent, and systemd then kills and restarts it.
+func (n *node) beAlive(ctx context.Context) {
+	if n.cfg.Alive == nil {
+		return
+	}
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if n.agent.Ticking() {
+				n.cfg.Alive()
+			}
+		}
+	}
+}
+
+func runsHAProxy(spec fleet.Spec, host string) bool {
+	v, ok := spec.Service("haproxy")
+	if !ok {
+		return false
+	}
+	for _, home := range spec.Homes(v) {
+		if home == host {
+			return true
+		}
+	}
+	return false
+}
+
+// freebind lets a socket be bound to an address that is not there yet.
+func freebind(_, _ string, c syscall.RawConn) error {
+	var set error
+	err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
+	return errors.Join(err, set)
+}
+
+// serve opens the API: mutual TLS on this host's own addresses, and a socket for
+// root.
+func (n *node) serve() (stop func(), err error) {
+	handler := api.Handler(n, n.log)
+	secure := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
+	local := &http.Server{Handler: api.Named(handler), ReadHeaderTimeout: 10 * time.Second, ConnContext: api.UnixContext}
+	stop = func() { secure.Close(); local.Close() }
+	me, _ := n.spec.Host(n.host)
+	// An own address that is not up yet is no reason to be deaf when it comes.
+	lc := net.ListenConfig{Control: freebind}
+	secure.TLSConfig = n.files.Server()
+	for network, own := range me.Addresses {
+		l, err := lc.Listen(context.Background(), "tcp", netip.AddrPortFrom(own, api.Port).String())
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("serve the API on %s (%s): %w", network, own, err)
+		}
+		go func() { _ = secure.ServeTLS(l, "", "") }()
+	}
+	path := n.cfg.Socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		stop()
+		return nil, fmt.Errorf("serve the API: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("serve the API: %w", err)
+	}
+	go func() { _ = local.Serve(l) }()
+	return stop, nil
+}

@@ -1,0 +1,206 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+	"mainstay/trust"
+	"mainstay/vip"
+)
+
+// peers are this host's connections to the others: one for each network that
+// both share, so that no single network's silence silences an order.
+type peers struct {
+	spec  fleet.Spec
+	host  string
+	files *trust.Files
+	put   chan fleet.Report
+
+	mu      sync.Mutex
+	clients map[string][]*api.Client // by host, in the order of its networks' names
+}
+
+func newPeers(spec fleet.Spec, host string, files *trust.Files) *peers {
+	return &peers{spec: spec, host: host, files: files, put: make(chan fleet.Report, 1), clients: map[string][]*api.Client{}}
+}
+
+func (p *peers) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, list := range p.clients {
+		for _, c := range list {
+			c.Close()
+		}
+	}
+}
+
+// of returns the clients that reach a host.
+func (p *peers) of(host string) []*api.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if list, ok := p.clients[host]; ok {
+		return list
+	}
+	me, _ := p.spec.Host(p.host)
+	other, _ := p.spec.Host(host)
+	var list []*api.Client
+	for _, network := range fleet.Sorted(other.Addresses) {
+		if _, shared := me.Addresses[network]; shared {
+			list = append(list, api.NewTLS(netip.AddrPortFrom(other.Addresses[network], api.Port).String(), p.files.Client(host)))
+		}
+	}
+	p.clients[host] = list
+	return list
+}
+
+// hedge is after how long without an answer the same is tried over the next
+// network; what is sent twice is one deed.
+const hedge = 60 * time.Millisecond
+
+// race asks over one network after the other, each a little later, until one
+// answers; ask must be safe to repeat.
+func race[T any](ctx context.Context, clients []*api.Client, ask func(context.Context, *api.Client) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	var none T
+	if len(clients) == 0 {
+		return none, errors.New("no network is shared with it")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan result, len(clients))
+	started, failed := 0, 0
+	var errs []error
+	start := func() {
+		c := clients[started]
+		started++
+		go func() {
+			v, err := ask(ctx, c)
+			results <- result{v, err}
+		}()
+	}
+	start()
+	timer := time.NewTimer(hedge)
+	defer timer.Stop()
+	for {
+		select {
+		case r := <-results:
+			if r.err == nil {
+				return r.value, nil
+			}
+			errs = append(errs, r.err)
+			if failed++; failed == len(clients) {
+				return none, errors.Join(errs...)
+			}
+			if started < len(clients) {
+				start()
+			}
+		case <-timer.C:
+			if started < len(clients) {
+				start()
+				timer.Reset(hedge)
+			}
+		case <-ctx.Done():
+			return none, errors.Join(append(errs, ctx.Err())...)
+		}
+	}
+}
+
+// send carries a leader's order to its host.
+func (n *node) send(ctx context.Context, o fleet.Order) fleet.Effect {
+	ctx, cancel := context.WithTimeout(ctx, patience(o.Verb))
+	defer cancel()
+	if o.To == n.host {
+		return n.agent.Order(ctx, o)
+	}
+	e, err := race(ctx, n.peers.of(o.To), func(ctx context.Context, c *api.Client) (fleet.Effect, error) {
+		var e fleet.Effect
+		return e, c.Do(ctx, "POST", "/v1/host/order", o, &e)
+	})
+	if err != nil {
+		return fleet.Effect{Key: o.Key, From: o.To, Outcome: fleet.NoWord, Why: fmt.Sprintf("%s %s at %s: %v", o.Verb, o.Thing, o.To, err), Wall: time.Now()}
+	}
+	return e
+}
+
+// patience is how long the effect of an order is waited for.
+func patience(v fleet.Verb) time.Duration {
+	switch v {
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart:
+		return 25 * time.Minute
+	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		return 2 * time.Minute
+	case fleet.VerbClaim:
+		return 5 * time.Second
+	}
+	return 2 * time.Second
+}
+
+// tell hands a report to the loop that delivers it; a newer one takes its place.
+func (p *peers) tell(r fleet.Report) {
+	select {
+	case <-p.put:
+	default:
+	}
+	select {
+	case p.put <- r:
+	default: // another report came in between, and it is the newer one
+	}
+}
+
+// run delivers reports to every other voter: each has a loop of its own, so that
+// a dead one delays nobody.
+func (p *peers) run(ctx context.Context) {
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	var boxes []chan fleet.Report
+	for _, voter := range p.spec.Voters() {
+		if voter == p.host {
+			continue
+		}
+		box := make(chan fleet.Report, 1)
+		boxes = append(boxes, box)
+		wait.Go(func() { p.deliver(ctx, voter, box) })
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-p.put:
+			for _, box := range boxes {
+				select {
+				case <-box:
+				default:
+				}
+				box <- r // the place is free: only this loop fills it
+			}
+		}
+	}
+}
+
+func (p *peers) deliver(ctx context.Context, voter string, box chan fleet.Report) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-box:
+			// A report that does not arrive is followed by the next one within a
+			// second; nobody waits for this one.
+			once, cancel := context.WithTimeout(ctx, time.Second)
+			_, _ = race(once, p.of(voter), func(ctx context.Context, c *api.Client) (struct{}, error) {
+				return struct{}{}, c.Report(ctx, r)
+			})
+			cancel()
+		}
+	}
+}
+
+func (n *node) now() fleet.Moment { return vip.Now() }

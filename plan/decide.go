@@ -1,0 +1,366 @@
+// Package plan decides. Decide looks at one World, afresh at every turn, and
+// returns what may be written down and ordered now; nothing is remembered
+// between turns, so a new leader needs no hand-over and a crash in the middle
+// of anything is just another World.
+//
+// Sequences are not programmed, they emerge: an order appears only once what it
+// rests on stands in the World. A right is first recorded; only when the World
+// shows the record is its order given; only when a report shows the effect does
+// the next thing follow.
+//
+// The agent's side of the same rules, what to accept and what to do when a
+// lease ends, is Hand.
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/judge"
+)
+
+// How long an order may be on its way before it is sent again, and how long
+// one that was refused or failed rests before it is tried again.
+const (
+	resend  = 300 * time.Millisecond
+	restMin = time.Second
+	restMax = 30 * time.Second
+)
+
+// decision is one turn's thinking.
+type decision struct {
+	w    fleet.World
+	plan fleet.Plan
+	// blocked says why a host may be given nothing; absent: it may.
+	blocked map[string]string
+	// load counts the exclusive things that each host holds or is about to.
+	load map[string]int
+}
+
+// Decide returns the plan for a World whose Verdicts are filled in.
+func Decide(w fleet.World) fleet.Plan {
+	d := &decision{w: w, blocked: map[string]string{}, load: map[string]int{}}
+	for _, host := range w.Spec.Hosts {
+		if why := d.unfit(host); why != "" {
+			d.blocked[host.Name] = why
+		}
+	}
+	for _, thing := range fleet.Sorted(w.State.Holdings) {
+		d.load[w.State.Holdings[thing].Host]++
+	}
+	d.admit()
+	d.rounds()
+	d.addresses()
+	d.services()
+	d.fences()
+	d.routes()
+	d.settle()
+	return d.plan
+}
+
+// Turn judges and decides: the whole thought of one turn.
+func Turn(w fleet.World) (fleet.World, fleet.Plan) {
+	w.Verdicts = judge.Judge(w)
+	return w, Decide(w)
+}
+
+// unfit says why a host may be given nothing new; "" if it may.
+func (d *decision) unfit(host fleet.Host) string {
+	v := d.w.Verdicts[host.Name]
+	if v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
+		return fmt.Sprintf("%s is %s: %s", host.Name, v.Condition, v.Why)
+	}
+	heard, report := d.w.Heard[host.Name], d.w.Reports[host.Name]
+	if heard.Rival != "" {
+		return v.Why
+	}
+	m, joined := d.w.State.Members[host.Name]
+	switch {
+	case !joined:
+		return host.Name + " has not joined"
+	case fleet.Armed(fleet.GuardBar) && m.Admitted != heard.Stint.Boot:
+		return fmt.Sprintf("%s is barred until its boot %s is admitted", host.Name, heard.Stint.Boot)
+	case report.Boot != heard.Stint.Boot || report.Stint != heard.Stint.N:
+		return host.Name + " has not reported in its present stint"
+	case !heard.Leased || !report.Leased:
+		return host.Name + " says that no majority acknowledges it"
+	}
+	if _, open := d.w.State.Intents[host.Name]; open && fleet.Armed(fleet.GuardIntent) {
+		return host.Name + " is being fenced"
+	}
+	if d.maintenance(host.Name) {
+		return host.Name + " is in maintenance"
+	}
+	return ""
+}
+
+// maintenance says whether a person has taken the host out of service.
+func (d *decision) maintenance(host string) bool {
+	_, ok := d.w.State.Wishes["maintenance-"+host]
+	return ok
+}
+
+// Disarmed says whether a person has forbidden all fencing and moving.
+func (d *decision) disarmed() bool {
+	_, ok := d.w.State.Wishes["disarm"]
+	return ok
+}
+
+func (d *decision) record(r fleet.Record) { d.plan.Records = append(d.plan.Records, r) }
+
+func (d *decision) wait(about, forWhat, help string) {
+	d.plan.Waits = append(d.plan.Waits, fleet.Wait{About: about, For: forWhat, Help: help})
+}
+
+// wake asks to decide again after a while although nothing may have changed.
+func (d *decision) wake(after time.Duration) {
+	at := d.w.Now.Add(max(after, time.Millisecond))
+	if d.plan.Wake == 0 || at.Before(d.plan.Wake) {
+		d.plan.Wake = at
+	}
+}
+
+// order gives an order unless the same one is on its way or resting. It returns
+// the flight, if there is one.
+func (d *decision) order(o fleet.Order) (fleet.Flight, bool) {
+	f, flying := d.w.Flights[o.Key]
+	o.Epoch = d.w.Epoch
+	if flying {
+		var rest time.Duration
+		switch {
+		case f.Effect == nil:
+			rest = resend - d.w.Now.Sub(f.Sent)
+			if patient(o.Verb) {
+				rest = restMax - d.w.Now.Sub(f.Sent)
+			}
+		case f.Effect.Outcome == fleet.Done:
+			rest = restMin - d.w.Now.Sub(f.Arrived)
+		default:
+			rest = min(restMax, restMin<<min(f.Tries, 5)) - d.w.Now.Sub(f.Arrived)
+			if o.Verb == fleet.VerbClaim || o.Verb == fleet.VerbRelease {
+				rest = restMin/4 - d.w.Now.Sub(f.Arrived)
+			}
+		}
+		if rest > 0 {
+			d.wake(rest)
+			return f, true
+		}
+	}
+	d.plan.Orders = append(d.plan.Orders, o)
+	d.wake(resend)
+	return f, flying
+}
+
+// patient says whether a verb may take long: its answer is awaited.
+func patient(v fleet.Verb) bool {
+	switch v {
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		return true
+	}
+	return false
+}
+
+// to addresses an order to a host's present boot and stint.
+func (d *decision) to(o fleet.Order, host string) fleet.Order {
+	heard := d.w.Heard[host]
+	o.To, o.Boot, o.Stint = host, heard.Stint.Boot, heard.Stint.N
+	return o
+}
+
+// reaches says whether it makes sense to send a host anything.
+func (d *decision) reaches(host string) bool {
+	switch d.w.Verdicts[host].Condition {
+	case fleet.Healthy, fleet.Degraded, fleet.Suspect:
+		return true
+	}
+	return false
+}
+
+// current returns a host's report if it speaks for the boot that is heard now.
+func (d *decision) current(host string) (fleet.Report, bool) {
+	r, ok := d.w.Reports[host]
+	return r, ok && r.Boot == d.w.Heard[host].Stint.Boot && r.Boot != ""
+}
+
+// admit gives a joined host's new boot its rights back, once nothing that was
+// taken from the old one is still on its way and no fence for it is open.
+func (d *decision) admit() {
+	for _, host := range d.w.Spec.Hosts {
+		m, joined := d.w.State.Members[host.Name]
+		heard := d.w.Heard[host.Name]
+		v := d.w.Verdicts[host.Name]
+		report, spoken := d.current(host.Name)
+		if !joined || !spoken || heard.Stint.Boot == m.Admitted || heard.Rival != "" ||
+			v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
+			continue
+		}
+		if _, open := d.w.State.Intents[host.Name]; open && fleet.Armed(fleet.GuardIntent) {
+			d.wait("host/"+host.Name, "the open fence intent to end before its new boot is admitted", "")
+			continue
+		}
+		if thing := d.onItsWay(host.Name, heard.Stint.Boot); thing != "" {
+			d.wait("host/"+host.Name, thing+" to arrive where it was given before the new boot is admitted", "")
+			continue
+		}
+		former := m.Admitted
+		m.Admitted, m.Barred = heard.Stint.Boot, ""
+		if report.UUID != "" {
+			m.UUID = report.UUID
+		}
+		d.record(fleet.Put("member/"+host.Name, m, fmt.Sprintf("%s admitted with boot %s", host.Name, heard.Stint.Boot)))
+		if former != "" {
+			d.record(fleet.Put("proof/"+host.Name, fleet.Proof{
+				Host: host.Name, Boot: former, Kind: "reboot", By: d.w.Leader, At: d.w.Wall,
+				Evidence: fmt.Sprintf("a later boot of %s, %s, has spoken", host.Name, heard.Stint.Boot),
+			}, fmt.Sprintf("boot %s of %s is dead: a later one has spoken", former, host.Name)))
+		}
+	}
+}
+
+// onItsWay names a thing that was taken from an earlier boot of the host and has
+// not yet been seen working elsewhere.
+func (d *decision) onItsWay(host, boot string) string {
+	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+		h := d.w.State.Holdings[thing]
+		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.inEffect(h) && d.reaches(h.Host) {
+			return thing
+		}
+	}
+	return ""
+}
+
+// inEffect says whether the holder's own report shows the thing working under
+// the recorded generation.
+func (d *decision) inEffect(h fleet.Holding) bool {
+	r, ok := d.current(h.Host)
+	if !ok || r.Boot != h.Boot {
+		return false
+	}
+	kind, name := split(h.Thing)
+	if kind == "address" {
+		a := r.Addresses[name]
+		return r.Stint == h.Stint && a.Generation == h.Generation && a.Phase == fleet.Speaking
+	}
+	s := r.Services[name]
+	return s.Generation == h.Generation && s.Phase == fleet.Running
+}
+
+// rounds asks the ears about every stint that holds something and has been
+// silent, by the leader's own ear, for as long as an ear needs to promise.
+func (d *decision) rounds() {
+	for _, stint := range d.holders() {
+		heard := d.w.Heard[stint.Host]
+		round, asked := d.w.Rounds[stint.Host]
+		if asked && round.Stint == stint && round.Over {
+			continue
+		}
+		if heard.Stint.Boot == stint.Boot && heard.Stint.N > stint.N {
+			continue // its own later stint says it
+		}
+		if heard.Stint == stint {
+			silence := d.w.Spec.Timing.Silence(heard.Late)
+			if left := silence - d.w.Now.Sub(heard.Last); left > 0 {
+				d.wake(left)
+				continue
+			}
+		}
+		if asked && round.Stint == stint && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
+			d.wake(d.w.Spec.Timing.Lease - d.w.Now.Sub(round.Asked))
+			continue
+		}
+		d.plan.Asks = append(d.plan.Asks, fleet.Round{Stint: stint, Number: round.Number + 1, Asked: d.w.Now})
+		d.wake(d.w.Spec.Timing.Lease)
+	}
+}
+
+// holders lists the stints that hold anything, one for each host.
+func (d *decision) holders() []fleet.Stint {
+	newest := map[string]fleet.Stint{}
+	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+		h := d.w.State.Holdings[thing]
+		if have, ok := newest[h.Host]; !ok || have.Boot != h.Boot || h.Stint > have.N {
+			newest[h.Host] = h.Holder()
+		}
+	}
+	var out []fleet.Stint
+	for _, host := range fleet.Sorted(newest) {
+		out = append(out, newest[host])
+	}
+	return out
+}
+
+// settle removes wishes that have come true.
+func (d *decision) settle() {
+	for _, id := range fleet.Sorted(d.w.State.Wishes) {
+		wish := d.w.State.Wishes[id]
+		if wish.Verb == "oath" {
+			d.oath(id, wish)
+		}
+		if wish.Verb != "move" {
+			continue
+		}
+		h, held := d.w.State.Holdings[wish.Thing]
+		if held && h.Host == wish.To && d.inEffect(h) {
+			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s is on %s as %s wished", wish.Thing, wish.To, wish.By)))
+		}
+	}
+}
+
+// oath turns a person's word into a proof, unless the host speaks against it.
+func (d *decision) oath(id string, wish fleet.Wish) {
+	if d.reaches(wish.Host) && d.w.Heard[wish.Host].Stint.Boot == wish.Boot && fleet.Armed(fleet.GuardProof) {
+		d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s swore that %s is off, but it speaks", wish.By, wish.Host)))
+		return
+	}
+	d.record(fleet.Put("proof/"+wish.Host, fleet.Proof{
+		Host: wish.Host, Boot: wish.Boot, Kind: "oath", By: wish.By, At: d.w.Wall,
+		Evidence: fmt.Sprintf("%s swore that %s is off: %s", wish.By, wish.Host, wish.Why),
+	}, fmt.Sprintf("boot %s of %s is dead by the oath of %s", wish.Boot, wish.Host, wish.By)))
+	d.record(fleet.Remove("wish/"+id, "the oath is taken"))
+}
+
+// moveWish returns where a person wants a thing to be.
+func (d *decision) moveWish(thing string) (fleet.Wish, bool) {
+	for _, id := range fleet.Sorted(d.w.State.Wishes) {
+		if w := d.w.State.Wishes[id]; w.Verb == "move" && w.Thing == thing {
+			return w, true
+		}
+	}
+	return fleet.Wish{}, false
+}
+
+func split(thing string) (kind, name string) {
+	for i := range thing {
+		if thing[i] == '/' {
+			return thing[:i], thing[i+1:]
+		}
+	}
+	return "", thing
+}
+
+// best returns the hosts in the order in which a thing would rather live there:
+// as the operator prefers, then where least is held, then by name.
+func (d *decision) best(hosts, prefer []string) []string {
+	out := slices.Clone(hosts)
+	rank := func(host string) int {
+		if i := slices.Index(prefer, host); i >= 0 {
+			return i
+		}
+		return len(prefer)
+	}
+	slices.SortStableFunc(out, func(a, b string) int {
+		if r := rank(a) - rank(b); r != 0 {
+			return r
+		}
+		if l := d.load[a] - d.load[b]; l != 0 {
+			return l
+		}
+		if a < b {
+			return -1
+		}
+		return 1
+	})
+	return out
+}

@@ -1,0 +1,173 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/judge"
+)
+
+// The brakes that no site may loosen.
+const (
+	// leaderPause: a new leader fences nobody for so long (HOLES 14).
+	leaderPause = 3 * time.Second
+	// fenceLasts bounds one attempt to prove a host off.
+	fenceLasts = 30 * time.Second
+	// fenceLoop attempts within fenceSpan end in a wait for a person.
+	fenceLoop = 3
+	fenceSpan = time.Hour
+)
+
+// fences proves hosts off whose boot holds what only a proof can free.
+func (d *decision) fences() {
+	for _, host := range fleet.Sorted(d.w.State.Intents) {
+		d.pursue(d.w.State.Intents[host])
+	}
+	for _, host := range d.w.Spec.Hosts {
+		if _, open := d.w.State.Intents[host.Name]; open {
+			continue
+		}
+		if boot, why := d.needsFence(host.Name); why != "" {
+			d.intend(host, boot, why)
+			continue
+		}
+		d.powerOn(host)
+	}
+}
+
+// needsFence says which boot of a host must be proved dead, and what for.
+func (d *decision) needsFence(host string) (boot, why string) {
+	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+		h := d.w.State.Holdings[thing]
+		kind, name := split(thing)
+		if h.Host != host || kind != "service" {
+			continue
+		}
+		if _, dead := d.provedDead(h); dead {
+			continue
+		}
+		if d.w.Heard[host].Stint.Boot != h.Boot && d.w.Heard[host].Stint.Boot != "" && d.reaches(host) {
+			continue // a later boot speaks: that is proof enough, once admitted
+		}
+		switch d.w.Verdicts[host].Condition {
+		case fleet.Lapsed:
+			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
+		case fleet.Healthy, fleet.Degraded:
+			v, _ := d.w.Spec.Service(name)
+			s := d.w.Reports[host].Services[name]
+			if v.OnFailure == fleet.FailFence && v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(s) {
+				return h.Boot, fmt.Sprintf("%s failed %d times there and its rule is to fence", thing, s.Restarts)
+			}
+		}
+	}
+	return "", ""
+}
+
+// intend records the intent to fence, if no brake holds it back.
+func (d *decision) intend(host fleet.Host, boot, why string) {
+	about := "host/" + host.Name
+	oath := fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", host.Name)
+	lost := judge.Lost(d.w)
+	m := d.w.State.Members[host.Name]
+	switch {
+	case host.Name == d.w.Leader:
+		d.wait(about, "another leader: a leader never fences itself", "")
+	case d.disarmed():
+		d.wait(about, "fencing to be armed again: it would be fenced now because "+why, "mainstay maintenance --arm")
+	case host.Fence.Driver == "":
+		d.wait(about, "a proof that it is off: it has no fence ("+why+")", oath)
+	case d.maintenance(host.Name):
+		d.wait(about, "the end of its maintenance, or an oath ("+why+")", oath)
+	case d.w.Now.Sub(d.w.Since) < leaderPause:
+		d.wait(about, "the first seconds of a new leader to pass", "")
+		d.wake(leaderPause - d.w.Now.Sub(d.w.Since))
+	case len(lost) > d.w.Spec.Brakes.Count || len(lost)*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts):
+		d.wait(about, fmt.Sprintf("the brake: %d of %d hosts are lost at once (%v), which is our own blindness until shown otherwise", len(lost), len(d.w.Spec.Hosts), lost), oath)
+	case d.recently(m) >= fenceLoop:
+		d.wait(about, fmt.Sprintf("a person: it was fenced %d times within %v", len(m.Fenced), fenceSpan), oath)
+	default:
+		if f, tried := d.w.Flights[d.fenceKey(host.Name, boot)]; tried && f.Effect != nil && f.Effect.Outcome != fleet.Done {
+			rest := restMax - d.w.Now.Sub(f.Arrived)
+			if rest > 0 {
+				d.wait(about, fmt.Sprintf("the next try to fence it; the last one: %s %s", f.Effect.Outcome, f.Effect.Why), oath)
+				d.wake(rest)
+				return
+			}
+		}
+		m.Barred = "fenced: " + why
+		m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
+		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
+		d.record(fleet.Put("intent/"+host.Name, fleet.Intent{
+			Host: host.Name, Boot: boot, Device: host.Fence.Driver, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: fenceLasts,
+		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
+	}
+}
+
+func (d *decision) recently(m fleet.Member) int {
+	n := 0
+	for _, at := range m.Fenced {
+		if d.w.Wall.Sub(at) < fenceSpan {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *decision) fenceKey(host, boot string) string {
+	return fmt.Sprintf("fence/%s/%s/%d", host, boot, len(d.w.State.Members[host].Fenced))
+}
+
+// pursue follows an open intent to its end: an own one by the order and its
+// effect, that of a former leader by waiting until nothing of it can still act.
+func (d *decision) pursue(in fleet.Intent) {
+	about := "host/" + in.Host
+	if in.Epoch != d.w.Epoch {
+		if left := in.Lasts - d.w.Now.Sub(d.w.Since); left > 0 && fleet.Armed(fleet.GuardIntent) {
+			d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended", in.Executor, in.Epoch), "")
+			d.wake(left)
+			return
+		}
+		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" that a former leader began has ended"))
+		return
+	}
+	f, flying := d.order(fleet.Order{
+		Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
+		Why: "its intent is recorded",
+	})
+	if !flying || f.Effect == nil {
+		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
+		return
+	}
+	switch {
+	case f.Effect.Outcome == fleet.Done && f.Effect.Proof != nil:
+		p := *f.Effect.Proof
+		d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
+		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" is done"))
+	default:
+		d.record(fleet.Remove("intent/"+in.Host, fmt.Sprintf("the fence of %s: %s %s", in.Host, f.Effect.Outcome, f.Effect.Why)))
+	}
+}
+
+// powerOn turns a fenced host on again, once nothing is left that it held.
+func (d *decision) powerOn(host fleet.Host) {
+	m := d.w.State.Members[host.Name]
+	p, proved := d.w.State.Proofs[host.Name]
+	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {
+		return
+	}
+	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+		h := d.w.State.Holdings[thing]
+		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.inEffect(h) {
+			d.wait("host/"+host.Name, thing+" to arrive elsewhere before it is turned on again", "")
+			return
+		}
+	}
+	if d.recently(m) >= fenceLoop {
+		d.wait("host/"+host.Name, fmt.Sprintf("a person: fenced %d times within %v, it stays off", len(m.Fenced), fenceSpan), "")
+		return
+	}
+	d.order(fleet.Order{Key: fmt.Sprintf("power-on/%s/%s", host.Name, p.Boot), Verb: fleet.VerbPowerOn, To: d.w.Leader,
+		Target: fleet.Stint{Host: host.Name, Boot: p.Boot}, Why: "what it held has arrived elsewhere"})
+}

@@ -1,0 +1,227 @@
+package plan
+
+import (
+	"fmt"
+
+	"mainstay/fleet"
+	"mainstay/lease"
+)
+
+// Memory is what an agent must not forget while its host is up: it lives in
+// /run, so that a restarted agent goes on and a rebooted host starts afresh.
+type Memory struct {
+	Boot  string       `json:"boot"`
+	Stint uint64       `json:"stint"`
+	End   fleet.Moment `json:"end"` // of the lease, as last renewed
+	Epoch uint64       `json:"epoch"`
+	// Seen and GivenUp are, by thing, the highest generation claimed and the
+	// highest given back.
+	Seen    map[string]uint64 `json:"seen,omitempty"`
+	GivenUp map[string]uint64 `json:"given_up,omitempty"`
+	// Held are the addresses that this stint speaks for, with their generation.
+	Held map[string]uint64 `json:"held,omitempty"`
+	// Running are the active/passive services that run under a recorded
+	// generation; unlike addresses they outlive a stint.
+	Running map[string]uint64 `json:"running,omitempty"`
+}
+
+// Deed is one thing that the agent must now do with its own hands.
+type Deed struct {
+	Do    string `json:"do"` // one of the deeds below
+	Thing string `json:"thing,omitempty"`
+	// Generation under which it is done.
+	Generation uint64       `json:"generation,omitempty"`
+	Until      fleet.Moment `json:"until,omitempty"` // of claim and renew
+	Why        string       `json:"why,omitempty"`
+	Order      fleet.Order  `json:"order,omitzero"` // of perform
+}
+
+// The deeds.
+const (
+	DoClaim   = "claim"   // add the address, open its guard until Until
+	DoRenew   = "renew"   // keep every held address's guard open until Until
+	DoRelease = "release" // shut the guard, remove the address
+	DoDrop    = "drop"    // remove every address at once: the stint is over
+	DoPerform = "perform" // carry out an order that needs no lease arithmetic
+)
+
+// Hand decides an agent's next step. It is driven by its caller, who tells it
+// what arrived and what time it is, and carries out the Deeds it returns, in
+// their order.
+type Hand struct {
+	host   string
+	timing fleet.Timing
+	ears   []string
+	holder *lease.Holder
+	memory Memory
+}
+
+// NewHand returns the hand of a host. memory is what a former process of this
+// boot left behind, or nothing. Whether its stint goes on is decided by the
+// clock: a lease that has ended meanwhile starts a new stint, and the returned
+// Deeds say what must be dropped.
+func NewHand(host, boot string, memory Memory, ears []string, timing fleet.Timing, now fleet.Moment) (*Hand, []Deed) {
+	h := &Hand{host: host, timing: timing, ears: ears}
+	if memory.Boot != boot {
+		memory = Memory{Boot: boot}
+	}
+	h.memory = memory
+	if memory.Stint != 0 && memory.End != 0 && now.Before(memory.End) {
+		h.holder = lease.Resume(h.Stint(), ears, timing.Lease, memory.End)
+		return h, nil
+	}
+	return h, h.begin("the agent starts")
+}
+
+// Stint is the present stint.
+func (h *Hand) Stint() fleet.Stint {
+	return fleet.Stint{Host: h.host, Boot: h.memory.Boot, N: h.memory.Stint}
+}
+
+// Memory returns what must be kept in /run; it shares no map with the hand.
+func (h *Hand) Memory() Memory {
+	m := h.memory
+	m.Seen, m.GivenUp, m.Held, m.Running = clone(m.Seen), clone(m.GivenUp), clone(m.Held), clone(m.Running)
+	m.End = h.holder.End()
+	return m
+}
+
+// Leased says whether the lease lives.
+func (h *Hand) Leased(now fleet.Moment) bool { return h.holder.Alive(now) }
+
+// End is when the lease ends unless renewed.
+func (h *Hand) End() fleet.Moment { return h.holder.End() }
+
+// SetEars changes the list of voters.
+func (h *Hand) SetEars(ears []string) {
+	h.ears = ears
+	h.holder.SetEars(ears)
+}
+
+// begin starts a new stint with nothing.
+func (h *Hand) begin(why string) []Deed {
+	h.memory.Stint++
+	h.memory.Held = nil
+	h.holder = lease.NewHolder(h.Stint(), h.ears, h.timing.Lease)
+	return []Deed{{Do: DoDrop, Why: why}}
+}
+
+// Tick must be called at each beat and whenever the lease's end may have
+// passed: a lease that has ended ends its stint for good.
+func (h *Hand) Tick(now fleet.Moment) []Deed {
+	if !h.holder.Over(now) {
+		return nil
+	}
+	if !fleet.Armed(fleet.GuardStint) {
+		return nil
+	}
+	return h.begin("no majority of ears acknowledged in time")
+}
+
+// Ack takes an acknowledgement of a beat of the given stint. The clock was read
+// before: an acknowledgement that comes after the end revives nothing.
+func (h *Hand) Ack(ear string, stint fleet.Stint, sent, now fleet.Moment) []Deed {
+	if deeds := h.Tick(now); deeds != nil {
+		return deeds
+	}
+	if stint != h.Stint() || !h.holder.Ack(ear, sent, now) {
+		return nil
+	}
+	if len(h.memory.Held) == 0 {
+		return nil
+	}
+	return []Deed{{Do: DoRenew, Until: h.holder.End()}}
+}
+
+// Order decides whether to follow an order. A refusal is in the effect; no
+// effect means that the deeds will bring one.
+func (h *Hand) Order(o fleet.Order, now fleet.Moment) ([]Deed, *fleet.Effect) {
+	deeds := h.Tick(now)
+	if why := h.refuse(o, now); why != "" {
+		return deeds, &fleet.Effect{Key: o.Key, From: h.host, Outcome: fleet.Refused, Why: why}
+	}
+	h.memory.Epoch = max(h.memory.Epoch, o.Epoch)
+	switch o.Verb {
+	case fleet.VerbClaim:
+		put(&h.memory.Seen, o.Thing, o.Generation)
+		put(&h.memory.Held, o.Thing, o.Generation)
+		return append(deeds, Deed{Do: DoClaim, Thing: o.Thing, Generation: o.Generation, Until: h.holder.End(), Order: o}), nil
+	case fleet.VerbRelease:
+		// Given up in memory first: were the claim of the same generation still on
+		// its way, it is refused from now on (HOLES 12).
+		h.giveUp(o.Thing, o.Generation)
+		delete(h.memory.Held, o.Thing)
+		return append(deeds, Deed{Do: DoRelease, Thing: o.Thing, Generation: o.Generation, Order: o}), nil
+	case fleet.VerbStart, fleet.VerbRestart:
+		if o.Generation > 0 {
+			put(&h.memory.Seen, o.Thing, o.Generation)
+			put(&h.memory.Running, o.Thing, o.Generation)
+		}
+	}
+	return append(deeds, Deed{Do: DoPerform, Thing: o.Thing, Generation: o.Generation, Order: o}), nil
+}
+
+// Stopped notes that an active/passive service surely runs here no more: only
+// now is the generation given up, because that word frees it for others.
+func (h *Hand) Stopped(thing string, generation uint64) {
+	h.giveUp(thing, generation)
+	delete(h.memory.Running, thing)
+}
+
+// Lost notes that an address is no longer on this host although nobody ordered
+// it (removed by hand, link down): the generation is given up.
+func (h *Hand) Lost(thing string) {
+	if g, ok := h.memory.Held[thing]; ok {
+		h.giveUp(thing, g)
+		delete(h.memory.Held, thing)
+	}
+}
+
+func (h *Hand) giveUp(thing string, generation uint64) {
+	put(&h.memory.GivenUp, thing, max(generation, h.memory.GivenUp[thing]))
+}
+
+// refuse says why an order must not be followed; "" if it may.
+func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
+	if o.Epoch < h.memory.Epoch {
+		return fmt.Sprintf("epoch %d is over, %d has begun", o.Epoch, h.memory.Epoch)
+	}
+	if o.Boot != "" && o.Boot != h.memory.Boot {
+		return fmt.Sprintf("meant for boot %s, this is %s", o.Boot, h.memory.Boot)
+	}
+	takes := o.Verb == fleet.VerbClaim || o.Generation > 0 && (o.Verb == fleet.VerbStart || o.Verb == fleet.VerbRestart)
+	if !takes {
+		return ""
+	}
+	if o.Stint != h.memory.Stint && fleet.Armed(fleet.GuardStint) {
+		return fmt.Sprintf("meant for stint %d, this is %d", o.Stint, h.memory.Stint)
+	}
+	if !h.holder.Alive(now) && fleet.Armed(fleet.GuardStint) {
+		return "no majority of ears acknowledges this host at present"
+	}
+	if g := h.memory.GivenUp[o.Thing]; o.Generation <= g {
+		return fmt.Sprintf("generation %d of %s was given up", g, o.Thing)
+	}
+	if g := h.memory.Seen[o.Thing]; o.Generation < g {
+		return fmt.Sprintf("generation %d of %s has been seen", g, o.Thing)
+	}
+	return ""
+}
+
+func put(m *map[string]uint64, key string, value uint64) {
+	if *m == nil {
+		*m = map[string]uint64{}
+	}
+	(*m)[key] = value
+}
+
+func clone(m map[string]uint64) map[string]uint64 {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]uint64, len(m))
+	for _, k := range fleet.Sorted(m) {
+		out[k] = m[k]
+	}
+	return out
+}

@@ -1,0 +1,352 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"mainstay/fleet"
+)
+
+// services starts, adopts, restarts, stops and moves services.
+func (d *decision) services() {
+	for _, v := range d.w.Spec.Services {
+		if v.Mode == fleet.ActivePassive {
+			d.passive(v)
+			continue
+		}
+		for _, host := range d.w.Spec.Homes(v) {
+			d.active(v, host)
+		}
+	}
+}
+
+// active keeps one copy of an active/active service running.
+func (d *decision) active(v fleet.Service, host string) {
+	about := v.Name + "@" + host
+	m := d.w.State.Members[host]
+	r, ok := d.current(host)
+	if !ok || !d.reaches(host) || d.maintenance(host) || m.Admitted != r.Boot {
+		return
+	}
+	s, told := r.Services[v.Name]
+	if !told {
+		return
+	}
+	switch {
+	case s.Phase == fleet.Absent:
+		d.wait(about, fmt.Sprintf("a unit: none of %s exists on %s", strings.Join(v.Units, ", "), host), "apt-get install, or take the service out of the site's file")
+	case s.Phase == fleet.Unknown:
+		d.wait(about, "an answer about its state: "+s.Why, "systemctl status on "+host)
+	case s.Stuck:
+		if d.budget(v, s, about) {
+			d.order(d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/%d", v.Name, host, s.Restarts), Verb: fleet.VerbRestart,
+				Thing: v.Thing(), Why: "it is hung: " + s.Why}, host))
+		}
+	case s.Phase == fleet.Stopped || s.Phase == fleet.Failed:
+		if dep := d.lacks(v, host); dep != "" {
+			d.wait(about, dep, "")
+			return
+		}
+		if d.budget(v, s, about) {
+			d.order(d.to(fleet.Order{Key: fmt.Sprintf("start/%s/%s/%d", v.Name, host, s.Restarts), Verb: fleet.VerbStart,
+				Thing: v.Thing(), Why: "it should run on every " + strings.Join(v.Roles, ", ") + " and is " + s.Phase}, host))
+		}
+	}
+}
+
+// budget says whether the service may be restarted once more.
+func (d *decision) budget(v fleet.Service, s fleet.ServiceState, about string) bool {
+	if v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count {
+		d.wait(about, fmt.Sprintf("a person: restarted %d times within %v and failed again (%s)", s.Restarts, v.Restarts.Within, s.Why),
+			fmt.Sprintf("journalctl -u %s; then mainstay maintenance HOST on and off to try anew", strings.Join(v.Units, " -u ")))
+		return false
+	}
+	return true
+}
+
+// lacks says which of the services that must be ready first is not: one that is
+// reached through HAProxy may be ready anywhere, one that lives on every host
+// and is reached directly must be ready on this one.
+func (d *decision) lacks(v fleet.Service, host string) string {
+	for _, name := range v.After {
+		dep, ok := d.w.Spec.Service(name)
+		if !ok {
+			continue
+		}
+		homes := d.w.Spec.Homes(dep)
+		if dep.Mode == fleet.ActiveActive && dep.Listen.Port == 0 && slices.Contains(homes, host) {
+			homes = []string{host}
+		}
+		ready := false
+		for _, home := range homes {
+			r, ok := d.current(home)
+			ready = ready || ok && r.Services[name].Ready
+		}
+		if !ready {
+			return fmt.Sprintf("%s to be ready (%s)", name, d.w.Reports[host].Services[name].Why)
+		}
+	}
+	return ""
+}
+
+// passive keeps exactly one copy of an active/passive service running.
+func (d *decision) passive(v fleet.Service) {
+	thing := v.Thing()
+	h, held := d.w.State.Holdings[thing]
+	if held && h.Blocked != "" {
+		d.wait(thing, "a person: "+h.Blocked, fmt.Sprintf("mainstay move %s HOST", v.Name))
+		return
+	}
+	if !held {
+		d.placeFirst(v)
+		return
+	}
+	// A copy without the record is the danger itself: it is stopped, wherever.
+	for _, host := range d.w.Spec.Homes(v) {
+		r, ok := d.current(host)
+		s := r.Services[v.Name]
+		if !ok || host == h.Host || !d.reaches(host) || !alive(s) {
+			continue
+		}
+		d.wait(thing, fmt.Sprintf("%s to stop its copy: the record says %s", host, h.Host), "")
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
+			Generation: s.Generation, Why: fmt.Sprintf("it runs on %s too, where the record does not put it", host)}, host))
+		return
+	}
+	if why, free := d.word(h); free {
+		d.give(v, h, why)
+		return
+	}
+	if why, dead := d.provedDead(h); dead {
+		d.give(v, h, why)
+		return
+	}
+	if !fleet.Armed(fleet.GuardHandover) && d.w.Verdicts[h.Host].Condition == fleet.Lapsed {
+		d.give(v, h, "its lease lapsed")
+		return
+	}
+	d.keep(v, h)
+}
+
+// alive says whether a copy runs or may run.
+func alive(s fleet.ServiceState) bool {
+	switch s.Phase {
+	case fleet.Running, fleet.Starting, fleet.Stopping:
+		return true
+	}
+	return false
+}
+
+// placeFirst takes in what nobody holds: the one running copy is adopted; if
+// there is none, the best host gets it once every home has said so.
+func (d *decision) placeFirst(v fleet.Service) {
+	thing := v.Thing()
+	var running, silent []string
+	for _, host := range d.w.Spec.Homes(v) {
+		r, ok := d.current(host)
+		s, told := r.Services[v.Name]
+		fresh := r.Epoch >= d.w.Epoch || !fleet.Armed(fleet.GuardInventory)
+		switch {
+		case ok && told && fresh && alive(s):
+			running = append(running, host)
+		case ok && told && fresh && s.Phase != fleet.Unknown:
+		case d.deadNow(host):
+		default:
+			silent = append(silent, host)
+		}
+	}
+	switch {
+	case len(running) > 1:
+		d.wait(thing, fmt.Sprintf("a person: it runs on %s, and no record says where it belongs", strings.Join(running, " and ")),
+			"stop it by hand where it does not belong; nothing is started meanwhile")
+	case len(running) == 1 && d.blocked[running[0]] == "":
+		d.put(v, fleet.Holding{Thing: thing}, running[0], "it was found running there and is adopted")
+	case len(running) == 1:
+		d.wait(thing, d.blocked[running[0]], "")
+	case len(silent) > 0 && fleet.Armed(fleet.GuardInventory):
+		d.wait(thing, "word from "+strings.Join(silent, ", ")+" that it does not run there, or a proof that they are off",
+			"mainstay recover oath HOST, once you have seen that the host is off")
+	default:
+		d.give(v, fleet.Holding{Thing: thing}, "nobody holds it and it runs nowhere")
+	}
+}
+
+// deadNow says whether the newest boot that we know of a host is proved dead.
+func (d *decision) deadNow(host string) bool {
+	return d.w.Verdicts[host].Condition == fleet.Dead
+}
+
+// give records an active/passive service for the best host that may run it.
+func (d *decision) give(v fleet.Service, old fleet.Holding, why string) {
+	fit, reasons := d.fit(v)
+	if len(fit) == 0 {
+		d.wait(v.Thing(), "a host that may run it: "+join(reasons), "mainstay status")
+		return
+	}
+	if old.Host != "" && len(fit) > 1 {
+		// Where it has just failed or been taken from is the last choice.
+		if r, ok := d.current(old.Host); ok && v.Restarts.Count > 0 && r.Services[v.Name].Restarts >= v.Restarts.Count {
+			fit = slices.DeleteFunc(fit, func(host string) bool { return host == old.Host })
+		}
+	}
+	if wish, ok := d.moveWish(v.Thing()); ok && slices.Contains(fit, wish.To) {
+		fit = []string{wish.To}
+	}
+	d.put(v, old, d.best(fit, v.Prefer)[0], why)
+}
+
+func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
+	s := d.w.Heard[to].Stint
+	d.load[to]++
+	d.record(fleet.Put("holding/"+v.Thing(), fleet.Holding{
+		Thing: v.Thing(), Host: to, Boot: s.Boot, Stint: s.N, Generation: old.Generation + 1,
+		From: old.Holder(), Why: why, At: d.w.Wall,
+	}, fmt.Sprintf("%s goes to %s: %s", v.Thing(), to, why)))
+	if !fleet.Armed(fleet.GuardRecordFirst) {
+		d.startPassive(v, to, old.Generation+1, why)
+	}
+}
+
+// fit lists the hosts that may run an active/passive service now.
+func (d *decision) fit(v fleet.Service) (fit, reasons []string) {
+	for _, host := range d.w.Spec.Homes(v) {
+		if why := d.cannotRun(v, host); why != "" {
+			reasons = append(reasons, why)
+			continue
+		}
+		fit = append(fit, host)
+	}
+	return fit, reasons
+}
+
+func (d *decision) cannotRun(v fleet.Service, host string) string {
+	if why, no := d.blocked[host]; no {
+		return why
+	}
+	r, _ := d.current(host)
+	s, told := r.Services[v.Name]
+	switch {
+	case !told:
+		return host + " has not reported on it"
+	case s.Phase == fleet.Absent:
+		return "it is not installed on " + host
+	}
+	for _, with := range v.With {
+		if h, held := d.w.State.Holdings[with]; !held || h.Host != host {
+			return fmt.Sprintf("%s is not on %s", with, host)
+		}
+	}
+	if dep := d.lacks(v, host); dep != "" {
+		return fmt.Sprintf("%s waits for %s", host, dep)
+	}
+	return ""
+}
+
+// keep sees that the recorded holder runs the service, and moves it by the
+// holder's word where that is better.
+func (d *decision) keep(v fleet.Service, h fleet.Holding) {
+	thing := v.Thing()
+	r, ok := d.current(h.Host)
+	if !ok || r.Boot != h.Boot || !d.reaches(h.Host) {
+		d.wait(thing, fmt.Sprintf("proof that boot %s of %s is off, or its return: a lapsed lease alone never frees a service", h.Boot, h.Host),
+			fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", h.Host))
+		return
+	}
+	s := r.Services[v.Name]
+	if r.Stint != h.Stint && d.blocked[h.Host] == "" {
+		// The same boot in a later stint: it runs on, and the record follows it.
+		d.put(v, h, h.Host, fmt.Sprintf("%s has begun stint %d and the service is %s there", h.Host, r.Stint, s.Phase))
+		return
+	}
+	if why := d.shouldMove(v, h, s); why != "" {
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
+			Generation: h.Generation, Why: why}, h.Host))
+		return
+	}
+	switch {
+	case s.Stuck && s.Generation == h.Generation:
+		if d.exhausted(v, h, s) {
+			return
+		}
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/%d", v.Name, h.Host, s.Restarts), Verb: fleet.VerbRestart, Thing: thing,
+			Generation: h.Generation, Why: "it is hung: " + s.Why}, h.Host))
+	case s.Phase == fleet.Running && s.Generation == h.Generation, s.Phase == fleet.Starting, s.Phase == fleet.Stopping:
+	case s.Phase == fleet.Unknown:
+		d.wait(thing, "an answer about its state: "+s.Why, "systemctl status on "+h.Host)
+	default:
+		if d.exhausted(v, h, s) || !d.offStill(v, h) {
+			return
+		}
+		d.startPassive(v, h.Host, h.Generation, h.Why)
+	}
+}
+
+func (d *decision) startPassive(v fleet.Service, host string, generation uint64, why string) {
+	s := d.w.Reports[host].Services[v.Name]
+	d.order(d.to(fleet.Order{Key: fmt.Sprintf("start/%s/%s/%d/%d", v.Name, host, generation, s.Restarts), Verb: fleet.VerbStart,
+		Thing: v.Thing(), Generation: generation, Why: why}, host))
+}
+
+// offStill asks once more, right before a start that relies on a fence, whether
+// the fenced host is off: a power policy or a person may have turned it on.
+func (d *decision) offStill(v fleet.Service, h fleet.Holding) bool {
+	p, ok := d.w.State.Proofs[h.From.Host]
+	if !ok || p.Kind != "fence" || p.Boot != h.From.Boot || p.Confirmed >= h.Generation || !fleet.Armed(fleet.GuardProof) {
+		return true
+	}
+	f, flying := d.order(fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
+		To: d.w.Leader, Thing: v.Thing(), Generation: h.Generation, Target: h.From,
+		Why: fmt.Sprintf("the start on %s relies on %s being off", h.Host, h.From.Host)})
+	if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done {
+		p.Confirmed = h.Generation
+		d.record(fleet.Put("proof/"+p.Host, p, fmt.Sprintf("%s is off, asked again before %s starts", p.Host, v.Thing())))
+		return false
+	}
+	d.wait(v.Thing(), "the BMC of "+h.From.Host+" to say once more that it is off", "mainstay recover oath "+h.From.Host)
+	return false
+}
+
+// exhausted says whether restarting has not helped, and does what the service
+// wants then.
+func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceState) bool {
+	if v.Restarts.Count == 0 || s.Restarts < v.Restarts.Count {
+		return false
+	}
+	why := fmt.Sprintf("started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, h.Host, s.Why)
+	switch v.OnFailure {
+	case fleet.FailBlock:
+		h.Blocked = why
+		d.record(fleet.Put("holding/"+h.Thing, h, h.Thing+" is blocked: "+why))
+	case fleet.FailFence:
+		d.wait(h.Thing, "the fence of "+h.Host+": "+why, "")
+	default:
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: h.Thing,
+			Generation: h.Generation, Why: why}, h.Host))
+	}
+	return true
+}
+
+// shouldMove says why a service should leave a sound holder; "" if it should not.
+func (d *decision) shouldMove(v fleet.Service, h fleet.Holding, s fleet.ServiceState) string {
+	if d.disarmed() {
+		return ""
+	}
+	for _, with := range v.With {
+		if other, held := d.w.State.Holdings[with]; held && other.Host != h.Host && d.inEffect(other) {
+			return fmt.Sprintf("it wants to be with %s, which is on %s", with, other.Host)
+		}
+	}
+	wish, wished := d.moveWish(v.Thing())
+	fit, _ := d.fit(v)
+	others := slices.ContainsFunc(fit, func(host string) bool { return host != h.Host })
+	switch {
+	case wished && wish.To != h.Host && slices.Contains(fit, wish.To):
+		return fmt.Sprintf("%s wishes it on %s", wish.By, wish.To)
+	case wished && wish.To != h.Host:
+		d.wait(h.Thing, fmt.Sprintf("%s to be able to run it: %s", wish.To, d.cannotRun(v, wish.To)), "")
+	case others && d.maintenance(h.Host):
+		return h.Host + " is in maintenance"
+	}
+	return ""
+}

@@ -1,0 +1,137 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"slices"
+
+	"mainstay/fleet"
+)
+
+// routes tells every HAProxy which servers take traffic. What an agent's own ear
+// has missed three beats of it takes out by itself, sooner and only for itself
+// (Overlay); this is the picture of the whole.
+func (d *decision) routes() {
+	table := fleet.Routes{Servers: map[string]map[string]fleet.Route{}}
+	for _, v := range d.w.Spec.Services {
+		if v.Listen.Port == 0 {
+			continue
+		}
+		servers := map[string]fleet.Route{}
+		for _, host := range d.w.Spec.Homes(v) {
+			servers[host] = d.route(v, host)
+		}
+		keepLast(servers)
+		if v.Listen.Writer {
+			d.writer(v, servers)
+		}
+		table.Servers[v.Name] = servers
+	}
+	if len(table.Servers) == 0 {
+		return
+	}
+	raw, err := json.Marshal(table.Servers) // sorts its keys
+	if err != nil {
+		panic(fmt.Sprintf("plan: routes: %v", err)) // strings always marshal
+	}
+	sum := fnv.New64a()
+	sum.Write(raw)
+	table.Revision = sum.Sum64()>>11 | 1 // fits a JSON number exactly, never zero
+	for _, host := range d.w.Spec.Hosts {
+		r, ok := d.current(host.Name)
+		if _, balances := r.Services["haproxy"]; !ok || !balances || !d.reaches(host.Name) || r.Routes == table.Revision {
+			continue
+		}
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host.Name, table.Revision), Verb: fleet.VerbRoute, Routes: table,
+			Why: "a server's state changed"}, host.Name))
+	}
+}
+
+func (d *decision) route(v fleet.Service, host string) fleet.Route {
+	r, ok := d.current(host)
+	s := r.Services[v.Name]
+	switch d.w.Verdicts[host].Condition {
+	case fleet.Lapsed, fleet.Dead:
+		return fleet.RouteDead
+	case fleet.Suspect:
+		return fleet.RouteOut
+	case fleet.Unheard:
+		if !ok {
+			return fleet.RouteOut
+		}
+	}
+	switch {
+	case !ok:
+		return fleet.RouteOut
+	case d.maintenance(host) || s.Phase == fleet.Stopping:
+		return fleet.RouteDrain
+	case s.Hung || !s.Ready:
+		return fleet.RouteOut
+	}
+	return fleet.RouteReady
+}
+
+// keepLast puts every server that may still answer back into the rotation if
+// otherwise none were left: a doubtful answer beats a certain refusal.
+func keepLast(servers map[string]fleet.Route) {
+	for _, host := range fleet.Sorted(servers) {
+		if servers[host] == fleet.RouteReady {
+			return
+		}
+	}
+	for _, host := range fleet.Sorted(servers) {
+		if servers[host] != fleet.RouteDead {
+			servers[host] = fleet.RouteReady
+		}
+	}
+}
+
+// writer chooses the one server that takes the writes; it stays until it fails,
+// because every change of writer costs its clients a reconnect.
+func (d *decision) writer(v fleet.Service, servers map[string]fleet.Route) {
+	var ready []string
+	for _, host := range fleet.Sorted(servers) {
+		if servers[host] == fleet.RouteReady {
+			ready = append(ready, host)
+		}
+	}
+	if len(ready) == 0 {
+		return
+	}
+	now := d.w.State.Writers[v.Name]
+	if !slices.Contains(ready, now) {
+		now = ready[0]
+		d.record(fleet.Put("writer/"+v.Name, now, fmt.Sprintf("%s takes the writes of %s", now, v.Name)))
+	}
+	for _, host := range ready {
+		if host != now {
+			servers[host] = fleet.RouteBackup
+		}
+	}
+}
+
+// Overlay takes hosts that this agent's own ear suspects out of a routing table,
+// without asking anybody, and never the last one.
+func Overlay(routes fleet.Routes, suspect []string) fleet.Routes {
+	out := fleet.Routes{Revision: routes.Revision, Servers: map[string]map[string]fleet.Route{}}
+	for _, service := range fleet.Sorted(routes.Servers) {
+		servers := map[string]fleet.Route{}
+		left := 0
+		for _, host := range fleet.Sorted(routes.Servers[service]) {
+			route := routes.Servers[service][host]
+			if slices.Contains(suspect, host) && (route == fleet.RouteReady || route == fleet.RouteBackup) {
+				route = fleet.RouteOut
+			}
+			if route == fleet.RouteReady || route == fleet.RouteBackup {
+				left++
+			}
+			servers[host] = route
+		}
+		if left == 0 {
+			servers = routes.Servers[service]
+		}
+		out.Servers[service] = servers
+	}
+	return out
+}

@@ -1,0 +1,243 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	"mainstay/fleet"
+)
+
+// addresses gives each virtual address to exactly one host.
+func (d *decision) addresses() {
+	for _, a := range d.w.Spec.Addresses {
+		d.address(a)
+	}
+}
+
+func (d *decision) address(a fleet.Address) {
+	thing := a.Thing()
+	for _, host := range d.w.Spec.Hosts {
+		if r, ok := d.current(host.Name); ok && r.Addresses[a.Name].Phase == fleet.Foreign {
+			d.wait(thing, fmt.Sprintf("%s has it without our guard (%s): remove it there", host.Name, r.Addresses[a.Name].Why),
+				fmt.Sprintf("on %s: ip addr del %s/%d dev INTERFACE, and stop what put it there", host.Name, a.Addr, a.Addr.BitLen()))
+			return
+		}
+	}
+	h, held := d.w.State.Holdings[thing]
+	if held {
+		why, free := d.addressFree(h, a)
+		if !free {
+			d.keepAddress(a, h)
+			return
+		}
+		d.giveAddress(a, h, why)
+		return
+	}
+	d.giveAddress(a, fleet.Holding{Thing: thing}, "nobody held it")
+}
+
+// addressFree says whether, and on what evidence, nobody speaks for the address
+// under the recorded holding any more.
+func (d *decision) addressFree(h fleet.Holding, a fleet.Address) (string, bool) {
+	if why, ok := d.word(h); ok {
+		return why, true
+	}
+	if why, ok := d.provedDead(h); ok {
+		return why, true
+	}
+	if h.Unguarded {
+		return "", false
+	}
+	heard := d.w.Heard[h.Host]
+	if heard.Stint.Succeeds(h.Holder()) {
+		return fmt.Sprintf("%s has begun stint %d itself", h.Host, heard.Stint.N), true
+	}
+	if r, ok := d.w.Rounds[h.Host]; ok && r.Over && r.Stint.Boot == h.Boot && r.Stint.N >= h.Stint {
+		return fmt.Sprintf("stint %d of %s is over: %v promised to acknowledge it no more", h.Stint, h.Host, fleet.Sorted(r.Promised)), true
+	}
+	if !fleet.Armed(fleet.GuardPromise) && d.w.Verdicts[h.Host].Condition == fleet.Suspect {
+		return "a few beats were missed", true
+	}
+	return "", false
+}
+
+// word is the holder's own: it gave that generation up.
+func (d *decision) word(h fleet.Holding) (string, bool) {
+	r, ok := d.w.Reports[h.Host]
+	if ok && r.Boot == h.Boot && r.GivenUp[h.Thing] >= h.Generation {
+		return fmt.Sprintf("%s gave generation %d up", h.Host, h.Generation), true
+	}
+	return "", false
+}
+
+// provedDead says whether the boot that holds it is proved dead, and not heard
+// since.
+func (d *decision) provedDead(h fleet.Holding) (string, bool) {
+	p, ok := d.w.State.Proofs[h.Host]
+	if !ok || p.Boot != h.Boot {
+		return "", false
+	}
+	v := d.w.Verdicts[h.Host]
+	if v.Stint.Boot == p.Boot && (v.Condition == fleet.Healthy || v.Condition == fleet.Degraded) && fleet.Armed(fleet.GuardProof) {
+		return "", false // a later beat voids the proof
+	}
+	return p.Evidence, true
+}
+
+// giveAddress records the address for the best host that may carry it.
+func (d *decision) giveAddress(a fleet.Address, old fleet.Holding, why string) {
+	thing := a.Thing()
+	fit, reasons := d.carriers(a)
+	if wish, ok := d.moveWish(thing); ok && slices.Contains(fit, wish.To) {
+		fit = []string{wish.To}
+	}
+	if len(fit) == 0 {
+		d.wait(thing, "a host that may carry it: "+join(reasons), "mainstay status")
+		return
+	}
+	to := d.best(fit, a.Prefer)[0]
+	s := d.w.Heard[to].Stint
+	d.load[to]++
+	d.record(fleet.Put("holding/"+thing, fleet.Holding{
+		Thing: thing, Host: to, Boot: s.Boot, Stint: s.N, Generation: old.Generation + 1,
+		From: old.Holder(), Why: why, At: d.w.Wall,
+	}, fmt.Sprintf("%s goes to %s: %s", thing, to, why)))
+	if !fleet.Armed(fleet.GuardRecordFirst) {
+		d.claim(a, to, old.Generation+1, why)
+	}
+}
+
+// carriers lists the hosts that may carry an address now, and why others may not.
+func (d *decision) carriers(a fleet.Address) (fit, reasons []string) {
+	for _, host := range d.w.Spec.Hosts {
+		if !d.w.Spec.MayCarry(a, host) {
+			continue
+		}
+		if why := d.cannotCarry(a, host.Name); why != "" {
+			reasons = append(reasons, why)
+			continue
+		}
+		fit = append(fit, host.Name)
+	}
+	return fit, reasons
+}
+
+func (d *decision) cannotCarry(a fleet.Address, host string) string {
+	if why, no := d.blocked[host]; no {
+		return why
+	}
+	if why := d.lacksAddressNeeds(a, host); why != "" {
+		return why
+	}
+	return ""
+}
+
+// lacksAddressNeeds says what an otherwise sound host lacks for an address: the
+// network it lives on, or the company it wants.
+func (d *decision) lacksAddressNeeds(a fleet.Address, host string) string {
+	r, ok := d.current(host)
+	if !ok {
+		return host + " has not reported"
+	}
+	if up, known := r.Links[a.Network]; known && !up {
+		return fmt.Sprintf("%s has no link on %s", host, a.Network)
+	}
+	if slices.Contains(d.w.Verdicts[host].Silent, a.Network) {
+		return fmt.Sprintf("%s is not heard over %s", host, a.Network)
+	}
+	for _, name := range a.With {
+		if s := r.Services[name]; s.Phase != fleet.Running || !s.Ready {
+			return fmt.Sprintf("%s is not ready on %s", name, host)
+		}
+	}
+	return ""
+}
+
+// keepAddress sees that the holder speaks for it and nobody else does, and
+// moves it by the holder's word where that is better.
+func (d *decision) keepAddress(a fleet.Address, h fleet.Holding) {
+	thing := a.Thing()
+	if why := d.shouldLeave(a, h); why != "" {
+		if d.reaches(h.Host) {
+			d.order(d.to(fleet.Order{
+				Key: fmt.Sprintf("release/%s/%d", thing, h.Generation), Verb: fleet.VerbRelease,
+				Thing: thing, Generation: h.Generation, Why: why,
+			}, h.Host))
+		}
+		return
+	}
+	if !d.inEffect(h) {
+		heard := d.w.Heard[h.Host]
+		switch {
+		case heard.Stint == h.Holder() && d.reaches(h.Host):
+			d.claim(a, h.Host, h.Generation, h.Why)
+		case d.w.Verdicts[h.Host].Condition == fleet.Healthy, d.w.Verdicts[h.Host].Condition == fleet.Degraded:
+		default:
+			d.wait(thing, fmt.Sprintf("the end of stint %d of %s, by promises of a majority of ears", h.Stint, h.Host), "mainstay why "+thing)
+		}
+		return
+	}
+	if h.From.Host == "" {
+		return // nobody held it before, so no flow can be half-dead
+	}
+	// The claim works: every host ends its own half-dead TCP to the address.
+	for _, host := range d.w.Spec.Hosts {
+		r, ok := d.current(host.Name)
+		if !ok || !d.reaches(host.Name) || r.Severed[a.Name] >= h.Generation {
+			continue
+		}
+		d.order(d.to(fleet.Order{
+			Key: fmt.Sprintf("sever/%s/%d/%s", thing, h.Generation, host.Name), Verb: fleet.VerbSever,
+			Thing: thing, Generation: h.Generation, Why: fmt.Sprintf("%s moved to %s", thing, h.Host),
+		}, host.Name))
+	}
+}
+
+func (d *decision) claim(a fleet.Address, host string, generation uint64, why string) {
+	d.order(d.to(fleet.Order{
+		Key: fmt.Sprintf("claim/%s/%d", a.Thing(), generation), Verb: fleet.VerbClaim,
+		Thing: a.Thing(), Generation: generation, Why: why,
+	}, host))
+}
+
+// shouldLeave says why a sound holder should hand the address over; "" if it
+// should stay. It leaves only if somebody else is ready to take it.
+func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
+	if d.disarmed() {
+		return ""
+	}
+	others := false
+	wish, wished := d.moveWish(a.Thing())
+	fit, _ := d.carriers(a)
+	for _, host := range fit {
+		others = others || host != h.Host
+	}
+	switch {
+	case wished && wish.To != h.Host && slices.Contains(fit, wish.To):
+		return fmt.Sprintf("%s wishes it on %s", wish.By, wish.To)
+	case wished && wish.To != h.Host:
+		d.wait(a.Thing(), fmt.Sprintf("%s to be able to carry it: %s", wish.To, d.cannotCarry(a, wish.To)), "")
+	case !others:
+		return ""
+	case d.maintenance(h.Host):
+		return h.Host + " is in maintenance"
+	}
+	if d.w.Verdicts[h.Host].Condition == fleet.Suspect || !others {
+		return ""
+	}
+	if _, ok := d.current(h.Host); ok {
+		return d.lacksAddressNeeds(a, h.Host)
+	}
+	return ""
+}
+
+func join(reasons []string) string {
+	if len(reasons) == 0 {
+		return "none is allowed to"
+	}
+	out := reasons[0]
+	for _, r := range reasons[1:] {
+		out += "; " + r
+	}
+	return out
+}

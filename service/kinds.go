@@ -1,0 +1,268 @@
+// Package service runs the services of a host: it starts and stops their copies
+// and says, honestly, in which state each one is.
+//
+// A kind of service is one row of the table below: "systemd" (a unit, over
+// D-Bus), "exec" (three commands) and "galera" (a unit that is ready only when
+// its database is in the primary component and synced). A further kind is one
+// more file here, one more row, and a subject in kinds_test.go, whose contract
+// every row must keep.
+//
+// Two sentences rule the package. A time-out is unknown, never stopped: whoever
+// reads "stopped" may start the service elsewhere, and then two of them write.
+// And an active/passive service carries a bar on each host: a condition on a
+// file in /run, written before a start and removed before a stop, so that
+// neither a boot nor systemd's own restarts bring up a copy that Mainstay has
+// not asked for.
+//
+// The catalogue (catalogue.go) is the data: which services we know, their units
+// on each distribution, and why each one runs in the mode that it does. The
+// units of Mainstay itself are in units/.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// ErrUnknown is in the chain of every error that leaves open what became of the
+// deed: the deadline passed, or the bus was lost in between. An error without it
+// is an answer: it surely did not happen as asked.
+var ErrUnknown = errors.New("outcome unknown")
+
+// Copy is this host's copy of one service. Its methods may be called at the
+// same time. All of them end with their context, and by themselves after the
+// time-outs among the kind's parameters.
+type Copy interface {
+	// Prepare makes the host ready to carry the copy: for an active/passive
+	// service it sets the bar that keeps the copy down until Start. It starts,
+	// stops and restarts nothing, so a copy that already runs is adopted as it
+	// is. Idempotent; to be called before the first State after each start of
+	// the agent.
+	Prepare(ctx context.Context) error
+	// Forget takes back what Prepare wrote, for a service that is no longer in
+	// the site's file; a running copy is left alone. Idempotent.
+	Forget(ctx context.Context) error
+	// State says which phase the copy is in and why, and how many restarts it
+	// had within the service's window; Ready, Hung and Generation are left to
+	// the caller. Phase is fleet.Unknown whenever err is not nil. fleet.Stopped
+	// and fleet.Failed of an active/passive service mean that no process is left,
+	// and are always asked for anew; fleet.Running may be as old as freshTime if
+	// whoever should have told of a change has itself fallen silent.
+	State(ctx context.Context) (fleet.ServiceState, error)
+	// Start returns nil once the copy runs, at once if it runs already. To be
+	// called only under the right to run it: it lifts the bar first.
+	Start(ctx context.Context) error
+	// Stop returns nil once the copy is surely not running, at once if there is
+	// none. It puts the bar down before it stops anything. nil is "the holder's
+	// word", on which another host may start.
+	Stop(ctx context.Context) error
+	// Restart stops and starts the copy; one that is not running is started. It
+	// counts in State's Restarts.
+	Restart(ctx context.Context) error
+	// Ready says whether the copy may be given work as far as its kind can tell
+	// beyond the phase, and if not, why, in words for an operator. An error
+	// means that it could not be asked.
+	Ready(ctx context.Context) (ready bool, why string, err error)
+	// PIDs lists the copy's processes, ascending; nil if there is none or the
+	// kind cannot tell.
+	PIDs(ctx context.Context) ([]int, error)
+	// Events yields a line whenever the copy may have changed, so that its state
+	// is asked at once instead of at the next second. Lines are news, not truth:
+	// several changes may come as one, none is promised, and after a lost
+	// connection one line says so. The channel is closed when ctx ends.
+	Events(ctx context.Context) <-chan string
+	// Close lets go of connections; the copy runs on.
+	Close() error
+}
+
+// Env is what copies share on one host. The zero value of a path is the one
+// used in production.
+type Env struct {
+	// Systemd is the connection to this host's systemd; kinds that drive units need it.
+	Systemd *Systemd
+	// Units is where drop-ins are written: /etc/systemd/system.
+	Units string
+	// Held holds one file for each active/passive service that may run here on
+	// this boot: /run/mainstay/held.
+	Held string
+}
+
+// Kind is one row of the table.
+type Kind struct {
+	Name   string
+	Doc    string
+	Params []Param
+	// Open makes the copy of a service. It reads the service and touches nothing
+	// else, so that "mainstay check" may open every one and report all mistakes.
+	Open func(fleet.Service, Env) (Copy, error)
+}
+
+// Param is a parameter of a kind, as written under "params" in the site's file.
+type Param struct {
+	Name    string
+	Doc     string
+	Default string
+}
+
+var (
+	startTimeout = Param{"start_timeout", "how long a start is waited for; systemd's own time-out should be shorter", "100s"}
+	stopTimeout  = Param{"stop_timeout", "how long a stop is waited for; systemd's own time-out should be shorter", "100s"}
+)
+
+// Kinds is the table of all kinds.
+func Kinds() []Kind {
+	return []Kind{
+		{
+			Name:   "systemd",
+			Doc:    "a systemd unit, the first of the service's units that exists on the host",
+			Params: []Param{startTimeout, stopTimeout},
+			Open:   openUnit,
+		},
+		{
+			Name: "exec",
+			Doc:  "three commands, run without a shell; status exits 0 when running, 3 when stopped",
+			Params: []Param{startTimeout, stopTimeout,
+				{"status_timeout", "how long the status command may take", "5s"},
+				{"pid_file", "a file that holds the main process's id, for the detection of a hung service", ""},
+			},
+			Open: openExec,
+		},
+		{
+			Name: "galera",
+			Doc:  "a systemd unit of MariaDB with Galera; ready when synced in the primary component; never bootstraps by itself",
+			Params: []Param{
+				{"start_timeout", "how long a start is waited for: members recover together, and one may send its whole state", "20m"},
+				{"stop_timeout", "how long a stop is waited for", "16m"},
+				{"user", "the database user who may read the status", "root"},
+				{"password_file", "a file with that user's password; none for authentication by the socket", ""},
+				{"address", "the server: the path of its socket, or host:port", "/run/mysqld/mysqld.sock"},
+				{"query_timeout", "how long a status query may take", "1s"},
+				{"data", "the server's data directory, to read its position while it is down", "/var/lib/mysql"},
+				{"donor_ready", "true: a member that sends its state to another keeps taking traffic", "false"},
+			},
+			Open: openGalera,
+		},
+	}
+}
+
+var nameRule = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
+
+// Open makes the copy of a service by its kind. The error names every mistake
+// in the service's own fields at once; nothing outside the service is touched.
+func Open(s fleet.Service, env Env) (Copy, error) {
+	kinds := Kinds()
+	i := slices.IndexFunc(kinds, func(k Kind) bool { return k.Name == s.Kind })
+	if i < 0 {
+		var names []string
+		for _, k := range kinds {
+			names = append(names, k.Name)
+		}
+		return nil, fmt.Errorf("service %s: no such kind: %q; there are %s", s.Name, s.Kind, strings.Join(names, ", "))
+	}
+	var errs []error
+	if !nameRule.MatchString(s.Name) {
+		errs = append(errs, fmt.Errorf("name %q: use lower-case letters, digits, dots and dashes", s.Name))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Params)) {
+		if !slices.ContainsFunc(kinds[i].Params, func(p Param) bool { return p.Name == name }) {
+			var known []string
+			for _, p := range kinds[i].Params {
+				known = append(known, p.Name)
+			}
+			errs = append(errs, fmt.Errorf("params: unknown %q; kind %s knows %s", name, s.Kind, strings.Join(known, ", ")))
+		}
+	}
+	c, err := kinds[i].Open(s, env.filled())
+	if err := errors.Join(append(errs, err)...); err != nil {
+		if c != nil {
+			err = errors.Join(err, c.Close())
+		}
+		return nil, fmt.Errorf("service %s: %w", s.Name, err)
+	}
+	return c, nil
+}
+
+func (e Env) filled() Env {
+	if e.Units == "" {
+		e.Units = "/etc/systemd/system"
+	}
+	if e.Held == "" {
+		e.Held = "/run/mainstay/held"
+	}
+	return e
+}
+
+// params reads a service's parameters with the defaults of its kind's row and
+// collects what is wrong with them.
+type params struct {
+	kind   string
+	given  map[string]string
+	wrongs []error
+}
+
+func (p *params) text(name string) string {
+	if v, ok := p.given[name]; ok {
+		return v
+	}
+	for _, k := range Kinds() {
+		for _, q := range k.Params {
+			if k.Name == p.kind && q.Name == name {
+				return q.Default
+			}
+		}
+	}
+	panic("service: kind " + p.kind + " has no parameter " + name) // a mistake in this package
+}
+
+func (p *params) add(err error) {
+	if err != nil {
+		p.wrongs = append(p.wrongs, err)
+	}
+}
+
+func (p *params) duration(name string) time.Duration {
+	d, err := time.ParseDuration(p.text(name))
+	if err != nil || d <= 0 {
+		p.wrongs = append(p.wrongs, fmt.Errorf("params: %s: %q is not a duration; write one such as 90s or 15m", name, p.text(name)))
+	}
+	return d
+}
+
+func (p *params) flag(name string) bool {
+	v, err := strconv.ParseBool(p.text(name))
+	if err != nil {
+		p.wrongs = append(p.wrongs, fmt.Errorf("params: %s: %q is neither true nor false", name, p.text(name)))
+	}
+	return v
+}
+
+// unknown wraps an error whose deed may or may not have happened.
+func unknown(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), ErrUnknown)
+}
+
+// restarts counts what happened within the last span. Callers hold a lock.
+type restarts struct {
+	within time.Duration
+	at     []time.Time
+}
+
+func (r *restarts) add(n int) {
+	for range n {
+		r.at = append(r.at, time.Now())
+	}
+}
+
+func (r *restarts) count() int {
+	r.at = slices.DeleteFunc(r.at, func(t time.Time) bool { return time.Since(t) > r.within })
+	return len(r.at)
+}

@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// inNamespace runs the calling test again, alone, in a child of this test binary
+// with a network namespace of its own, and says whether this is that child. The
+// namespace ends with the child.
+func inNamespace(t *testing.T) bool {
+	t.Helper()
+	const mark = "MAINSTAY_STORE_TEST_IN"
+	if os.Getenv(mark) == t.Name() {
+		for _, args := range [][]string{
+			{"ip", "link", "set", "lo", "up"},
+			{"ip", "address", "add", "10.77.0.1/32", "dev", "lo"},
+			{"ip", "address", "add", "10.77.0.2/32", "dev", "lo"},
+			{"ip", "address", "add", "10.77.0.3/32", "dev", "lo"},
+		} {
+			run(t, args...)
+		}
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), mark+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatalf("in its own network namespace: %v", err)
+	}
+	return false
+}
+
+func run(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// isolate drops what address sends ("out"), what it is sent ("in"), or both.
+func isolate(t *testing.T, address, way string) {
+	t.Helper()
+	rules := "table inet cut { chain wall { type filter hook input priority 0; "
+	if way != "in" {
+		rules += "ip saddr " + address + " ip daddr != " + address + " drop; "
+	}
+	if way != "out" {
+		rules += "ip daddr " + address + " ip saddr != " + address + " drop; "
+	}
+	run(t, "nft", rules+"}; }")
+}
+
+func heal(t *testing.T) { t.Helper(); run(t, "nft", "delete", "table", "inet", "cut") }
+
+// reign is a time during which one host could have acted as the leader.
+type reign struct {
+	host     string
+	term     uint64
+	from, to fleet.Moment
+}
+
+// diary notes every answer that a host's client used.
+type diary struct {
+	mu  sync.Mutex
+	all map[string][]entry
+}
+
+type entry struct {
+	lead Lead
+	at   fleet.Moment
+}
+
+func (d *diary) of(host string) func(Lead, fleet.Moment) {
+	return func(l Lead, at fleet.Moment) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.all[host] = append(d.all[host], entry{l, at})
+	}
+}
+
+// reigns joins the answers: each lead lasts from when it was heard until it ran
+// out, or until the client heard that it was over.
+func (d *diary) reigns() []reign {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []reign
+	for _, host := range fleet.Sorted(d.all) {
+		var r reign
+		for _, e := range d.all[host] {
+			if r.host != "" && (e.lead.Term != r.term || e.at > r.to) {
+				if e.lead.Term != r.term {
+					r.to = min(r.to, e.at)
+				}
+				out, r = append(out, r), reign{}
+			}
+			if e.lead.Term != 0 {
+				if r.host == "" {
+					r = reign{host: host, term: e.lead.Term, from: e.at}
+				}
+				r.to = e.lead.Until
+			}
+		}
+		if r.host != "" {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b reign) int { return int(a.from - b.from) })
+	return out
+}
+
+// TestNoTwoLeads cuts the leader off again and again, whole and one way, and
+// looks at every moment at which any host could have acted.
+func TestNoTwoLeads(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	const cuts = 20
+	h := newHouse(t, fleet.Presets()["rack"])
+	peers := map[string]string{}
+	for i := 1; i <= 3; i++ {
+		peers[fmt.Sprintf("c%d", i)] = fmt.Sprintf("https://10.77.0.%d:7402", i)
+	}
+	d := &diary{all: map[string][]entry{}}
+	for n, peer := range peers {
+		h.add(n, peer, InitialCluster(peers), false).saw = d.of(n)
+	}
+	h.up()
+	ctx, stop := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer stop()
+	var took []time.Duration
+	for i := range cuts {
+		old := h.leader()
+		var rest []string
+		for n := range h.rooms {
+			if n != old.cfg.Name {
+				rest = append(rest, n)
+			}
+		}
+		address := "10.77.0." + old.cfg.Name[1:]
+		began := now()
+		isolate(t, address, []string{"both", "out", "in"}[i%3])
+		h.leader(rest...)
+		took = append(took, now().Sub(began))
+		heal(t)
+		if _, err := old.client.kv.Get(ctx, epochKey); err != nil { // it is back
+			t.Fatalf("after cut %d %s does not come back: %v", i, old.cfg.Name, err)
+		}
+	}
+	all := d.reigns()
+	var last reign
+	var gaps []time.Duration
+	hands := 0
+	for _, r := range all {
+		if r.to < r.from {
+			t.Fatalf("a reign that ends before it begins: %+v", r)
+		}
+		if last.host != "" && r.host != last.host {
+			hands++
+			gap := r.from.Sub(last.to)
+			gaps = append(gaps, gap)
+			if gap <= 0 {
+				t.Errorf("%s leads in term %d while %s could still act in term %d, for %s", r.host, r.term, last.host, last.term, -gap)
+			}
+		}
+		if last.host == "" || r.to > last.to {
+			last = r
+		}
+	}
+	if hands < cuts {
+		t.Errorf("%d cuts, but the lead changed hands %d times only", cuts, hands)
+	}
+	slices.Sort(gaps)
+	slices.Sort(took)
+	t.Logf("%d changes of hands; nobody leads for: least %s, median %s, most %s; cut to new lead: median %s, worst %s",
+		hands, gaps[0], gaps[len(gaps)/2], gaps[len(gaps)-1], took[len(took)/2], took[len(took)-1])
+}
