@@ -72,7 +72,7 @@ var owners = []struct {
 	{"github.com/vishvananda", []string{"vip", "lab"}, "addresses and links are vip's affair, and the lab's to break"},
 	{"github.com/mdlayher/netlink", []string{"vip", "lab"}, "addresses and links are vip's affair, and the lab's to break"},
 	{"github.com/google/nftables", []string{"vip", "lab"}, "the kernel guard is vip's affair, and the lab's to break"},
-	{"github.com/coreos/go-systemd", []string{"service", "node"}, "units are service's affair; node says ready to systemd"},
+	{"github.com/coreos/go-systemd", []string{"service", "node", "cli"}, "units are service's affair; who runs a process tells systemd that it is ready"},
 	{"github.com/godbus/dbus", []string{"service"}, "units are service's affair"},
 	{"github.com/go-sql-driver/mysql", []string{"service", "lab"}, "asking Galera how it is, is service's affair, and the lab's to measure"},
 	{"github.com/spf13", []string{"cli"}, "commands are cli's affair"},

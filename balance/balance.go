@@ -170,6 +170,8 @@ global
     stats socket {{.Socket}} mode 600 level admin expose-fd listeners
     server-state-file {{.State}}
     maxconn 20000
+    # Where the system allows fewer files, fewer connections are better than none.
+    no strict-limits
     log /dev/log local0 notice
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
 

@@ -403,8 +403,10 @@ timings. Exit code 3: something is wrong; warnings alone are no error.`,
 					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: err.Error()})
 				}
 			}
+			system := service.NewSystemd("")
+			defer system.Close()
 			for _, v := range spec.Services {
-				if s, err := service.Open(v, service.Env{}); err != nil {
+				if s, err := service.Open(v, service.Env{Systemd: system}); err != nil {
 					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
 				} else if err := s.Close(); err != nil {
 					return fmt.Errorf("check service %s: %w", v.Name, err)

@@ -28,7 +28,7 @@ type SiteConfig struct {
 // CloudServices is the SiteConfig.Services of a lab that carries Seed's cloud.
 const CloudServices = `  haproxy: {}
   memcached: {}
-  mariadb: {}
+  mariadb: {listen: {network: management}}
   keystone: {}
   keystone-flush: {}
 `

@@ -209,7 +209,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	w := l.world(now)
 	w, p := plan.Turn(w)
 	l.book.verdicts(w.Verdicts)
-	l.book.waits(p.Waits)
+	l.book.waits(p.Waits, now)
 	if w.Spec.Mode == "shadow" {
 		l.book.shadow(p)
 		l.last.set(ctx, view{w, p})
@@ -383,6 +383,8 @@ type book struct {
 	// next one about it rests on.
 	newest map[string]string
 	told   map[string]string
+	// waiting is since when each subject has been waiting.
+	waiting map[string]fleet.Moment
 }
 
 func newBook(host string, epoch uint64, wall func() time.Time) book {
@@ -434,18 +436,29 @@ func (b *book) verdicts(vs map[string]fleet.Verdict) {
 	}
 }
 
-func (b *book) waits(ws []fleet.Wait) {
-	open := map[string]bool{}
+// lasting is how long a wait must stand before history tells of it: most end by
+// themselves within a turn or two.
+const lasting = 2 * time.Second
+
+func (b *book) waits(ws []fleet.Wait, now fleet.Moment) {
+	open := map[string]fleet.Moment{}
 	for _, w := range ws {
-		topic := "wait/" + w.About
-		open[topic] = true
-		b.once(topic, "wait", w.About, fmt.Sprintf("%s waits for %s", w.About, w.For))
-	}
-	for topic := range b.told {
-		if len(topic) > 5 && topic[:5] == "wait/" && !open[topic] {
-			delete(b.told, topic)
+		since, known := b.waiting[w.About]
+		if !known {
+			since = now
+		}
+		open[w.About] = since
+		if now.Sub(since) >= lasting {
+			b.once("wait/"+w.About, "wait", w.About, fmt.Sprintf("%s waits for %s", w.About, w.For))
 		}
 	}
+	for _, about := range fleet.Sorted(b.waiting) {
+		if _, still := open[about]; !still && b.told["wait/"+about] != "" {
+			delete(b.told, "wait/"+about)
+			b.note("wait", about, about+" waits no more")
+		}
+	}
+	b.waiting = open
 }
 
 func (b *book) shadow(p fleet.Plan) {

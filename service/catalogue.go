@@ -28,7 +28,7 @@ func Catalogue() map[string]fleet.Service {
 				HAProxyUnit, // ours on every distribution: its own configuration and sockets, beside a haproxy.service of the site
 			},
 			Roles:     []string{"controller"},
-			Check:     fleet.Check{Every: second, Deadline: second}, // the unit's state; its master socket is asked by balance
+			Check:     fleet.Check{Every: second, Deadline: second}, // the unit's state
 			Restarts:  fleet.Restarts{Count: 10, Within: 5 * minute},
 			OnFailure: fleet.FailBlock,
 		},

@@ -82,16 +82,6 @@ wait
 	}
 }
 
-// alive says whether a process exists and is no zombie.
-func alive(pid int) bool {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return false
-	}
-	_, after, _ := strings.Cut(string(raw), ") ")
-	return !strings.HasPrefix(after, "Z")
-}
-
 // TestExecBelievesOnlyStatus: a command's word for its own deed does not count.
 func TestExecBelievesOnlyStatus(t *testing.T) {
 	t.Parallel()
@@ -133,9 +123,22 @@ func TestExecDaemonKeepsOutput(t *testing.T) {
 cd "$(dirname "$0")"
 case $1 in
 status) [ -e pid ] && exit 0; exit 3 ;;
-start) sh -c 'echo $$ >pid.new; mv pid.new pid; exec sleep 1000' & while [ ! -e pid ]; do sleep 0.01; done ;;
+start) sh -c 'echo $$ >pid.new; mv pid.new pid; read x <go; echo the daemon speaks; echo lives >done; exec sleep 1000' & while [ ! -e pid ]; do sleep 0.01; done ;;
 esac
 `, map[string]string{"pid_file": "/nonexistent", "start_timeout": "10s"})
+	fifo := func(name string) *os.File {
+		path := filepath.Join(dir, name)
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	begin, done := fifo("go"), fifo("done")
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -144,11 +147,19 @@ esac
 		t.Fatal(err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || !alive(pid) {
-		t.Fatalf("the daemon %q does not live: %v", raw, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Error(err)
+	defer syscall.Kill(pid, syscall.SIGKILL)
+	if _, err := begin.WriteString("x\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := done.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	word := make([]byte, 16)
+	if n, err := done.Read(word); err != nil || string(word[:n]) != "lives\n" {
+		t.Errorf("the daemon died when it spoke: %q, %v", word[:n], err)
 	}
 	if pids, err := c.PIDs(t.Context()); pids != nil || err != nil {
 		t.Errorf("PIDs without a pid file = %v, %v", pids, err)

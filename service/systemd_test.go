@@ -103,6 +103,9 @@ func TestJobFails(t *testing.T) {
 	if err == nil || errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "journalctl -u thing.service") {
 		t.Fatalf("Start = %v; want a certain failure that says where to look", err)
 	}
+	if err := newSystemd(t, f).Start(t.Context(), "thing.service"); err == nil || !strings.Contains(err.Error(), `"failed"`) {
+		t.Errorf("Systemd.Start = %v; want the job's result", err)
+	}
 	if st := state(t, c, fleet.Failed); !strings.Contains(st.Why, "exit-code (status 1)") {
 		t.Errorf("Why = %q", st.Why)
 	}
@@ -406,7 +409,13 @@ func TestRunningIsNotAskedTwice(t *testing.T) {
 	}
 	f.change("real.service", func(u *fakeUnit) { u.Active, u.Sub = "failed", "failed" })
 	hear(t, events, "failed/failed")
-	state(t, c, fleet.Failed)
+	before = f.called("GetAll " + unitIface)
+	for range 10 {
+		state(t, c, fleet.Failed)
+	}
+	if n := f.called("GetAll "+unitIface) - before; n < 10 {
+		t.Errorf("10 times down, but systemd was asked only %d times: that it is down must never be an old answer", n)
+	}
 }
 
 // TestAdoption: what runs is taken over without a job.

@@ -462,11 +462,11 @@ func renewed(t testing.TB, s *Set, want time.Duration) {
 }
 
 // listenTCP listens on the host.
-func (h *host) listenTCP() net.Listener {
+func (h *host) listenTCP(at string) net.Listener {
 	h.t.Helper()
 	var l net.Listener
 	var err error
-	h.do(func() { l, err = net.Listen("tcp", "[::]:0") })
+	h.do(func() { l, err = net.Listen("tcp", at) })
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -509,7 +509,7 @@ func (h *host) dial(l net.Listener, to netip.Addr) (near, far net.Conn) {
 // connect opens a connection from another host to an address of this one.
 func (h *host) connect(from *host, addr netip.Addr) (near, far net.Conn) {
 	h.t.Helper()
-	return from.dial(h.listenTCP(), addr)
+	return from.dial(h.listenTCP("[::]:0"), addr)
 }
 
 // talk says whether one byte arrives.

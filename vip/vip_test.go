@@ -247,6 +247,9 @@ func TestBrokenGuardIsRebuilt(t *testing.T) {
 			renewed(t, s, fleet.GuardLate)
 			a.nft(spoil)
 			renewed(t, s, fleet.CoarseLate)
+			if st := phase(t, s, v4); st.Phase != fleet.Speaking {
+				t.Errorf("found %+v after the rebuild", st)
+			}
 			renewed(t, s, fleet.GuardLate)
 			for _, addr := range []netip.Addr{v4, v6} {
 				if !b.ping(addr, bound) {
@@ -712,6 +715,9 @@ func TestHolderDefends(t *testing.T) {
 		if !c.ping(addr, bound) {
 			t.Fatalf("%s does not answer", addr)
 		}
+		s.mu.Lock() // it is long announced: only the defence is left
+		s.managed[addr].tell = s.now().Add(time.Hour)
+		s.mu.Unlock()
 		changes := s.Watch(t.Context())
 		w := b.wire()
 		defer w.close()
@@ -828,7 +834,7 @@ func TestSever(t *testing.T) {
 	}
 	mapped := netip.MustParseAddr("::ffff:10.77.0.100")
 	for _, addr := range []netip.Addr{v4, mapped, v6} {
-		listener, theirs := b.listenTCP(), a.listenTCP()
+		listener, theirs := b.listenTCP("10.77.0.2:0"), a.listenTCP("[::]:0")
 		near, far := b.dial(theirs, addr)
 		otherNear, otherFar := b.dial(theirs, hostA)
 		// Addressed the other way round: the address is at the local end.
