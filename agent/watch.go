@@ -26,6 +26,9 @@ type watcher struct {
 // stuckAfter is how long a copy may be hung before it is killed and restarted.
 const stuckAfter = 10 * time.Second
 
+// startDeadline is how long a copy that has never answered may take to.
+const startDeadline = 5 * time.Second
+
 // watchServices starts a watcher for every service that may live here.
 func (a *Agent) watchServices(ctx context.Context, wait *sync.WaitGroup) {
 	for _, v := range a.spec.Services {
@@ -184,7 +187,12 @@ func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result,
 	r = p.result
 	if !p.running {
 		p.running = true
-		go p.run(ctx)
+		check := p.check
+		if !p.everOK {
+			// It is starting: question upon question would only queue up before it.
+			check.Deadline = max(check.Deadline, startDeadline)
+		}
+		go p.run(ctx, check)
 	}
 	p.mu.Unlock()
 	if r.OK {
@@ -243,8 +251,8 @@ func (p *pulse) sample(ctx context.Context, a *Agent, w *watcher, s *probe.Sampl
 	return ok
 }
 
-func (p *pulse) run(ctx context.Context) {
-	r, err := probe.Probe(ctx, p.target, p.check)
+func (p *pulse) run(ctx context.Context, check fleet.Check) {
+	r, err := probe.Probe(ctx, p.target, check)
 	if err != nil {
 		r = probe.Result{Kind: probe.Bad, Why: err.Error()}
 	}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"mainstay/fleet"
 )
@@ -124,10 +123,15 @@ func TestGaleraSaysWhatItWaitsFor(t *testing.T) {
 // TestGaleraRestartSparesRecovery: members that recover together are not torn apart.
 func TestGaleraRestartSparesRecovery(t *testing.T) {
 	t.Parallel()
-	f, c, _ := openGaleraTest(t, fakeUnit{Active: "activating", Sub: "start", OnStart: "never"})
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if err := c.Restart(ctx); !errors.Is(err, ErrUnknown) {
+	f, c, _ := openGaleraTest(t, fakeUnit{Active: "activating", Sub: "condition", OnStart: "never"})
+	events := c.Events(t.Context())
+	f.until(t, events, func() { f.change("mariadb.service", func(*fakeUnit) {}) })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Restart(ctx) }()
+	hear(t, events, "activating/start")
+	cancel()
+	if err := <-done; !errors.Is(err, ErrUnknown) {
 		t.Errorf("Restart = %v; want to have waited in vain", err)
 	}
 	if f.called("RestartUnit") > 0 || f.called("StopUnit") > 0 {

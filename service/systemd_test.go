@@ -125,18 +125,23 @@ func TestJobTimesOut(t *testing.T) {
 	f := newFakeSystemd(t)
 	f.add("thing.service", fakeUnit{OnStart: "never", OnStop: "never"})
 	c := open(t, f, fleet.ActiveActive)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if err := c.Start(ctx); !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("Start = %v; want ErrUnknown", err)
+	events := c.Events(t.Context())
+	f.until(t, events, func() { f.change("thing.service", func(*fakeUnit) {}) })
+	for _, tc := range []struct {
+		deed  func(Copy, context.Context) error
+		under string
+		phase string
+	}{{Copy.Start, "activating/start", fleet.Starting}, {Copy.Stop, "deactivating/stop", fleet.Stopping}} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- tc.deed(c, ctx) }()
+		hear(t, events, tc.under)
+		cancel(context.DeadlineExceeded)
+		if err := <-done; !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("a job that does not end: %v; want ErrUnknown", err)
+		}
+		state(t, c, tc.phase)
 	}
-	state(t, c, fleet.Starting)
-	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if err := c.Stop(ctx); !errors.Is(err, ErrUnknown) {
-		t.Fatalf("Stop = %v; want ErrUnknown", err)
-	}
-	state(t, c, fleet.Stopping)
 }
 
 func TestResultOvertakesAnswer(t *testing.T) {
