@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint clean
+.PHONY: build test race lint demo lab clean
 
 # One static, stripped, versioned binary.
 build:
@@ -20,6 +20,14 @@ lint:
 	test -z "$$(gofmt -l .)"
 	go vet ./...
 	go run $(GOLANGCI) run ./...
+
+# Three faults on a real Keystone, seen by a client. KEEP=1 leaves the lab running.
+demo: build
+	bin/mainstay demo $(if $(KEEP),--keep)
+
+# The same lab without the story.
+lab: build
+	bin/mainstay lab up --cloud
 
 clean:
 	rm -rf bin dist

@@ -280,8 +280,11 @@ func (a *Agent) beat(ctx context.Context) error {
 func (a *Agent) tick(every, length time.Duration) {
 	now := a.cfg.Now()
 	a.mu.Lock()
-	if a.ear != nil && a.ticked != 0 && now.Sub(a.ticked) > 3*every {
-		a.ear.Return(now)
+	if gap := now.Sub(a.ticked); a.ticked != 0 && gap > 3*every {
+		if a.ear != nil {
+			a.ear.Return(now)
+		}
+		a.cfg.Log.Warn("this agent got no CPU in time: its own beats were late, and what it heard is judged anew", "late", gap-every)
 	}
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)

@@ -41,9 +41,13 @@ func (a *Agent) do(ctx context.Context, d deed) {
 		a.claim(ctx, d)
 	case plan.DoRelease:
 		err := a.cfg.Addresses.Release(ctx, a.addr(d.Thing))
-		a.mu.Lock()
-		delete(a.speaking, nameOf(d.Thing))
-		a.mu.Unlock()
+		if err == nil {
+			a.mu.Lock()
+			delete(a.speaking, nameOf(d.Thing))
+			a.hand.Released(d.Thing, d.Generation)
+			err = a.keep()
+			a.mu.Unlock()
+		}
 		a.done(d, err)
 	case plan.DoPerform:
 		go a.perform(ctx, d)

@@ -26,6 +26,10 @@ type watcher struct {
 // stuckAfter is how long a copy may be hung before it is killed and restarted.
 const stuckAfter = 10 * time.Second
 
+// stateDeadline bounds one question for a copy's state: during a daemon-reload
+// systemd answers nobody for the better part of a second.
+const stateDeadline = 3 * time.Second
+
 // startDeadline is how long a copy that has never answered may take to.
 const startDeadline = 5 * time.Second
 
@@ -85,11 +89,7 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 
 // observe asks once and tells the agent.
 func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
-	limit := w.service.Check.Deadline
-	if limit <= 0 {
-		limit = 2 * time.Second
-	}
-	asking, cancel := context.WithTimeout(ctx, limit)
+	asking, cancel := context.WithTimeout(ctx, stateDeadline)
 	defer cancel()
 	s, err := w.copy.State(asking)
 	if err != nil {

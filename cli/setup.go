@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -336,10 +337,21 @@ func (a *app) renewCertificate(ctx context.Context, voter string) error {
 	return files.Install(answer.Grant, key)
 }
 
+// favour asks the kernel to run this process before others. Where tasks are
+// grouped by session (autogroup), the unit's Nice= counts only within the
+// session, and the session's own niceness is set here.
+func favour(log *slog.Logger) {
+	const path = "/proc/self/autogroup"
+	if err := os.WriteFile(path, []byte("-15"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Info("this process is not favoured over others", "file", path, "error", err)
+	}
+}
+
 func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Short: "Run this host's agent (mainstay.service does)", Args: cobra.NoArgs, Example: "  systemctl start mainstay",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			favour(a.logger())
 			c := a.node()
 			// Outside systemd nobody listens, and that is no error.
 			c.Ready = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
@@ -357,6 +369,7 @@ func (a *app) quorumCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			favour(q.Log)
 			return store.RunQuorum(cmd.Context(), q)
 		},
 	}

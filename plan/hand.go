@@ -18,6 +18,10 @@ type Memory struct {
 	// highest given back.
 	Seen    map[string]uint64 `json:"seen,omitempty"`
 	GivenUp map[string]uint64 `json:"given_up,omitempty"`
+	// Refused is, by thing, the highest generation that a release forbade: it is
+	// refused from the order on, but the word that it was given back (GivenUp) is
+	// told only when the release has been carried out.
+	Refused map[string]uint64 `json:"refused,omitempty"`
 	// Held are the addresses that this stint speaks for, with their generation.
 	Held map[string]uint64 `json:"held,omitempty"`
 	// Running are the active/passive services that run under a recorded
@@ -81,7 +85,7 @@ func (h *Hand) Stint() fleet.Stint {
 // Memory returns what must be kept in /run; it shares no map with the hand.
 func (h *Hand) Memory() Memory {
 	m := h.memory
-	m.Seen, m.GivenUp, m.Held, m.Running = clone(m.Seen), clone(m.GivenUp), clone(m.Held), clone(m.Running)
+	m.Seen, m.GivenUp, m.Held, m.Running, m.Refused = clone(m.Seen), clone(m.GivenUp), clone(m.Held), clone(m.Running), clone(m.Refused)
 	m.End = h.holder.End()
 	return m
 }
@@ -147,9 +151,9 @@ func (h *Hand) Order(o fleet.Order, now fleet.Moment) ([]Deed, *fleet.Effect) {
 		put(&h.memory.Held, o.Thing, o.Generation)
 		return append(deeds, Deed{Do: DoClaim, Thing: o.Thing, Generation: o.Generation, Until: h.holder.End(), Order: o}), nil
 	case fleet.VerbRelease:
-		// Given up in memory first: were the claim of the same generation still on
-		// its way, it is refused from now on (HOLES 12).
-		h.giveUp(o.Thing, o.Generation)
+		// Refused from now on, were the claim of the same generation still on its
+		// way (HOLES 12). The word is given by Released, when it is true.
+		put(&h.memory.Refused, o.Thing, max(o.Generation, h.memory.Refused[o.Thing]))
 		delete(h.memory.Held, o.Thing)
 		return append(deeds, Deed{Do: DoRelease, Thing: o.Thing, Generation: o.Generation, Order: o}), nil
 	case fleet.VerbStart, fleet.VerbRestart:
@@ -160,6 +164,10 @@ func (h *Hand) Order(o fleet.Order, now fleet.Moment) ([]Deed, *fleet.Effect) {
 	}
 	return append(deeds, Deed{Do: DoPerform, Thing: o.Thing, Generation: o.Generation, Order: o}), nil
 }
+
+// Released notes that a release has been carried out: the address is surely
+// silent here under that generation, and the word may be given.
+func (h *Hand) Released(thing string, generation uint64) { h.giveUp(thing, generation) }
 
 // Stopped notes that an active/passive service surely runs here no more: only
 // now is the generation given up, because that word frees it for others.
@@ -199,7 +207,7 @@ func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 	if !h.holder.Alive(now) && fleet.Armed(fleet.GuardStint) {
 		return "no majority of ears acknowledges this host at present"
 	}
-	if g := h.memory.GivenUp[o.Thing]; o.Generation <= g {
+	if g := max(h.memory.GivenUp[o.Thing], h.memory.Refused[o.Thing]); o.Generation <= g {
 		return fmt.Sprintf("generation %d of %s was given up", g, o.Thing)
 	}
 	if g := h.memory.Seen[o.Thing]; o.Generation < g {

@@ -126,7 +126,7 @@ func (f *fakeSystemd) join() {
 	f.mu.Lock()
 	f.conn = conn
 	f.mu.Unlock()
-	if r, err := conn.RequestName(busName, dbus.NameFlagReplaceExisting); err != nil || r != dbus.RequestNameReplyPrimaryOwner {
+	if r, err := conn.RequestName(busName, dbus.NameFlagAllowReplacement|dbus.NameFlagReplaceExisting); err != nil || r != dbus.RequestNameReplyPrimaryOwner {
 		f.t.Fatal(r, err)
 	}
 }

@@ -153,7 +153,7 @@ func (h *house) add(name, peer, cluster string, join bool) *flat {
 		Timing: h.timing, Log: slog.New(slog.DiscardHandler),
 	}}
 	if testing.Verbose() {
-		f.cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})).With("host", name)
+		f.cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})).With("host", name)
 	}
 	h.rooms[name] = f
 	return f
@@ -282,6 +282,40 @@ func (h *house) raise(among ...string) (*flat, uint64) {
 		}
 		if time.Now().After(end) {
 			h.t.Fatalf("raise the epoch: %v", err)
+		}
+	}
+}
+
+// commit repeats a commit whose outcome is unknown, as a leader may.
+func (f *flat) commit(epoch uint64, records []fleet.Record, events ...fleet.Event) {
+	f.h.t.Helper()
+	check(f.h.t, insist(func() error { return f.client.Commit(context.Background(), epoch, records, events) }))
+}
+
+// insist repeats what timed out: this machine may be busy with other things.
+func insist(deed func() error) error {
+	end := time.Now().Add(patience)
+	for {
+		err := deed()
+		late := errors.Is(err, ErrUnknown) || errors.Is(err, context.DeadlineExceeded)
+		if !late || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// moveTo moves the lead to a host, in several tries if need be.
+func (h *house) moveTo(name string) {
+	h.t.Helper()
+	end := time.Now().Add(patience)
+	for {
+		f := h.leader()
+		if f.cfg.Name == name {
+			return
+		}
+		err := f.client.MoveLead(context.Background(), name)
+		if time.Now().After(end) {
+			h.t.Fatalf("the lead does not move to %s: %v", name, err)
 		}
 	}
 }

@@ -24,7 +24,8 @@ type leadKeeper struct {
 	told   uint64 // the term last told to the listeners; 0 is none
 	newest uint64 // the newest ping whose answer was used
 	lastID uint64
-	leader string // as the member last said
+	sent   fleet.Moment // when the newest ping left
+	leader string       // as the member last said
 	conn   net.Conn
 	open   map[uint64]chan reply   // questions other than pings
 	pings  map[uint64]fleet.Moment // t0 by id
@@ -200,7 +201,9 @@ func (k *leadKeeper) session(ctx context.Context, conn net.Conn, tick <-chan tim
 		select {
 		case <-tick:
 			k.expire()
-			k.ping()
+			if k.due() {
+				k.ping()
+			}
 		case <-k.poke:
 			k.ping()
 		case <-gone:
@@ -210,6 +213,16 @@ func (k *leadKeeper) session(ctx context.Context, conn net.Conn, tick <-chan tim
 			return
 		}
 	}
+}
+
+// due says whether it is time to ask again: each t while we lead or nobody is
+// known to. While another leads, the member stirs us when that changes, and a
+// ping now and then shows that we live.
+func (k *leadKeeper) due() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	elsewhere := k.lead.Term == 0 && k.leader != "" && k.newest == k.lastID
+	return !elsewhere || now().Sub(k.sent) >= k.cfg.Timing.Election/4
 }
 
 // ping asks whether we lead. The clock is read before the question leaves.
@@ -224,7 +237,8 @@ func (k *leadKeeper) ping() {
 	}
 	k.lastID++
 	id, conn := k.lastID, k.conn
-	k.pings[id] = now()
+	k.sent = now()
+	k.pings[id] = k.sent
 	k.mu.Unlock()
 	k.write(conn, ask{ID: id, Do: "ping"})
 }

@@ -24,8 +24,18 @@ type bridge struct {
 	seen   *seen
 }
 
+// untrue are warnings that do not fit the way we use etcd: its clients' socket
+// is a Unix socket of mode 0600.
+var untrue = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+	"serving client traffic insecurely; this is strongly discouraged!":                     true,
+	"unable to set a member local address due to lack of suitable local addresses":         true,
+}
+
 type seen struct {
 	mu   sync.Mutex
+	hush bool // it is being stopped: what breaks now shall break
 	last map[string]time.Time
 	held map[string]int
 }
@@ -83,11 +93,23 @@ func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	return nil
 }
 
+// hush keeps quiet about a server from here on, but for what is fatal.
+func hush(log *zap.Logger) {
+	if b, ok := log.Core().(*bridge); ok {
+		b.seen.mu.Lock()
+		defer b.seen.mu.Unlock()
+		b.seen.hush = true
+	}
+}
+
 func (b *bridge) Sync() error { return nil }
 
 func (s *seen) tell(msg string, at time.Time, always bool) (held int, tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !always && (s.hush || untrue[msg]) {
+		return 0, false
+	}
 	if last, ok := s.last[msg]; ok && !always && at.Sub(last) < quietFor {
 		s.held[msg]++
 		return 0, false

@@ -218,7 +218,7 @@ func (c *Client) follow() {
 			continue
 		}
 		whole = c.watch()
-		_ = sleep(c.ctx, 10*time.Millisecond)
+		_ = sleep(c.ctx, 100*time.Millisecond)
 	}
 }
 

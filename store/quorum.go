@@ -125,6 +125,10 @@ func RunQuorum(ctx context.Context, cfg QuorumConfig) error {
 	if err != nil {
 		return fmt.Errorf("start the store in %s: %w", cfg.Dir, err)
 	}
+	if err := os.Chmod(quorumSocket(cfg.Run), 0o600); err != nil {
+		stop(e)
+		return fmt.Errorf("guard the store's socket: %w", err)
+	}
 	m.gate = newGate(e.Server, cfg.Timing, now())
 	m.etcd.Store(e)
 	if cfg.started != nil {
@@ -238,6 +242,7 @@ func (m *member) ended(e *embed.Etcd) error {
 // stop ends raft first, then the clients' connections: etcd's own way out waits
 // seconds for their open watches.
 func stop(e *embed.Etcd) {
+	hush(e.GetLogger())
 	e.Server.HardStop()
 	if reg := e.Config().ServiceRegister; reg != nil {
 		reg(nil)

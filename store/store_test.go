@@ -25,7 +25,7 @@ func TestCommitIsSeenByAll(t *testing.T) {
 	ctx := context.Background()
 
 	rec := holding("address/internal", "c1", 7)
-	check(t, lead.client.Commit(ctx, epoch, []fleet.Record{holding("address/internal", "c9", 6), rec}, []fleet.Event{event(epoch, 1)}))
+	lead.commit(epoch, []fleet.Record{holding("address/internal", "c9", 6), rec}, event(epoch, 1))
 	if got := lead.client.State().Holdings["address/internal"]; got.Generation != 7 {
 		t.Fatalf("the committer's own state shows %+v right after the commit", got)
 	}
@@ -34,7 +34,7 @@ func TestCommitIsSeenByAll(t *testing.T) {
 			return s.Holdings["address/internal"].Generation == 7 && s.Epoch == epoch && s.Leader == lead.cfg.Name
 		})
 	}
-	check(t, lead.client.Commit(ctx, epoch, []fleet.Record{fleet.Remove("holding/address/internal", "")}, nil))
+	lead.commit(epoch, []fleet.Record{fleet.Remove("holding/address/internal", "")})
 	for _, f := range h.rooms {
 		f.until("its removal", func(s fleet.State) bool { return len(s.Holdings) == 0 })
 	}
@@ -76,7 +76,7 @@ func TestSupersededEpochWritesNothing(t *testing.T) {
 	wantIs(t, old.client.Commit(ctx, before, []fleet.Record{holding("address/a", "old", 1)}, []fleet.Event{event(before, 1)}), ErrEpoch)
 	wantIs(t, old.client.Commit(ctx, epoch, []fleet.Record{holding("address/a", "old", 1)}, nil), ErrEpoch)
 	wantIs(t, old.client.Commit(ctx, 0, nil, nil), ErrEpoch)
-	check(t, heir.client.Commit(ctx, epoch, []fleet.Record{holding("address/b", "new", 1)}, nil))
+	heir.commit(epoch, []fleet.Record{holding("address/b", "new", 1)})
 	heir.until("b", func(s fleet.State) bool { return s.Holdings["address/b"].Host == "new" })
 	if _, ok := heir.client.State().Holdings["address/a"]; ok {
 		t.Error("the superseded leader's record was written")
@@ -121,8 +121,7 @@ func TestElectionAfterTheLeadersDeath(t *testing.T) {
 	h := newHouse(t, room(), "c1", "c2", "c3")
 	h.up()
 	old, epoch := h.raise()
-	ctx := context.Background()
-	check(t, old.client.Commit(ctx, epoch, []fleet.Record{holding("address/a", "c1", 1)}, nil))
+	old.commit(epoch, []fleet.Record{holding("address/a", "c1", 1)})
 	name := old.cfg.Name
 	old.kill()
 	var rest []string
@@ -138,7 +137,7 @@ func TestElectionAfterTheLeadersDeath(t *testing.T) {
 	if s := heir.client.State(); s.Holdings["address/a"].Generation != 1 {
 		t.Errorf("the heir's state lacks what was committed: %+v", s)
 	}
-	check(t, heir.client.Commit(ctx, next, []fleet.Record{holding("address/a", "c2", 2)}, nil))
+	heir.commit(next, []fleet.Record{holding("address/a", "c2", 2)})
 
 	// The mirror of the dead member's agent stands, and goes on when it returns.
 	if g := old.client.State().Holdings["address/a"].Generation; g != 1 {
@@ -215,7 +214,7 @@ func TestOrphanHandsOver(t *testing.T) {
 	}
 	second := h.leader(rest...)
 	// Give it the lead again: it must not keep it.
-	check(t, second.client.MoveLead(context.Background(), name))
+	_ = second.client.MoveLead(context.Background(), name) // a failed try leaves the lead somewhere else as well
 	third := h.leader(rest...)
 	if third.cfg.Name == name {
 		t.Fatal("an orphan leads")
@@ -224,17 +223,7 @@ func TestOrphanHandsOver(t *testing.T) {
 		t.Error("a hung agent leads")
 	}
 	hung.Store(nil)
-	end := time.Now().Add(patience)
-	for { // until its ping has come, it hands the lead on
-		f := h.leader()
-		if f.cfg.Name == name {
-			break
-		}
-		err := f.client.MoveLead(context.Background(), name)
-		if time.Now().After(end) {
-			t.Fatalf("the agent is back, but its host leads no more: %v", err)
-		}
-	}
+	h.moveTo(name)
 }
 
 func TestMoveLead(t *testing.T) {
@@ -248,12 +237,9 @@ func TestMoveLead(t *testing.T) {
 		t.Error("the lead moved to nobody")
 	}
 	h.leader(from.cfg.Name) // dropped for the attempt, and found again
-	check(t, from.client.MoveLead(ctx, to.cfg.Name))
+	h.moveTo(to.cfg.Name)
 	if _, leads := from.client.Lead(); leads {
 		t.Error("leads after moving the lead away")
-	}
-	if got := h.leader(); got != to {
-		t.Errorf("%s leads, want %s", got.cfg.Name, to.cfg.Name)
 	}
 	// A member that is stopped in order hands its lead over by itself.
 	to.stop()
@@ -297,7 +283,7 @@ func TestWish(t *testing.T) {
 		fleet.Put("wish/1", fleet.Wish{ID: "1", Verb: "maintenance"}, ""),
 		fleet.Put("member/n1", fleet.Member{Host: "n1"}, ""),
 	}))
-	check(t, f.client.Commit(ctx, epoch, []fleet.Record{fleet.Put("member/n1", fleet.Member{Host: "n1", Barred: "fenced"}, "")}, nil))
+	f.commit(epoch, []fleet.Record{fleet.Put("member/n1", fleet.Member{Host: "n1", Barred: "fenced"}, "")})
 	wantIs(t, f.client.Wish(ctx, []fleet.Record{fleet.Put("member/n1", fleet.Member{Host: "n1"}, "")}), ErrExists)
 	for _, r := range []fleet.Record{holding("address/a", "c1", 1), fleet.Remove("member/n1", ""), fleet.Put("proof/n1", fleet.Proof{}, "")} {
 		if err := f.client.Wish(ctx, []fleet.Record{r}); err == nil {
@@ -325,11 +311,13 @@ func TestTokenWorksOnce(t *testing.T) {
 		at := h.rooms[fmt.Sprintf("c%d", i%3+1)].client
 		wg.Go(func() {
 			host := fmt.Sprintf("n%d", i)
-			err := at.UseToken(ctx, "h1", host, fleet.Put("member/"+host, fleet.Member{Host: host}, ""))
+			err := insist(func() error {
+				return at.UseToken(ctx, "h1", host, fleet.Put("member/"+host, fleet.Member{Host: host}, ""))
+			})
 			switch {
 			case err == nil:
 				won.Add(1)
-				if err := at.UseToken(ctx, "h1", host); err != nil {
+				if err := insist(func() error { return at.UseToken(ctx, "h1", host) }); err != nil {
 					t.Errorf("the same host asks again: %v", err)
 				}
 			case !errors.Is(err, ErrToken):
@@ -387,7 +375,7 @@ func TestEvents(t *testing.T) {
 		for i := from; i < to; i++ {
 			es = append(es, event(epoch, i))
 		}
-		check(t, f.client.Commit(ctx, epoch, nil, es))
+		f.commit(epoch, nil, es...)
 	}
 	commit(0, 600)
 	all := f.client.WatchEvents(ctx, event(epoch, 0).ID)
@@ -430,7 +418,7 @@ func TestReplaceVoter(t *testing.T) {
 	lead, epoch := h.raise()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	check(t, lead.client.Commit(ctx, epoch, []fleet.Record{holding("address/a", "c1", 1)}, nil))
+	lead.commit(epoch, []fleet.Record{holding("address/a", "c1", 1)})
 	dead := h.other(lead.cfg.Name)
 	dead.hangUp()
 	dead.kill()
@@ -513,7 +501,7 @@ func TestBackupAndRestore(t *testing.T) {
 	for i := range 1500 { // more than a page
 		es = append(es, event(epoch, i))
 	}
-	check(t, lead.client.Commit(ctx, epoch, []fleet.Record{holding("address/a", "c1", 5)}, es))
+	lead.commit(epoch, []fleet.Record{holding("address/a", "c1", 5)}, es...)
 	check(t, lead.client.PutPrivate(ctx, "ca.key", []byte{0, 1, 2}, 0))
 	check(t, lead.client.PutToken(ctx, "h1", time.Now().Add(time.Hour)))
 	want := lead.client.State()
@@ -599,7 +587,7 @@ func TestRecover(t *testing.T) {
 	lead, epoch := h.raise()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	check(t, lead.client.Commit(ctx, epoch, []fleet.Record{holding("address/a", "c1", 5)}, nil))
+	lead.commit(epoch, []fleet.Record{holding("address/a", "c1", 5)})
 	last := h.other(lead.cfg.Name)
 	last.until("the holding", func(s fleet.State) bool { return s.Holdings["address/a"].Generation == 5 })
 
@@ -631,7 +619,7 @@ func TestRecover(t *testing.T) {
 		t.Error(diff)
 	}
 	_, next := h.raise(last.cfg.Name)
-	check(t, last.client.Commit(ctx, next, []fleet.Record{holding("address/a", "c1", 6)}, nil))
+	last.commit(next, []fleet.Record{holding("address/a", "c1", 6)})
 }
 
 func TestStrangersAreRefused(t *testing.T) {

@@ -151,13 +151,18 @@ func (s *Set) grant(a *address, until fleet.Moment) error {
 
 // timed changes elements with the timeout that is left at that moment. It looks
 // at the clock again as soon as the kernel has done it: the elements live on by as
-// much as the change was late. If that is more than the slack it is repeated.
+// much as the change was late. A margin is taken off for that; if it was not
+// enough the change is repeated with a larger one, since a busy host is late again.
 func (s *Set) timed(until fleet.Moment, change func([]netip.Addr, time.Duration) error, addrs ...netip.Addr) error {
+	margin := slack
 	for range tries {
 		before := s.now()
-		left := timeout(until, before)
-		if left == 0 {
+		left := timeout(until, before, margin)
+		if left == 0 && margin == slack {
 			return ErrTooLate
+		}
+		if left == 0 {
+			break
 		}
 		if err := change(addrs, left); err != nil {
 			return err
@@ -165,15 +170,17 @@ func (s *Set) timed(until fleet.Moment, change func([]netip.Addr, time.Duration)
 		if !s.now().Before(until) {
 			return ErrTooLate
 		}
-		if s.guard.sent.Sub(before) <= slack {
+		late := s.guard.sent.Sub(before)
+		if late <= margin {
 			return nil
 		}
+		margin = 2 * max(margin, late)
 	}
 	return errLate
 }
 
-// errLate says that the host was too busy for a transaction to be on time.
-var errLate = fmt.Errorf("the guard was renewed, but each of %d times more than %s late", tries, slack)
+// errLate says that the host was too busy for a change to be on time.
+var errLate = errors.New("this host is too busy to renew its guard in time")
 
 // revoke takes back what grant gave.
 func (s *Set) revoke(a *address) {

@@ -131,10 +131,10 @@ type link struct {
 }
 
 const (
-	// slack is taken off every timeout: a renewal may be this long on its way
-	// before the element outlives the lease.
+	// slack is taken off every timeout at first: a renewal may be this long on its
+	// way before the element outlives the lease.
 	slack = 2 * time.Millisecond
-	// tries bounds how often a renewal that was longer on its way is repeated.
+	// tries bounds how often anything is repeated at once.
 	tries = 5
 	// retryAfter spaces attempts to rebuild a guard that cannot be rebuilt.
 	retryAfter = time.Second
@@ -328,7 +328,7 @@ func (s *Set) speakers(now fleet.Moment) ([]netip.Addr, time.Duration) {
 	var out []netip.Addr
 	var left time.Duration
 	for addr, a := range s.managed {
-		if rest := timeout(a.until, now); a.held && rest > 0 {
+		if rest := timeout(a.until, now, slack); a.held && rest > 0 {
 			if out = append(out, addr); left == 0 || rest < left {
 				left = rest
 			}
@@ -337,8 +337,9 @@ func (s *Set) speakers(now fleet.Moment) ([]netip.Addr, time.Duration) {
 	return out, left
 }
 
-// timeout is what an element may be given at now for a lease until then: whole
-// milliseconds, as the kernel counts; 0 if nothing is left.
-func timeout(until, now fleet.Moment) time.Duration {
-	return max(0, (until.Sub(now) - slack).Truncate(time.Millisecond))
+// timeout is what an element may be given at now for a lease until then, with a
+// margin for its way to the kernel: whole milliseconds, as the kernel counts; 0 if
+// nothing is left.
+func timeout(until, now fleet.Moment, margin time.Duration) time.Duration {
+	return max(0, (until.Sub(now) - margin).Truncate(time.Millisecond))
 }

@@ -1,0 +1,799 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/lease"
+	"mainstay/plan"
+)
+
+// beat is a heartbeat, and the acknowledgement that names one.
+type beat struct {
+	stint  fleet.Stint
+	sent   fleet.Moment
+	late   time.Duration
+	leased bool
+}
+
+// agent is the shell around plan.Hand and lease.Ear: what package agent does,
+// step by step and in its order, on virtual hands.
+type agent struct {
+	host   *host
+	spec   fleet.Spec
+	voters []*host
+	every  time.Duration
+	hand   *plan.Hand
+	ear    *lease.Ear
+	late   time.Duration
+
+	senses   []sense // by host
+	suspects []string
+	asking   map[string]asking
+	errands  map[string]*errand
+	speaking map[string]uint64
+	severed  map[string]uint64
+	services map[string]fleet.ServiceState
+	routes   fleet.Routes
+	applied  uint64
+
+	deeds  []deed
+	doing  bool
+	ticked fleet.Moment
+	first  fleet.Moment
+	dirty  bool
+	said   fleet.Report
+	saidAt fleet.Moment
+	sayLed bool
+	telling,
+	everTold bool
+	seq     uint64
+	content uint64 // counts what was said anew
+
+	desk   desk
+	leader leader
+	lead   lead
+}
+
+type deed struct {
+	plan.Deed
+	reply  func(fleet.Effect)
+	forced bool
+}
+
+type sense struct {
+	nets    []fleet.Moment
+	leased  bool
+	suspect bool
+	stint   fleet.Stint
+	seen    bool
+}
+
+type asking struct {
+	epoch    uint64
+	round    fleet.Round
+	promised map[string]bool
+}
+
+type errand struct {
+	effect  *fleet.Effect
+	waiting []func(fleet.Effect)
+}
+
+// newAgent is agent.New and the start of Run.
+func newAgent(h *host) *agent {
+	s := h.site
+	a := &agent{
+		host: h, spec: s.spec, late: fleet.GuardLate, asking: map[string]asking{}, errands: map[string]*errand{},
+		speaking: map[string]uint64{}, severed: map[string]uint64{}, services: map[string]fleet.ServiceState{},
+		senses: make([]sense, len(s.hosts)), dirty: true,
+	}
+	if s.script.coarse[h.name] {
+		a.late = fleet.CoarseLate
+	}
+	for i := range a.senses {
+		a.senses[i].nets = make([]fleet.Moment, len(s.nets))
+	}
+	h.agent = a
+	a.desk.reports = map[string]told{}
+	for _, name := range a.spec.Voters() {
+		a.voters = append(a.voters, s.names[name])
+	}
+	me, _ := a.spec.Host(h.name)
+	timing := a.spec.Timing
+	a.every, timing.Lease = a.spec.Beats(me)
+	memory := h.run.memory
+	memory.End = 0
+	if h.run.stint == memory.Stint {
+		memory.End = h.run.end
+	}
+	now := h.clock()
+	hand, deeds := plan.NewHand(h.name, h.boot, memory, a.spec.Voters(), timing, now)
+	a.hand = hand
+	if len(deeds) == 0 {
+		for _, thing := range fleet.Sorted(memory.Held) {
+			_, name, _ := strings.Cut(thing, "/")
+			a.speaking[name] = memory.Held[thing]
+		}
+	}
+	a.queue(deeds, nil)
+	if me.Voter {
+		a.ear = lease.NewEar(a.spec.Timing, h.run.rows, now)
+		h.run.ear = a.ear
+		a.leader.agent = a
+	}
+	a.keep()
+	for _, u := range h.copies {
+		a.observe(u)
+	}
+	a.first = now.Add(time.Duration(s.between(0, at(a.every))))
+	a.await(a.first)
+	if h.member != nil {
+		a.pings()
+	}
+	return a
+}
+
+// await puts the next tick of the beat loop on its way.
+func (a *agent) await(m fleet.Moment) {
+	s := a.host.site
+	e := s.queue.make()
+	e.kind, e.proc, e.live = tickEvent, &a.host.agentProcess, a.host.agentProcess.life
+	s.queue.push(max(s.now, a.host.when(m)), e)
+}
+
+// tick is one turn of the beat loop: the clock first, then the beat.
+func (a *agent) tick() {
+	h := a.host
+	s := h.site
+	now := h.clock()
+	if a.ear != nil && a.ticked != 0 && now.Sub(a.ticked) > 3*a.every {
+		a.ear.Return(now)
+	}
+	a.ticked = now
+	a.queue(a.hand.Tick(now), nil)
+	b := beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now)}
+	if a.hand.Silent() {
+		a.poke()
+		a.next(now)
+		return // what the former stint held is not yet gone: this one must not be heard of
+	}
+	if a.ear != nil {
+		a.heardBeat(h, b, -1, now)
+		if a.earBeat(b, now) {
+			a.acked(h.name, b.stint, b.sent, now)
+		}
+		a.suspect(now)
+	}
+	a.poke()
+	for _, v := range a.voters {
+		if v == h {
+			continue
+		}
+		for net := range s.nets {
+			a.datagram(beatEvent, v, net, b)
+		}
+	}
+	a.next(now)
+}
+
+func (a *agent) next(now fleet.Moment) {
+	gone := now.Sub(a.first) / a.every
+	a.await(a.first.Add((gone + 1) * a.every))
+}
+
+// datagram sends a beat or an acknowledgement.
+func (a *agent) datagram(k kind, to *host, net int, b beat) {
+	s := a.host.site
+	copies := 1
+	if n := s.nets[net]; n.double > 0 && s.chance(n.double) {
+		copies = 2
+	}
+	for range copies {
+		d, ok := s.packet(a.host, to, net)
+		if !ok || !to.agentProcess.alive {
+			continue
+		}
+		e := s.queue.make()
+		e.kind, e.proc, e.live, e.from, e.net, e.beat = k, &to.agentProcess, to.agentProcess.life, a.host, uint8(net), b
+		s.queue.push(s.now+d, e)
+	}
+}
+
+// hearBeat takes a heartbeat of another host and acknowledges it.
+func (a *agent) hearBeat(from *host, net int, b beat) {
+	if a.ear == nil {
+		return
+	}
+	now := a.host.clock()
+	a.heardBeat(from, b, net, now)
+	if a.earBeat(b, now) {
+		a.datagram(ackEvent, from, net, beat{stint: b.stint, sent: b.sent})
+	}
+}
+
+func (a *agent) earBeat(b beat, now fleet.Moment) bool {
+	ack, why := a.ear.Beat(lease.Beat{Stint: b.stint, Sent: b.sent, Late: b.late}, now)
+	if !ack && strings.Contains(why, "just booted") {
+		a.host.site.guard(fleet.GuardEarWait)
+	}
+	return ack
+}
+
+func (a *agent) hearAck(from *host, b beat) {
+	now := a.host.clock()
+	a.acked(from.name, b.stint, b.sent, now)
+}
+
+func (a *agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
+	was := a.hand.Leased(now)
+	end := a.hand.End()
+	deeds := a.hand.Ack(ear, stint, sent, now)
+	a.keepEnd() // before the kernel is told: a process that follows must know the later end
+	a.queue(deeds, nil)
+	if is := a.hand.Leased(now); is != was {
+		a.poke()
+	}
+	if a.hand.End() != end && ear != a.host.name {
+		a.host.site.count.guards[fleet.GuardEars]++
+	}
+}
+
+// heardBeat notes what judge wants to know.
+func (a *agent) heardBeat(from *host, b beat, net int, now fleet.Moment) {
+	x := &a.senses[from.index]
+	changed := !x.seen || x.stint != b.stint || x.leased != b.leased || x.suspect
+	if net >= 0 {
+		if now.Sub(x.nets[net]) >= 3*from.beats() {
+			changed = true
+		}
+		x.nets[net] = now
+	}
+	x.seen, x.stint, x.leased = true, b.stint, b.leased
+	if x.suspect {
+		x.suspect = false
+		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == from.name })
+	}
+	if changed {
+		a.leader.news()
+	}
+}
+
+// beats is how often the host beats.
+func (h *host) beats() time.Duration {
+	if h.voter || h.fast() {
+		return h.site.timing.Beat
+	}
+	return h.site.timing.SlowBeat
+}
+
+func (h *host) fast() bool {
+	for _, u := range h.copies {
+		if u.exclusive() {
+			return true
+		}
+	}
+	return false
+}
+
+// suspect finds hosts that fell silent for three beats.
+func (a *agent) suspect(now fleet.Moment) {
+	for i := range a.senses {
+		x := &a.senses[i]
+		from := a.host.site.hosts[i]
+		if !x.seen || from == a.host {
+			continue
+		}
+		every := from.beats()
+		var last fleet.Moment
+		for _, at := range x.nets {
+			last = max(last, at)
+			if gap := now.Sub(at); gap >= 3*every && gap < 5*every {
+				a.leader.news()
+			}
+		}
+		if !x.suspect && last != 0 && now.Sub(last) >= 3*every {
+			x.suspect = true
+			a.suspects = append(a.suspects, from.name)
+			a.leader.news()
+		}
+	}
+}
+
+// heard is what this ear knows of every host.
+func (a *agent) heard() map[string]fleet.Heard {
+	out := map[string]fleet.Heard{}
+	now := a.host.clock()
+	for _, name := range a.ear.Hosts() {
+		boots := a.ear.Boots(name)
+		if boots[0].Heard == 0 {
+			continue
+		}
+		h := fleet.Heard{Stint: boots[0].Stint, Last: boots[0].Heard, Late: boots[0].Late, Nets: map[string]fleet.Moment{}}
+		if len(boots) > 1 && boots[1].Heard != 0 && boots[1].Heard.After(boots[0].First) && now.Sub(boots[1].Heard) < 2*a.spec.Timing.Lease {
+			h.Rival = boots[1].Stint.Boot
+		}
+		x := &a.senses[a.host.site.names[name].index]
+		if x.seen {
+			h.Leased = x.leased
+			for i, at := range x.nets {
+				if at != 0 {
+					h.Nets[a.host.site.nets[i].name] = at
+				}
+			}
+		}
+		out[name] = h
+	}
+	return out
+}
+
+// ask puts a question to every ear and repeats it.
+func (a *agent) ask(epoch uint64, r fleet.Round) {
+	a.asking[r.Stint.Host] = asking{epoch, r, map[string]bool{}}
+	a.repeat(epoch, r)
+}
+
+func (a *agent) repeat(epoch uint64, r fleet.Round) {
+	s := a.host.site
+	x := a.asking[r.Stint.Host]
+	now := a.host.clock()
+	if x.epoch != epoch || x.round.Number != r.Number || lease.Stale(r, a.spec.Timing, now) || len(x.promised) == len(a.voters) {
+		return
+	}
+	for _, v := range a.voters {
+		switch {
+		case x.promised[v.name]:
+		case v == a.host:
+			if ok, why := a.earAsk(r.Stint, r.Evict); ok {
+				x.promised[v.name] = true
+				a.leader.answered(v.name, epoch, r, why, a.host.clock())
+			}
+		default:
+			for net := range s.nets {
+				a.askOver(v, net, epoch, r)
+			}
+		}
+	}
+	again := max(10*millisecond, at(a.spec.Timing.Lease)/30)
+	a.host.agentProcess.in(again, func() { a.repeat(epoch, r) })
+}
+
+func (a *agent) askOver(v *host, net int, epoch uint64, r fleet.Round) {
+	s := a.host.site
+	d, ok := s.packet(a.host, v, net)
+	if !ok {
+		return
+	}
+	v.agentProcess.in(d, func() {
+		if v.agent.ear == nil {
+			return
+		}
+		promised, why := v.agent.earAsk(r.Stint, r.Evict)
+		back, ok := s.packet(v, a.host, net)
+		if !ok || !promised {
+			return
+		}
+		a.host.agentProcess.in(back, func() {
+			if x := a.asking[r.Stint.Host]; x.epoch != epoch || x.round.Number != r.Number {
+				return
+			} else if x.promised[v.name] {
+				return
+			} else {
+				x.promised[v.name] = true
+			}
+			a.leader.answered(v.name, epoch, r, why, a.host.clock())
+		})
+	})
+}
+
+func (a *agent) earAsk(stint fleet.Stint, evict bool) (bool, string) {
+	promised, why := a.ear.Ask(stint, evict, a.host.clock())
+	if !promised {
+		if strings.Contains(why, "just booted") {
+			a.host.site.guard(fleet.GuardEarWait)
+		} else {
+			a.host.site.guard(fleet.GuardPromise)
+		}
+	}
+	return promised, why
+}
+
+// queue hands deeds to the loop that carries them out.
+func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
+	for _, d := range deeds {
+		if d.Do == plan.DoDrop {
+			clear(a.speaking)
+			a.keep()
+			if a.hand.Stint().N > 1 {
+				a.host.site.guard(fleet.GuardStint)
+			}
+		}
+		x := deed{Deed: d}
+		if d.Order.Key != "" {
+			x.reply = reply
+		}
+		if d.Do == plan.DoRenew && len(a.deeds) > 0 && a.deeds[len(a.deeds)-1].Do == plan.DoRenew {
+			continue // several renewals that queue up are one
+		}
+		a.deeds = append(a.deeds, x)
+	}
+	a.work()
+}
+
+// work is the loop that owns the addresses: one deed after the other.
+func (a *agent) work() {
+	if a.doing || len(a.deeds) == 0 {
+		return
+	}
+	a.doing = true
+	d := a.deeds[0]
+	a.deeds = a.deeds[1:]
+	a.host.agentProcess.in(a.host.site.between(20*microsecond, 300*microsecond), func() {
+		a.do(d, func() {
+			a.doing = false
+			a.work()
+		})
+	})
+}
+
+func (a *agent) address(thing string) (int, string) {
+	_, name, _ := strings.Cut(thing, "/")
+	for i, v := range a.spec.Addresses {
+		if v.Name == name {
+			return i, name
+		}
+	}
+	return -1, name
+}
+
+func (a *agent) do(d deed, next func()) {
+	switch d.Do {
+	case plan.DoRenew:
+		a.renew(next)
+		return
+	case plan.DoDrop:
+		for i := range a.spec.Addresses {
+			a.host.kernel.remove(i)
+		}
+		a.hand.Dropped(d.Generation)
+		a.poke()
+	case plan.DoClaim:
+		a.claim(d, next)
+		return
+	case plan.DoRelease:
+		i, name := a.address(d.Thing)
+		a.host.kernel.remove(i)
+		delete(a.speaking, name)
+		a.hand.Released(d.Thing, d.Generation)
+		a.keep()
+		a.done(d, fleet.Done, "")
+	case plan.DoPerform:
+		a.perform(d)
+	}
+	next()
+}
+
+// renew keeps the guards open: the clock is read, the kernel is told a moment
+// later, and the clock is read again.
+func (a *agent) renew(next func()) {
+	s := a.host.site
+	until := a.hand.End()
+	if len(a.speaking) == 0 {
+		next()
+		return
+	}
+	span := until.Sub(a.host.clock())
+	s.watch.renewing(a.host)
+	a.host.agentProcess.in(s.between(20*microsecond, 200*microsecond), func() {
+		if span > 0 {
+			for _, name := range fleet.Sorted(a.speaking) {
+				i, _ := a.address("address/" + name)
+				a.late = a.host.kernel.put(i, span)
+			}
+			a.tooLate(until)
+		}
+		next()
+	})
+}
+
+// tooLate is the after-check.
+func (a *agent) tooLate(until fleet.Moment) bool {
+	if !lease.TooLate(until, a.host.clock()) {
+		return false
+	}
+	a.host.site.guard(fleet.GuardAfterCheck)
+	for i := range a.spec.Addresses {
+		a.host.kernel.remove(i)
+	}
+	return true
+}
+
+// claim asks first who else answers for the address.
+func (a *agent) claim(d deed, next func()) {
+	i, _ := a.address(d.Thing)
+	if !d.forced && a.others(i) {
+		asked := a.host.clock()
+		var later func()
+		later = func() {
+			if a.others(i) && a.host.clock().Sub(asked) < fleet.CoarseLate {
+				a.host.agentProcess.in(50*millisecond, later)
+				return
+			}
+			if a.hand.Memory().Held[d.Thing] != d.Generation {
+				a.done(d, fleet.Broken, "the lease ended while somebody else answered for the address")
+				return
+			}
+			d.forced = true
+			a.deeds = append(a.deeds, d)
+			a.work()
+		}
+		a.host.agentProcess.in(50*millisecond, later)
+		next()
+		return
+	}
+	a.claimNow(d, i, next)
+}
+
+// others says whether another host answers the duplicate probe.
+func (a *agent) others(i int) bool {
+	s := a.host.site
+	net := slices.IndexFunc(s.nets, func(n *network) bool { return n.name == a.spec.Addresses[i].Network })
+	for _, h := range s.hosts {
+		if h != a.host && h.kernel.has[i].spoken && s.open(a.host, h, net) && s.open(h, a.host, net) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *agent) claimNow(d deed, i int, next func()) {
+	s := a.host.site
+	_, name := a.address(d.Thing)
+	until := a.hand.End()
+	now := a.host.clock()
+	if !a.hand.Leased(now) || a.hand.Memory().Held[d.Thing] != d.Generation {
+		a.done(d, fleet.Broken, "the lease ended before the address was claimed")
+		next()
+		return
+	}
+	if s.script.deaf[a.host.name+"/"+name] {
+		a.hand.Lost(d.Thing)
+		delete(a.speaking, name)
+		a.keep()
+		a.done(d, fleet.Broken, "add the address: no such interface")
+		next()
+		return
+	}
+	span := until.Sub(now)
+	s.watch.renewing(a.host)
+	a.host.agentProcess.in(s.between(50*microsecond, 2*millisecond), func() {
+		s.watch.claims(a.host, d.Thing, d.Generation)
+		a.late = a.host.kernel.put(i, span)
+		if !a.tooLate(until) {
+			a.speaking[name] = d.Generation
+		}
+		a.done(d, fleet.Done, "")
+		next()
+	})
+}
+
+func (a *agent) done(d deed, o fleet.Outcome, why string) {
+	a.poke()
+	if d.reply != nil {
+		d.reply(fleet.Effect{Key: d.Order.Key, From: a.host.name, Outcome: o, Why: why, Wall: a.host.wall()})
+	}
+}
+
+// perform carries out what needs no lease arithmetic.
+func (a *agent) perform(d deed) {
+	o := d.Order
+	_, name, _ := strings.Cut(o.Thing, "/")
+	switch o.Verb {
+	case fleet.VerbSever:
+		a.severed[name] = max(a.severed[name], o.Generation)
+		a.done(d, fleet.Done, "")
+	case fleet.VerbRoute:
+		a.routes, a.applied = o.Routes, o.Routes.Revision
+		a.done(d, fleet.Done, "")
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart:
+		u := a.host.copy(name)
+		if u == nil {
+			a.done(d, fleet.Broken, o.Thing+" is not a service of this host")
+			return
+		}
+		proc, life := &a.host.agentProcess, a.host.agentProcess.life
+		u.operate(job{verb: o.Verb, generation: o.Generation, done: func(err string) {
+			if proc.life != life {
+				return
+			}
+			proc.in(0, func() { a.operated(d, u, err) })
+		}})
+	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		a.fence(o, func(p *fleet.Proof, outcome fleet.Outcome, why string) {
+			if d.reply != nil {
+				d.reply(fleet.Effect{Key: o.Key, From: a.host.name, Outcome: outcome, Why: why, Proof: p, Wall: a.host.wall()})
+			}
+		})
+	default:
+		a.done(d, fleet.Broken, fmt.Sprintf("no verb %q is known", o.Verb))
+	}
+}
+
+// operated is the end of an order to a unit.
+func (a *agent) operated(d deed, u *unit, err string) {
+	if err != "" {
+		a.done(d, fleet.Broken, err)
+		return
+	}
+	if d.Order.Verb == fleet.VerbStop && u.exclusive() && !u.alive() {
+		a.hand.Stopped(d.Order.Thing, d.Order.Generation)
+		a.keep()
+	}
+	a.observe(u)
+	a.done(d, fleet.Done, "")
+}
+
+// observe looks at a unit.
+func (a *agent) observe(u *unit) {
+	if st := u.state(); a.services[u.service.Name] != st {
+		a.services[u.service.Name] = st
+		a.poke()
+	}
+}
+
+// order follows an order; a copy of it waits for the same effect.
+func (a *agent) order(o fleet.Order, reply func(fleet.Effect)) {
+	key := fmt.Sprintf("%d/%s/%d", o.Epoch, o.Key, o.Try)
+	e, copied := a.errands[key]
+	if copied {
+		if e.effect != nil {
+			reply(*e.effect)
+			return
+		}
+		e.waiting = append(e.waiting, reply)
+		return
+	}
+	e = &errand{waiting: []func(fleet.Effect){reply}}
+	a.errands[key] = e
+	deeds, refusal := a.hand.Order(o, a.host.clock())
+	answer := func(f fleet.Effect) {
+		e.effect = &f
+		for _, w := range e.waiting {
+			w(f)
+		}
+		e.waiting = nil
+	}
+	if refusal != nil {
+		if strings.Contains(refusal.Why, "stint") || strings.Contains(refusal.Why, "majority") {
+			a.host.site.guard(fleet.GuardStint)
+		}
+	} else {
+		a.host.site.watch.accepts(a.host, o)
+		a.keep()
+	}
+	a.queue(deeds, answer)
+	a.poke()
+	if refusal != nil {
+		answer(*refusal)
+	}
+}
+
+// keep writes the memory to /run.
+func (a *agent) keep() {
+	a.host.run.memory = a.hand.Memory()
+	a.keepEnd()
+}
+
+func (a *agent) keepEnd() {
+	a.host.run.end, a.host.run.stint = a.hand.End(), a.hand.Stint().N
+}
+
+// poke lets the report be written anew, a moment later.
+func (a *agent) poke() {
+	now := a.host.clock()
+	led := a.hand.Leased(now)
+	if !a.dirty && led == a.sayLed && now.Sub(a.saidAt) < time.Second && a.everTold {
+		return
+	}
+	if a.telling {
+		return
+	}
+	a.telling = true
+	a.host.agentProcess.in(100*microsecond, a.report)
+}
+
+// touch notes that what would be reported has changed.
+func (a *agent) report() {
+	a.telling = false
+	s := a.host.site
+	now := a.host.clock()
+	r := a.testimony(now)
+	if !a.everTold || !same(a.said, r) {
+		a.content++
+	} else if now.Sub(a.saidAt) < time.Second {
+		return
+	}
+	a.everTold = true
+	a.seq++
+	r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.host.wall()
+	a.said, a.saidAt, a.sayLed = r, now, r.Leased
+	t := told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
+	for _, v := range a.voters {
+		if v == a.host {
+			a.desk.put(t, a)
+			continue
+		}
+		a.post(v, t)
+	}
+}
+
+// post sends a report, over the next network if the first is shut.
+func (a *agent) post(v *host, t told) {
+	s := a.host.site
+	for net := range s.nets {
+		d, ok := s.packet(a.host, v, net)
+		if _, back := s.packet(v, a.host, net); !ok || !back {
+			continue
+		}
+		v.agentProcess.in(d+at(net)*60*millisecond, func() { v.agent.desk.put(t, v.agent) })
+		return
+	}
+}
+
+// testimony is what this host says of itself.
+func (a *agent) testimony(now fleet.Moment) fleet.Report {
+	m := a.hand.Memory()
+	r := fleet.Report{
+		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
+		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
+		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: map[string]bool{}, Severed: map[string]uint64{},
+	}
+	for _, addr := range a.spec.Addresses {
+		g, held := m.Held[addr.Thing()]
+		switch {
+		case held && a.speaking[addr.Name] == g:
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
+		case held:
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
+		case a.host.site.script.foreign[a.host.name+"/"+addr.Name]:
+			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: "made permanent by another program"}
+		}
+	}
+	for _, name := range fleet.Sorted(a.services) {
+		st := a.services[name]
+		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && st.Phase != fleet.Stopped && st.Phase != fleet.Failed && st.Phase != fleet.Absent {
+			st.Generation = m.Running["service/"+name]
+		}
+		r.Services[name] = st
+	}
+	for i, up := range a.host.links {
+		r.Links[a.host.site.nets[i].name] = up
+	}
+	for _, name := range fleet.Sorted(a.severed) {
+		r.Severed[name] = a.severed[name]
+	}
+	return r
+}
+
+// told is a report and a number that changes with what it says.
+type told struct {
+	report  fleet.Report
+	content uint64
+}
+
+// desk is leader.Desk.
+type desk struct{ reports map[string]told }
+
+func (d *desk) put(t told, a *agent) {
+	old, known := d.reports[t.report.Host]
+	if known && old.report.Boot == t.report.Boot && t.report.Seq <= old.report.Seq {
+		return
+	}
+	d.reports[t.report.Host] = t
+	if !known || old.report.Boot != t.report.Boot || old.content != t.content {
+		a.leader.news()
+	}
+}

@@ -1,0 +1,237 @@
+package sim
+
+import (
+	"fmt"
+
+	"mainstay/fleet"
+)
+
+// bmc is a host's power switch and the machine that answers for it.
+type bmc struct {
+	host *host
+	uuid string // of the machine it is in; swapped cables change it
+	// power is what it would do and say by itself.
+	power bool
+	dead  bool // it lost power together with its host, or its network is cut
+	lose  int  // of a thousand answers
+	slow  at   // how much longer an off takes
+	lies  bool // it says off although the host is on
+	again bool // a power policy turns the host on a while after an off
+	stray int  // offs on their way
+}
+
+// how an answer of a BMC failed.
+const (
+	lost     = "its answer was lost"
+	deadline = 3 * second
+)
+
+// call reaches the device: the answer comes after a while, or never.
+func (b *bmc) call(from *process, do func() string, answer func(value string, err string)) {
+	s := b.host.site
+	there, back := s.between(2*millisecond, 30*millisecond), s.between(2*millisecond, 30*millisecond)
+	gone := b.dead
+	noAnswer := s.chance(b.lose)
+	s.after(there, func() {
+		if gone || b.dead {
+			return
+		}
+		v := do()
+		if !noAnswer {
+			from.in(back, func() { answer(v, "") })
+		}
+	})
+	if gone || noAnswer {
+		from.in(deadline, func() { answer("", lost) })
+	}
+}
+
+func (b *bmc) off() string {
+	s := b.host.site
+	d := s.between(20*millisecond, 300*millisecond) + b.slow
+	b.stray++
+	s.watch.offOrdered(b.host)
+	s.after(d, func() {
+		b.stray--
+		if b.lies {
+			return
+		}
+		if b.host.on {
+			s.watch.fenced(b.host)
+			s.tell("%s is switched off by its BMC", b.host.name)
+			b.host.powerOff()
+		}
+		b.power = false
+		if b.again {
+			s.after(s.between(300*millisecond, 3*second), func() {
+				if !b.host.on && !b.dead {
+					s.tell("a power policy turns %s on again", b.host.name)
+					b.host.powerOn()
+				}
+			})
+		}
+	})
+	return "ok"
+}
+
+func (b *bmc) state() string {
+	if b.host.on && !b.lies {
+		return "on"
+	}
+	return "off"
+}
+
+// prover is one fence order on its way, step by step as fence.Prove takes them.
+type prover struct {
+	site   *Site
+	by     *host
+	victim *host
+	order  fleet.Order
+	uuid   string // as the victim reported it
+	done   func(*fleet.Proof, fleet.Outcome, string)
+	end    at
+}
+
+func (h *host) beatsOf(victim, boot string) fleet.Moment {
+	if h.agent == nil || h.agent.ear == nil {
+		return 0
+	}
+	row, _ := h.agent.ear.Row(fleet.Stint{Host: victim, Boot: boot})
+	return row.Heard
+}
+
+// fence carries out fence, confirm and power-on.
+func (a *agent) fence(o fleet.Order, done func(*fleet.Proof, fleet.Outcome, string)) {
+	s := a.host.site
+	victim := s.names[o.Target.Host]
+	state := a.host.member.state()
+	p := &prover{site: s, by: a.host, victim: victim, order: o, uuid: state.Members[victim.name].UUID, done: done, end: s.now + 25*second}
+	s.stir(fenceStir)
+	switch o.Verb {
+	case fleet.VerbPowerOn:
+		p.same(func() {
+			p.victim.bmc.call(&a.host.agentProcess, func() string {
+				s.tell("%s is switched on by its BMC", victim.name)
+				s.after(victim.bootTime(), func() {
+					if !victim.bmc.dead {
+						victim.powerOn()
+					}
+				})
+				return "ok"
+			}, func(_, err string) {
+				if err != "" {
+					done(nil, fleet.NoWord, err)
+					return
+				}
+				done(nil, fleet.Done, "")
+			})
+		})
+	case fleet.VerbConfirm:
+		before := a.host.beatsOf(victim.name, o.Target.Boot)
+		p.same(func() {
+			p.state(func(v string) {
+				switch {
+				case v != "off":
+					s.guard(fleet.GuardProof)
+					done(nil, fleet.Broken, "it says "+v+": somebody or something turned the host on again")
+				case a.host.beatsOf(victim.name, o.Target.Boot) != before:
+					done(nil, fleet.NoWord, "the host still beats")
+				default:
+					proof := state.Proofs[victim.name]
+					done(&proof, fleet.Done, "")
+				}
+			})
+		})
+	default:
+		p.same(func() { p.off(1) })
+	}
+}
+
+const fenceStir = 4e9
+
+func (p *prover) call(do func() string, answer func(v, err string)) {
+	p.victim.bmc.call(&p.by.agentProcess, do, answer)
+}
+
+// same compares the machine.
+func (p *prover) same(next func()) {
+	if !fleet.Armed(fleet.GuardProof) {
+		next()
+		return
+	}
+	p.call(func() string { return p.victim.bmc.uuid }, func(v, err string) {
+		switch {
+		case err != "":
+			p.done(nil, fleet.NoWord, err)
+		case v != p.uuid:
+			p.site.guard(fleet.GuardProof)
+			p.done(nil, fleet.Refused, fmt.Sprintf("the device holds machine %s, and %s is machine %s", v, p.victim.name, p.uuid))
+		default:
+			next()
+		}
+	})
+}
+
+func (p *prover) off(tries int) {
+	p.call(p.victim.bmc.off, func(_, err string) {
+		switch {
+		case err != "" && tries > 0:
+			p.off(tries - 1)
+		case err != "":
+			p.done(nil, fleet.NoWord, err)
+		default:
+			p.until(p.site.now + 2*deadline)
+		}
+	})
+}
+
+func (p *prover) until(end at) {
+	p.call(p.victim.bmc.state, func(v, err string) {
+		switch {
+		case err == "" && v == "off":
+			p.twice()
+		case p.site.now > end:
+			p.done(nil, fleet.NoWord, "it acknowledged and still says "+v+err)
+		default:
+			p.by.agentProcess.in(200*millisecond, func() { p.until(end) })
+		}
+	})
+}
+
+func (p *prover) state(next func(v string)) {
+	p.call(p.victim.bmc.state, func(v, err string) {
+		if err != "" {
+			p.done(nil, fleet.NoWord, err)
+			return
+		}
+		next(v)
+	})
+}
+
+// twice asks again a second later, compares the machine again, and listens.
+func (p *prover) twice() {
+	proof := &fleet.Proof{Host: p.victim.name, Boot: p.order.Target.Boot, Kind: "fence", By: p.by.name, At: p.by.wall(),
+		Evidence: "its BMC said off twice, a second apart"}
+	if !fleet.Armed(fleet.GuardProof) {
+		p.done(proof, fleet.Done, "")
+		return
+	}
+	before := p.by.beatsOf(p.victim.name, p.order.Target.Boot)
+	p.by.agentProcess.in(p.by.span(1e9), func() {
+		p.state(func(v string) {
+			if v != "off" {
+				p.site.guard(fleet.GuardProof)
+				p.done(nil, fleet.Broken, "it said off, and a second later "+v)
+				return
+			}
+			p.same(func() {
+				if p.by.beatsOf(p.victim.name, p.order.Target.Boot) != before {
+					p.site.guard(fleet.GuardProof)
+					p.done(nil, fleet.NoWord, "the device says off, but the host still beats")
+					return
+				}
+				p.done(proof, fleet.Done, "")
+			})
+		})
+	})
+}
