@@ -131,6 +131,10 @@ type Agent struct {
 	ticked   fleet.Moment
 }
 
+// resumed marks the claim of an address that a former process of this host spoke
+// for under the same lease.
+const resumed = "a former process of this host held it under the same lease"
+
 // deed is a plan.Deed with the one who waits for its effect, if anybody.
 type deed struct {
 	plan.Deed
@@ -187,8 +191,11 @@ func New(cfg Config) (*Agent, error) {
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), cfg.Spec.Timing, now)
 	a.hand = hand
 	if len(deeds) == 0 {
-		for thing, g := range memory.Held {
+		// The stint goes on: what it speaks for is taken up again, without a gap.
+		for _, thing := range fleet.Sorted(memory.Held) {
+			g := memory.Held[thing]
 			a.speaking[nameOf(thing)] = g
+			deeds = append(deeds, plan.Deed{Do: plan.DoClaim, Thing: thing, Generation: g, Why: resumed})
 		}
 	}
 	a.queue(deeds, nil)

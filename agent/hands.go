@@ -86,6 +86,10 @@ func (a *Agent) renew(ctx context.Context) {
 	a.mu.Unlock()
 }
 
+// forced marks a claim that is carried out although somebody else answered for
+// the address all the time.
+const forced = "somebody else answers for it all the time"
+
 // claimDelay bounds how long a claim waits for another who answers for the
 // address: by then the kernel has ended whoever held it under a lease.
 const claimDelay = fleet.CoarseLate
@@ -94,6 +98,10 @@ func (a *Agent) claim(ctx context.Context, d deed) {
 	addr := a.addr(d.Thing)
 	if !addr.IsValid() {
 		a.forget(d, fmt.Errorf("the site's file has no %s", d.Thing))
+		return
+	}
+	if d.Why == resumed || d.Why == forced {
+		a.claimNow(ctx, d, addr)
 		return
 	}
 	asked := a.cfg.Now()
@@ -127,7 +135,7 @@ func (a *Agent) claimLater(ctx context.Context, d deed, addr netip.Addr, others 
 		Why: fmt.Sprintf("claimed although %v answered for %s for %v", others, addr, claimDelay)})
 	d.reply = nil
 	a.mu.Lock()
-	a.deeds <- deed{Deed: plan.Deed{Do: plan.DoClaim, Thing: d.Thing, Generation: d.Generation, Why: "forced"}}
+	a.deeds <- deed{Deed: plan.Deed{Do: plan.DoClaim, Thing: d.Thing, Generation: d.Generation, Why: forced}}
 	a.mu.Unlock()
 }
 

@@ -2,14 +2,21 @@
 // file, has HAProxy itself check it, reloads without losing a connection, and
 // pushes which servers take traffic through the runtime socket.
 //
+//	site's file + haproxy.d/*.cfg --Configure--> haproxy.cfg --haproxy -c--> reload
+//	routing table ----------------Apply--------> runtime socket, in one line
+//
 // Traffic never runs through Mainstay's process: HAProxy is a unit of its own and
 // goes on when the agent is away. Every controller runs one, bound to every
 // address of the site whether it is there or not, so an address that moves finds
 // one listening.
 //
-// What operators add in haproxy.d/*.cfg below the configuration folder is
+// What operators add in haproxy.d/*.cfg below the configuration's folder is
 // appended as it is, in the order of the names, and survives every rendering; a
-// snippet that HAProxy refuses keeps the old configuration in force and is named.
+// snippet that HAProxy refuses leaves the old configuration in force and is named.
+//
+// HAProxy checks by TCP whether it can reach a server, no more: who serves, who
+// hangs and who must not be written to is decided outside, by the leader and, for
+// hosts that fell silent a moment ago, by this host's own agent.
 package balance
 
 import (
@@ -17,11 +24,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"text/template"
@@ -37,7 +47,7 @@ type Config struct {
 	Host   string // this host's name
 	Binary string // "" means haproxy from the path
 	// Reload makes the running HAProxy take the new configuration; it is not
-	// called while none runs.
+	// called while none runs. It need not wait until that has happened.
 	Reload func(ctx context.Context) error
 }
 
@@ -45,10 +55,13 @@ type Config struct {
 type HAProxy struct {
 	cfg Config
 
-	mu     sync.Mutex
-	spec   fleet.Spec
-	pushed map[string]fleet.Route // server -> what it was told last
-	since  string                 // the process that was told
+	configuring sync.Mutex // one Configure at a time; Apply never waits for it
+
+	mu      sync.Mutex // guards all below, and is held while HAProxy is told
+	spec    fleet.Spec
+	routes  fleet.Routes
+	told    map[string]string // what each server was told last
+	process string            // the worker that was told
 }
 
 // New returns the driver; nothing is touched yet.
@@ -56,76 +69,178 @@ func New(cfg Config) *HAProxy {
 	if cfg.Binary == "" {
 		cfg.Binary = "haproxy"
 	}
-	return &HAProxy{cfg: cfg, pushed: map[string]fleet.Route{}}
+	return &HAProxy{cfg: cfg, told: map[string]string{}}
 }
 
-func (h *HAProxy) file() string      { return filepath.Join(h.cfg.Dir, "haproxy.cfg") }
-func (h *HAProxy) socket() string    { return filepath.Join(h.cfg.Run, "haproxy.sock") }
-func (h *HAProxy) stateFile() string { return filepath.Join(h.cfg.Run, "haproxy.state") }
+func (h *HAProxy) file() string   { return filepath.Join(h.cfg.Dir, "haproxy.cfg") }
+func (h *HAProxy) socket() string { return filepath.Join(h.cfg.Run, "haproxy.sock") }
+func (h *HAProxy) master() string { return filepath.Join(h.cfg.Run, "haproxy-master.sock") }
+func (h *HAProxy) states() string { return filepath.Join(h.cfg.Run, "haproxy.state") }
 
-// Configure renders and checks the configuration and, if it changed, puts it in
-// place and reloads a running HAProxy. On an error the old one stays in force.
+// takeBound is how long a reloaded HAProxy may need until it serves with the new
+// configuration: many certificates on a busy machine take seconds.
+const takeBound = 20 * time.Second
+
+// Configure renders and checks the configuration, puts it in place, and reloads a
+// running HAProxy that has another one. On an error the old one stays in force,
+// also for a HAProxy that is started later. Apply goes on meanwhile.
 func (h *HAProxy) Configure(ctx context.Context, spec fleet.Spec) error {
+	h.configuring.Lock()
+	defer h.configuring.Unlock()
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.spec = spec // also when it is refused: what runs must still be told its servers
+	h.mu.Unlock()
 	snippets, err := h.snippets()
 	if err != nil {
 		return err
 	}
-	text, err := Render(spec, h.cfg.Host, h.socket(), h.stateFile(), snippets)
+	text, digest, err := h.render(spec, snippets)
 	if err != nil {
 		return err
 	}
-	h.spec = spec
-	if old, err := os.ReadFile(h.file()); err == nil && bytes.Equal(old, text) {
-		return nil
+	old, err := os.ReadFile(h.file())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read HAProxy's present configuration: %w", err)
 	}
-	next := h.file() + ".new"
-	if err := os.WriteFile(next, text, 0o640); err != nil {
-		return fmt.Errorf("write HAProxy's configuration: %w", err)
+	if !bytes.Equal(old, text) {
+		if err := h.check(ctx, spec, snippets, text); err != nil {
+			return err
+		}
+		if err := put(h.file(), text, 0o640); err != nil {
+			return fmt.Errorf("put HAProxy's configuration in place: %w", err)
+		}
 	}
-	defer os.Remove(next) // fails once it has been renamed
-	if err := h.check(ctx, next); err != nil {
+	info, err := h.ask(ctx, h.socket(), "show info")
+	if err != nil || field(info, "description") == digest {
+		return nil // none runs, and it will start with this one; or it has it
+	}
+	if err := h.reload(ctx, digest); err != nil {
+		if len(old) > 0 {
+			err = errors.Join(err, put(h.file(), old, 0o640))
+		}
 		return err
 	}
-	if err := os.Rename(next, h.file()); err != nil {
-		return fmt.Errorf("put HAProxy's configuration in place: %w", err)
-	}
-	if _, err := h.command(ctx, "show version"); err != nil {
-		return nil // none runs; it starts with the new one
-	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.told)
+	return h.tell(ctx)
+}
+
+// reload returns when the running HAProxy serves with the configuration of that
+// digest.
+func (h *HAProxy) reload(ctx context.Context, digest string) error {
 	if err := h.save(ctx); err != nil {
 		return err
 	}
 	if err := h.cfg.Reload(ctx); err != nil {
-		return fmt.Errorf("reload HAProxy: %w", err)
+		return fmt.Errorf("reload HAProxy, the old configuration stays in force: %w", err)
 	}
-	clear(h.pushed)
-	return nil
+	ctx, cancel := context.WithTimeout(ctx, takeBound)
+	defer cancel()
+	for {
+		info, err := h.ask(ctx, h.socket(), "show info")
+		if err == nil && field(info, "description") == digest {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, fmt.Errorf("reload HAProxy: it has not taken the new configuration within %v, and goes on with the old one: journalctl -u mainstay-haproxy says why (a port that somebody else has?)", takeBound))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
-// check lets HAProxy judge a configuration.
-func (h *HAProxy) check(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, h.cfg.Binary, "-c", "-q", "-f", path).CombinedOutput()
+// put replaces a file whole or not at all, also over a loss of power.
+func put(name string, text []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(name+".tmp", name)
+}
+
+// check lets HAProxy judge a configuration; a snippet that it refuses is named.
+func (h *HAProxy) check(ctx context.Context, spec fleet.Spec, snippets []snippet, text []byte) error {
+	said, err := h.judge(ctx, text)
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("check HAProxy's configuration: no haproxy here: apt-get install haproxy: %w", err)
+		return fmt.Errorf("check HAProxy's configuration: there is no haproxy here: apt-get install haproxy: %w", err)
 	}
-	return fmt.Errorf("HAProxy refuses the new configuration, the old one stays in force (snippets are in %s): %w: %s",
-		filepath.Join(h.cfg.Dir, "haproxy.d"), err, strings.TrimSpace(string(out)))
+	if !errors.As(err, new(*exec.ExitError)) || ctx.Err() != nil {
+		return fmt.Errorf("check HAProxy's configuration: %w", err)
+	}
+	// Whose fault is it? Not every complaint names a line, so ask without the
+	// snippets, then with one after another.
+	culprit := "the site's file"
+	for n := range snippets {
+		text, _, err := h.render(spec, snippets[:n])
+		if err != nil {
+			return err
+		}
+		if _, err := h.judge(ctx, text); err != nil {
+			break
+		}
+		culprit = filepath.Join(h.cfg.Dir, "haproxy.d", snippets[n].Name)
+	}
+	return fmt.Errorf("HAProxy refuses the new configuration because of %s, and goes on with the old one: %s", culprit, said)
 }
 
-// save keeps the servers' states over a reload.
-func (h *HAProxy) save(ctx context.Context) error {
-	state, err := h.command(ctx, "show servers state")
-	if err != nil {
-		return fmt.Errorf("save the states of HAProxy's servers: %w", err)
+// judge asks HAProxy about a configuration that is not in force yet, and returns
+// its complaints with the places where a person would look for them.
+func (h *HAProxy) judge(ctx context.Context, text []byte) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, takeBound)
+	defer cancel()
+	name := h.file() + ".new"
+	defer os.Remove(name)
+	if err := os.WriteFile(name, text, 0o640); err != nil {
+		return "", err
 	}
-	if err := os.WriteFile(h.stateFile(), []byte(state), 0o600); err != nil {
+	out, err := exec.CommandContext(ctx, h.cfg.Binary, "-c", "-f", name).CombinedOutput()
+	var said []string
+	for line := range strings.Lines(string(out)) {
+		if !strings.HasPrefix(line, "[NOTICE]") {
+			said = append(said, place(strings.TrimSpace(line), name, text))
+		}
+	}
+	return strings.Join(said, "; "), err
+}
+
+var placed = regexp.MustCompile(`\[[^\]\s]*:(\d+)\]`)
+
+// place puts the line of a snippet in place of that of the whole file.
+func place(said, name string, text []byte) string {
+	return placed.ReplaceAllStringFunc(said, func(at string) string {
+		n, err := strconv.Atoi(placed.FindStringSubmatch(at)[1])
+		lines := bytes.Split(text, []byte("\n"))
+		if err != nil || !strings.HasPrefix(at, "["+name) || n > len(lines) {
+			return at
+		}
+		for i := n - 1; i >= 0; i-- {
+			if title, ok := bytes.CutPrefix(lines[i], []byte(snippetTitle)); ok {
+				return fmt.Sprintf("[haproxy.d/%s:%d]", title, n-1-i)
+			}
+		}
+		return at
+	})
+}
+
+// save keeps the servers' states where the next process finds them, be it after a
+// reload or after a crash.
+func (h *HAProxy) save(ctx context.Context) error {
+	state, err := h.ask(ctx, h.socket(), "show servers state")
+	if err == nil {
+		err = os.WriteFile(h.states()+".tmp", []byte(state), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(h.states()+".tmp", h.states())
+	}
+	if err != nil {
 		return fmt.Errorf("save the states of HAProxy's servers: %w", err)
 	}
 	return nil
@@ -134,21 +249,39 @@ func (h *HAProxy) save(ctx context.Context) error {
 // snippet is a piece of an operator's own configuration.
 type snippet struct{ Name, Text string }
 
+// sectionWords begin a section of HAProxy's configuration.
+var sectionWords = []string{"backend", "cache", "defaults", "fcgi-app", "frontend", "global", "http-errors", "listen",
+	"log-forward", "mailers", "peers", "program", "resolvers", "ring", "userlist"}
+
 func (h *HAProxy) snippets() ([]snippet, error) {
 	names, err := filepath.Glob(filepath.Join(h.cfg.Dir, "haproxy.d", "*.cfg"))
 	if err != nil {
-		return nil, fmt.Errorf("look for HAProxy snippets: %w", err)
+		return nil, fmt.Errorf("look for HAProxy's snippets: %w", err)
 	}
 	slices.Sort(names)
 	var out []snippet
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {
-			return nil, fmt.Errorf("read HAProxy snippet: %w", err)
+			return nil, fmt.Errorf("read HAProxy's snippet: %w", err)
+		}
+		if line, word := firstWord(string(text)); word != "" && !slices.Contains(sectionWords, word) {
+			return nil, fmt.Errorf("HAProxy's snippet %s:%d: it must begin with a section (frontend, backend, listen ...), not with %q, "+
+				"which would change a section of Mainstay's; the old configuration stays in force", name, line, word)
 		}
 		out = append(out, snippet{filepath.Base(name), strings.TrimRight(string(text), "\n")})
 	}
 	return out, nil
+}
+
+func firstWord(text string) (line int, word string) {
+	for l := range strings.Lines(text) {
+		line++
+		if words := strings.Fields(l); len(words) > 0 && !strings.HasPrefix(words[0], "#") {
+			return line, words[0]
+		}
+	}
+	return line, ""
 }
 
 // section is one service behind HAProxy, ready to print.
@@ -161,26 +294,37 @@ type section struct {
 
 type server struct {
 	Host string
-	Addr string
+	Addr netip.AddrPort
 }
+
+const snippetTitle = "# --- haproxy.d/"
 
 var configuration = template.Must(template.New("haproxy.cfg").Parse(`# Written by Mainstay from the site's file of {{.Site}}; do not edit.
 # Your own sections: files named *.cfg in haproxy.d beside this one.
+#
+# Servers are checked by TCP only: a single worker answers an HTTP check after the
+# request it is at, and a sound server would be cut off in the middle of it. Who
+# hangs and who is not ready is found out by each host's agent, and comes through
+# the socket. Where only one server may be written to, none is checked from here: a
+# database counts each connection that is closed before its greeting was answered
+# against HAProxy's host, and locks it out in the end; agents ask by SQL.
 global
+    # By this Mainstay sees which configuration a running HAProxy has.
+    description {{.Digest}}
+    user haproxy
+    group haproxy
     stats socket {{.Socket}} mode 600 level admin expose-fd listeners
-    server-state-file {{.State}}
+    server-state-file {{.States}}
     maxconn 20000
-    # Where the system allows fewer files, fewer connections are better than none.
-    no strict-limits
     log /dev/log local0 notice
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
 
 defaults
     log global
     option dontlognull
-    option redispatch 1
+    # A host that died without a word answers no SYN: another server is tried soon.
     retries 3
-    # A host that died without a word answers no SYN: the next one is tried soon.
+    option redispatch 1
     timeout connect 300ms
     timeout client 120s
     timeout server 120s
@@ -197,55 +341,61 @@ listen {{.Name}}
 {{- if eq .Mode "http"}}
     option httplog
     option forwardfor
-    http-request set-header X-Forwarded-Proto https if { ssl_fc }
-    balance leastconn
-{{- else if .Writer}}
-    option tcplog
-    # The first server in this order takes everything, the next one at once when it
-    # is down. Mainstay drains those before the writer it has chosen.
-    balance first
-    timeout client 3h
-    timeout server 3h
+    # A reload ends an idle connection only with its next answer, which says so: who
+    # asks just then loses nothing.
+    option idle-close-on-response
+    http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
 {{- else}}
     option tcplog
-    balance leastconn
 {{- end}}
-    # By TCP only: a single worker answers an HTTP check after the request it is at,
-    # and a sound server would be cut off in the middle of it. Layer 7 is probed by
-    # each host's agent, which knows whether its service works or hangs.
-    default-server check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1{{if .Writer}} on-marked-down shutdown-sessions on-marked-up shutdown-backup-sessions{{end}}
+{{- if .Writer}}
+    timeout client 3h
+    timeout server 3h
+    # The first server in this order that may take traffic takes all of it. Mainstay
+    # drains those before the one that it has chosen; those after it stand by, and
+    # take over at once when it refuses a connection.
+    balance first
+{{- else}}
+    balance leastconn
+    default-server check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1
+{{- end}}
 {{- range .Servers}}
     server {{.Host}} {{.Addr}}
 {{- end}}
 {{end}}
 {{- range .Snippets}}
-# --- haproxy.d/{{.Name}} ---
+{{$.Title}}{{.Name}}
 {{.Text}}
 {{end}}`))
 
-// Render writes the configuration of one host. It is the same on every host but
-// for the order of nothing: equal files everywhere make faults easy to compare.
-func Render(spec fleet.Spec, host, socket, state string, snippets []snippet) ([]byte, error) {
+// render writes the configuration: the same on every host, so that two files that
+// differ show a fault. digest stands in it, and is what it is told by.
+func (h *HAProxy) render(spec fleet.Spec, snippets []snippet) (text []byte, digest string, err error) {
 	data := struct {
-		Site, Socket, State string
-		Sections            []section
-		Snippets            []snippet
-	}{Site: spec.Site, Socket: socket, State: state, Snippets: snippets}
+		Site, Digest, Socket, States, Title string
+		Sections                            []section
+		Snippets                            []snippet
+	}{Site: spec.Site, Socket: h.socket(), States: h.states(), Title: snippetTitle, Snippets: snippets}
 	for _, v := range spec.Services {
 		if v.Listen.Port == 0 {
 			continue
 		}
 		s, err := sectionOf(spec, v)
 		if err != nil {
-			return nil, fmt.Errorf("HAProxy section %s: %w", v.Name, err)
+			return nil, "", fmt.Errorf("HAProxy's section %s: %w", v.Name, err)
 		}
 		data.Sections = append(data.Sections, s)
 	}
+	sum := fnv.New64a()
 	var b bytes.Buffer
-	if err := configuration.Execute(&b, data); err != nil {
-		return nil, fmt.Errorf("render HAProxy's configuration: %w", err)
+	if err := configuration.Execute(sum, data); err == nil {
+		data.Digest = fmt.Sprintf("mainstay-%016x", sum.Sum64())
+		err = configuration.Execute(&b, data)
+		if err == nil {
+			return b.Bytes(), data.Digest, nil
+		}
 	}
-	return b.Bytes(), nil
+	return nil, "", fmt.Errorf("render HAProxy's configuration: %w", err)
 }
 
 func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
@@ -277,18 +427,20 @@ func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
 	if len(s.Binds) == 0 {
 		return s, errors.New("it listens on no address of this site")
 	}
+	port := v.Listen.Backend
+	if port == 0 {
+		port = v.Listen.Port
+	}
 	for _, name := range spec.Homes(v) {
 		h, _ := spec.Host(name)
 		addr, ok := h.Addresses[networkOf(spec, v)]
 		if !ok {
 			return s, fmt.Errorf("host %s has no address on %s", name, networkOf(spec, v))
 		}
-		port := v.Listen.Backend
-		if port == 0 {
-			port = v.Listen.Port
-		}
-		s.Servers = append(s.Servers, server{Host: name, Addr: netip.AddrPortFrom(addr, uint16(port)).String()})
+		s.Servers = append(s.Servers, server{Host: name, Addr: netip.AddrPortFrom(addr, uint16(port))})
 	}
+	// "balance first" goes by this order, and commands counts on it.
+	slices.SortFunc(s.Servers, func(a, b server) int { return strings.Compare(a.Host, b.Host) })
 	return s, nil
 }
 

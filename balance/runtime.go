@@ -16,100 +16,203 @@ import (
 )
 
 // Apply tells HAProxy which servers take traffic. Only what differs from what it
-// was told last is sent; a HAProxy that was started anew is told everything.
+// was told last is sent, all of it in one line; a HAProxy that was started anew is
+// told everything. Calling it again with the same table is cheap, and is how a
+// restarted HAProxy is noticed.
 func (h *HAProxy) Apply(ctx context.Context, routes fleet.Routes) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	info, err := h.command(ctx, "show info")
-	if err != nil {
+	h.routes = routes
+	return h.tell(ctx)
+}
+
+// tell brings HAProxy to the state of the table. The caller holds the lock.
+func (h *HAProxy) tell(ctx context.Context) error {
+	news := h.news()
+	whole := len(h.told) == 0
+	process, err := h.send(ctx, news)
+	if process == "" {
+		return err // not reached: nothing is known to have been told
+	}
+	if process != h.process && !whole {
+		// Another process than the one that was told the rest.
+		clear(h.told)
+		news = h.news()
+		process, err = h.send(ctx, news)
+	}
+	h.process = process
+	if len(news) == 0 || process == "" {
 		return err
 	}
-	if process := field(info, "Pid"); process != h.since {
-		h.since = process
-		clear(h.pushed)
-	}
-	var errs []error
-	for _, service := range fleet.Sorted(routes.Servers) {
+	return errors.Join(err, h.tellFormer(ctx, news), h.save(ctx))
+}
+
+// news lists what the present table says anew. Servers that shall take traffic
+// come first, so that there is no moment without one.
+func (h *HAProxy) news() []word {
+	var out []word
+	for _, service := range fleet.Sorted(h.routes.Servers) {
 		v, ok := h.spec.Service(service)
 		if !ok || v.Listen.Port == 0 {
 			continue
 		}
-		for _, order := range commands(v, routes.Servers[service]) {
-			if h.pushed[order.server] == order.route {
-				continue
+		for _, w := range commands(v, h.routes.Servers[service]) {
+			if h.told[w.server] != w.why {
+				out = append(out, w)
 			}
-			if err := h.push(ctx, order); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			h.pushed[order.server] = order.route
 		}
 	}
-	return errors.Join(errs...)
-}
-
-// push is one server's new state.
-type push struct {
-	server string // "service/host"
-	route  fleet.Route
-	state  string // in HAProxy's words
-	shut   bool   // end its sessions at once
-}
-
-// commands turns a service's routes into HAProxy's words. Servers that shall take
-// traffic come first, so that there is no moment with none.
-func commands(v fleet.Service, servers map[string]fleet.Route) []push {
-	writer := ""
-	for _, host := range fleet.Sorted(servers) {
-		if servers[host] == fleet.RouteReady && writer == "" {
-			writer = host
-		}
-	}
-	var out []push
-	for _, host := range fleet.Sorted(servers) {
-		route := servers[host]
-		p := push{server: v.Name + "/" + host, route: route, state: "ready"}
-		switch route {
-		case fleet.RouteBackup:
-			// HAProxy takes the first server that is up: those after the writer stand
-			// by as they are, those before it must not be found first.
-			if host < writer {
-				p.state = "drain"
-				p.route += "-before"
-			}
-		case fleet.RouteDrain, fleet.RouteOut:
-			p.state = "drain" // sessions are left alone
-		case fleet.RouteDead:
-			p.state, p.shut = "maint", true
-		}
-		out = append(out, p)
-	}
-	slices.SortStableFunc(out, func(a, b push) int {
-		return rank(a.state) - rank(b.state)
-	})
+	slices.SortStableFunc(out, func(a, b word) int { return rank(a.state) - rank(b.state) })
 	return out
 }
 
-func rank(state string) int { return slices.Index([]string{"ready", "drain", "maint"}, state) }
+// The states of a server in HAProxy's words.
+const (
+	ready = "ready"
+	drain = "drain" // nothing new; sessions are left alone
+	maint = "maint" // nothing at all
+)
 
-func (h *HAProxy) push(ctx context.Context, p push) error {
-	answer, err := h.command(ctx, fmt.Sprintf("set server %s state %s", p.server, p.state))
-	if err == nil && strings.TrimSpace(answer) != "" {
-		err = errors.New(strings.TrimSpace(answer))
+func rank(state string) int { return slices.Index([]string{ready, drain, maint}, state) }
+
+// word is what one server is told.
+type word struct {
+	server string // "service/host"
+	state  string
+	shut   bool   // end its sessions at once
+	why    string // what it rests on: told again when that changes
+}
+
+func (w word) commands() []string {
+	out := []string{fmt.Sprintf("set server %s state %s", w.server, w.state)}
+	if w.shut {
+		out = append(out, "shutdown sessions server "+w.server)
 	}
-	if err == nil && p.shut {
-		_, err = h.command(ctx, "shutdown sessions server "+p.server)
+	return out
+}
+
+// commands turns a service's routes into HAProxy's words.
+func commands(v fleet.Service, servers map[string]fleet.Route) []word {
+	// Where the chosen writer was taken out before a leader chose another, the
+	// first stand-in takes over: the same on every host that sees the same.
+	writer := ""
+	for _, route := range []fleet.Route{fleet.RouteBackup, fleet.RouteReady} {
+		for _, host := range slices.Backward(fleet.Sorted(servers)) {
+			if servers[host] == route {
+				writer = host
+			}
+		}
 	}
+	var out []word
+	for _, host := range fleet.Sorted(servers) {
+		w := word{server: v.Name + "/" + host, state: ready, why: string(servers[host])}
+		switch servers[host] {
+		case fleet.RouteBackup:
+			if host == writer {
+				break
+			}
+			// HAProxy takes the first server that may take traffic: those after the
+			// writer stand by as they are, those before it must not be found first.
+			// What still writes there is ended, or there would be two writers.
+			w.shut, w.why = true, "stand-in of "+writer
+			if host < writer {
+				w.state = drain
+			}
+		case fleet.RouteDrain, fleet.RouteOut:
+			w.state = drain
+		case fleet.RouteDead:
+			w.state, w.shut = maint, true
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// lineBound keeps a line well below what HAProxy reads at once (16 KB).
+const lineBound = 8 << 10
+
+// send tells the running process; process names it, and is empty if it was not
+// reached or changed meanwhile.
+func (h *HAProxy) send(ctx context.Context, news []word) (process string, err error) {
+	var errs []error
+	for first := true; first || len(news) > 0; first = false {
+		var line strings.Builder
+		n := 0
+		for n < len(news) && line.Len() < lineBound {
+			for _, c := range news[n].commands() {
+				line.WriteString(c + ";")
+			}
+			n++
+		}
+		text, err := h.ask(ctx, h.socket(), line.String()+"show info")
+		if err != nil {
+			return "", errors.Join(append(errs, err)...)
+		}
+		for _, w := range news[:n] {
+			delete(h.told, w.server)
+			var wrong string
+			for range w.commands() {
+				var said string
+				said, text = answer(text)
+				wrong += said
+			}
+			if wrong != "" {
+				errs = append(errs, fmt.Errorf("set HAProxy's server %s to %s: %s", w.server, w.state, wrong))
+				continue
+			}
+			h.told[w.server] = w.why
+		}
+		news = news[n:]
+		pid := field(text, "Pid") + " " + field(text, "Start_time_sec")
+		if process != "" && pid != process {
+			clear(h.told)
+			return "", errors.New("tell HAProxy its servers: it was restarted meanwhile")
+		}
+		process = pid
+	}
+	return process, errors.Join(errs...)
+}
+
+// answer cuts the answer to one command off: nothing or a complaint, and an empty
+// line.
+func answer(text string) (said, rest string) {
+	if rest, ok := strings.CutPrefix(text, "\n"); ok {
+		return "", rest
+	}
+	said, rest, _ = strings.Cut(text, "\n\n")
+	return strings.TrimSpace(said), rest
+}
+
+// tellFormer tells the same to workers that a reload has left behind with
+// connections that last: those of a dead server must end there too.
+func (h *HAProxy) tellFormer(ctx context.Context, news []word) error {
+	text, err := h.ask(ctx, h.master(), "show proc")
 	if err != nil {
-		return fmt.Errorf("set HAProxy's server %s to %s: %w", p.server, p.state, err)
+		return err
+	}
+	_, former, _ := strings.Cut(text, "# old workers\n")
+	former, _, _ = strings.Cut(former, "#")
+	for row := range strings.Lines(former) {
+		pid, _, _ := strings.Cut(row, " ")
+		for _, w := range news {
+			for _, c := range w.commands() {
+				// It ends with its last connection, perhaps just now, and may never have
+				// known this server: its answer is no matter.
+				if _, err := h.ask(ctx, h.master(), "@!"+pid+" "+c); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	return nil
 }
 
 // Finished counts the answers that this host's own server of a service has given
-// through this HAProxy so far; ok is false where it cannot be told.
+// through this HAProxy since its last start or reload; ok is false where it cannot
+// be told.
 func (h *HAProxy) Finished(ctx context.Context, service string) (n uint64, ok bool) {
-	text, err := h.command(ctx, "show stat "+service+" 4 -1")
+	const servers = "4 -1"
+	text, err := h.ask(ctx, h.socket(), "show stat "+service+" "+servers)
 	if err != nil {
 		return 0, false
 	}
@@ -123,7 +226,7 @@ func (h *HAProxy) Finished(ctx context.Context, service string) (n uint64, ok bo
 			continue
 		}
 		for i, column := range rows[0] {
-			if strings.HasPrefix(column, "hrsp_") && i < len(row) && row[i] != "" {
+			if strings.HasPrefix(column, "hrsp_") && row[i] != "" {
 				x, err := strconv.ParseUint(row[i], 10, 64)
 				if err != nil {
 					return 0, false
@@ -135,29 +238,37 @@ func (h *HAProxy) Finished(ctx context.Context, service string) (n uint64, ok bo
 	return n, ok
 }
 
-// command asks HAProxy's runtime socket one thing.
-func (h *HAProxy) command(ctx context.Context, text string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+// askBound is far above what an answer takes, and below what anybody who waits for
+// it could bear.
+const askBound = 2 * time.Second
+
+// ask puts one line to a socket of HAProxy's and returns the whole answer.
+func (h *HAProxy) ask(ctx context.Context, socket, line string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", h.socket())
+	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return "", fmt.Errorf("ask HAProxy: %w", err)
 	}
 	defer c.Close()
-	if at, ok := ctx.Deadline(); ok {
-		if err := c.SetDeadline(at); err != nil {
-			return "", fmt.Errorf("ask HAProxy: %w", err)
-		}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	_, err = io.WriteString(c, line+"\n")
+	if err == nil {
+		err = c.(*net.UnixConn).CloseWrite() // the master waits for it
 	}
-	if _, err := io.WriteString(c, text+"\n"); err != nil {
-		return "", fmt.Errorf("ask HAProxy %q: %w", text, err)
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(c)
 	}
-	answer, err := io.ReadAll(c)
+	if ctx.Err() != nil {
+		err = ctx.Err() // not that the connection was closed because of it
+	}
 	if err != nil {
-		return "", fmt.Errorf("ask HAProxy %q: %w", text, err)
+		return "", fmt.Errorf("ask HAProxy %.60q: %w", line, err)
 	}
-	return string(answer), nil
+	return string(text), nil
 }
 
 // field finds "Name: value" in an answer.

@@ -134,6 +134,12 @@ func (l *Lab) Deploy(ctx context.Context, c SiteConfig, progress func(string)) e
 			return fmt.Errorf("deploy on %s: %w", m.Name, err)
 		}
 	}
+	for _, m := range l.Hosts {
+		// What was never synced would not be there after a power cut.
+		if _, err := l.Run(ctx, m.Name, "sync"); err != nil {
+			return fmt.Errorf("deploy on %s: %w", m.Name, err)
+		}
+	}
 	return l.Await(ctx, first.Name, "a leader and all hosts healthy", func(s api.Status) bool {
 		if s.Leader == "" || len(s.Hosts) != len(l.Hosts) {
 			return false

@@ -18,12 +18,17 @@ type addresses struct {
 
 // openAddresses opens the guard and declares the site's addresses that may live
 // on this host: those on a network of its own.
+// In shadow mode nothing is declared: the guard would silence whoever speaks for
+// them now.
 func openAddresses(spec fleet.Spec, host string) (*addresses, error) {
 	set, err := vip.Open(vip.Config{})
 	if err != nil {
 		return nil, fmt.Errorf("open the kernel guard of addresses: %w", err)
 	}
 	a := &addresses{set: set}
+	if spec.Mode == "shadow" {
+		return a, nil
+	}
 	if err := a.manage(spec, host); err != nil {
 		set.Close()
 		return nil, err

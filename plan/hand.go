@@ -33,7 +33,7 @@ type Memory struct {
 type Deed struct {
 	Do    string `json:"do"` // one of the deeds below
 	Thing string `json:"thing,omitempty"`
-	// Generation under which it is done.
+	// Generation under which it is done; of drop, the number of the new stint.
 	Generation uint64       `json:"generation,omitempty"`
 	Until      fleet.Moment `json:"until,omitempty"` // of claim and renew
 	Why        string       `json:"why,omitempty"`
@@ -44,8 +44,8 @@ type Deed struct {
 const (
 	DoClaim   = "claim"   // add the address, open its guard until Until
 	DoRenew   = "renew"   // keep every held address's guard open until Until
-	DoRelease = "release" // shut the guard, remove the address
-	DoDrop    = "drop"    // remove every address at once: the stint is over
+	DoRelease = "release" // shut the guard, remove the address, then call Released
+	DoDrop    = "drop"    // remove every address at once: the stint is over; then call Dropped
 	DoPerform = "perform" // carry out an order that needs no lease arithmetic
 )
 
@@ -58,6 +58,8 @@ type Hand struct {
 	ears   []string
 	holder *lease.Holder
 	memory Memory
+	// dropping: what the former stint spoke for is not known to be gone.
+	dropping bool
 }
 
 // NewHand returns the hand of a host. memory is what a former process of this
@@ -70,7 +72,14 @@ func NewHand(host, boot string, memory Memory, ears []string, timing fleet.Timin
 		memory = Memory{Boot: boot}
 	}
 	h.memory = memory
-	if memory.Stint != 0 && memory.End != 0 && now.Before(memory.End) {
+	// An end further away than this lease is long is of a time when it was longer.
+	// A release that was under way may or may not have happened, and its word is
+	// still owed: a drop makes it true.
+	sound := !memory.End.After(now.Add(timing.Lease))
+	for _, thing := range fleet.Sorted(memory.Refused) {
+		sound = sound && memory.Refused[thing] <= memory.GivenUp[thing]
+	}
+	if memory.Stint != 0 && now.Before(memory.End) && sound {
 		h.holder = lease.Resume(h.Stint(), ears, timing.Lease, memory.End)
 		return h, nil
 	}
@@ -107,7 +116,21 @@ func (h *Hand) begin(why string) []Deed {
 	h.memory.Stint++
 	h.memory.Held = nil
 	h.holder = lease.NewHolder(h.Stint(), h.ears, h.timing.Lease)
-	return []Deed{{Do: DoDrop, Why: why}}
+	h.dropping = true
+	return []Deed{{Do: DoDrop, Generation: h.memory.Stint, Why: why}}
+}
+
+// Silent says that the host must not beat yet. A beat of a new stint tells the
+// whole site that the former one holds nothing any more, so it may leave only
+// when the drop is done: the agent can be frozen between the two, and a coarse
+// guard lets the address speak on for seconds.
+func (h *Hand) Silent() bool { return h.dropping && fleet.Armed(fleet.GuardStint) }
+
+// Dropped notes that the drop that began stint n is done.
+func (h *Hand) Dropped(n uint64) {
+	if n == h.memory.Stint {
+		h.dropping = false
+	}
 }
 
 // Tick must be called at each beat and whenever the lease's end may have
@@ -189,6 +212,11 @@ func (h *Hand) giveUp(thing string, generation uint64) {
 	put(&h.memory.GivenUp, thing, max(generation, h.memory.GivenUp[thing]))
 }
 
+// Refuses says why an order that was accepted must not be carried out after all;
+// "" if it may. An agent that does one deed after another asks again right before
+// a start: a stop that came first may have given the generation up meanwhile.
+func (h *Hand) Refuses(o fleet.Order, now fleet.Moment) string { return h.refuse(o, now) }
+
 // refuse says why an order must not be followed; "" if it may.
 func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 	if o.Epoch < h.memory.Epoch {
@@ -199,6 +227,10 @@ func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 	}
 	takes := o.Verb == fleet.VerbClaim || o.Generation > 0 && (o.Verb == fleet.VerbStart || o.Verb == fleet.VerbRestart)
 	if !takes {
+		gives := o.Generation > 0 && (o.Verb == fleet.VerbRelease || o.Verb == fleet.VerbStop)
+		if g := h.memory.Seen[o.Thing]; gives && o.Generation < g {
+			return fmt.Sprintf("generation %d of %s has been seen", g, o.Thing)
+		}
 		return ""
 	}
 	if o.Stint != h.memory.Stint && fleet.Armed(fleet.GuardStint) {

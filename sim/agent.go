@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +45,6 @@ type agent struct {
 	doing  bool
 	ticked fleet.Moment
 	first  fleet.Moment
-	dirty  bool
 	said   fleet.Report
 	saidAt fleet.Moment
 	sayLed bool
@@ -89,7 +89,7 @@ func newAgent(h *host) *agent {
 	a := &agent{
 		host: h, spec: s.spec, late: fleet.GuardLate, asking: map[string]asking{}, errands: map[string]*errand{},
 		speaking: map[string]uint64{}, severed: map[string]uint64{}, services: map[string]fleet.ServiceState{},
-		senses: make([]sense, len(s.hosts)), dirty: true,
+		senses: make([]sense, len(s.hosts)),
 	}
 	if s.script.coarse[h.name] {
 		a.late = fleet.CoarseLate
@@ -105,6 +105,7 @@ func newAgent(h *host) *agent {
 	me, _ := a.spec.Host(h.name)
 	timing := a.spec.Timing
 	a.every, timing.Lease = a.spec.Beats(me)
+	h.every = a.every
 	memory := h.run.memory
 	memory.End = 0
 	if h.run.stint == memory.Stint {
@@ -137,6 +138,22 @@ func newAgent(h *host) *agent {
 	return a
 }
 
+// follow takes up a changed site's file.
+func (a *agent) follow(spec fleet.Spec) {
+	h := a.host
+	a.spec, a.voters = spec, nil
+	for _, name := range spec.Voters() {
+		a.voters = append(a.voters, h.site.names[name])
+	}
+	a.hand.SetEars(spec.Voters())
+	if me, _ := spec.Host(h.name); me.Voter && a.ear == nil {
+		a.ear = lease.NewEar(spec.Timing, nil, h.clock())
+		h.run.ear = a.ear
+		a.leader.agent = a
+		a.pings()
+	}
+}
+
 // await puts the next tick of the beat loop on its way.
 func (a *agent) await(m fleet.Moment) {
 	s := a.host.site
@@ -157,7 +174,7 @@ func (a *agent) tick() {
 	a.queue(a.hand.Tick(now), nil)
 	b := beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now)}
 	if a.hand.Silent() {
-		a.poke()
+		a.remind(now)
 		a.next(now)
 		return // what the former stint held is not yet gone: this one must not be heard of
 	}
@@ -168,7 +185,7 @@ func (a *agent) tick() {
 		}
 		a.suspect(now)
 	}
-	a.poke()
+	a.remind(now)
 	for _, v := range a.voters {
 		if v == h {
 			continue
@@ -247,7 +264,7 @@ func (a *agent) heardBeat(from *host, b beat, net int, now fleet.Moment) {
 	x := &a.senses[from.index]
 	changed := !x.seen || x.stint != b.stint || x.leased != b.leased || x.suspect
 	if net >= 0 {
-		if now.Sub(x.nets[net]) >= 3*from.beats() {
+		if now.Sub(x.nets[net]) >= 3*from.every {
 			changed = true
 		}
 		x.nets[net] = now
@@ -262,23 +279,6 @@ func (a *agent) heardBeat(from *host, b beat, net int, now fleet.Moment) {
 	}
 }
 
-// beats is how often the host beats.
-func (h *host) beats() time.Duration {
-	if h.voter || h.fast() {
-		return h.site.timing.Beat
-	}
-	return h.site.timing.SlowBeat
-}
-
-func (h *host) fast() bool {
-	for _, u := range h.copies {
-		if u.exclusive() {
-			return true
-		}
-	}
-	return false
-}
-
 // suspect finds hosts that fell silent for three beats.
 func (a *agent) suspect(now fleet.Moment) {
 	for i := range a.senses {
@@ -287,7 +287,7 @@ func (a *agent) suspect(now fleet.Moment) {
 		if !x.seen || from == a.host {
 			continue
 		}
-		every := from.beats()
+		every := from.every
 		var last fleet.Moment
 		for _, at := range x.nets {
 			last = max(last, at)
@@ -391,7 +391,9 @@ func (a *agent) askOver(v *host, net int, epoch uint64, r fleet.Round) {
 
 func (a *agent) earAsk(stint fleet.Stint, evict bool) (bool, string) {
 	promised, why := a.ear.Ask(stint, evict, a.host.clock())
-	if !promised {
+	if promised {
+		a.host.site.watch.promised(a.host, stint)
+	} else {
 		if strings.Contains(why, "just booted") {
 			a.host.site.guard(fleet.GuardEarWait)
 		} else {
@@ -570,9 +572,9 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 	span := until.Sub(now)
 	s.watch.renewing(a.host)
 	a.host.agentProcess.in(s.between(50*microsecond, 2*millisecond), func() {
-		s.watch.claims(a.host, d.Thing, d.Generation)
 		a.late = a.host.kernel.put(i, span)
 		if !a.tooLate(until) {
+			s.watch.claims(a.host, d.Thing, d.Generation)
 			a.speaking[name] = d.Generation
 		}
 		a.done(d, fleet.Done, "")
@@ -691,13 +693,8 @@ func (a *agent) keepEnd() {
 	a.host.run.end, a.host.run.stint = a.hand.End(), a.hand.Stint().N
 }
 
-// poke lets the report be written anew, a moment later.
+// poke lets the report be looked at anew, a moment later.
 func (a *agent) poke() {
-	now := a.host.clock()
-	led := a.hand.Leased(now)
-	if !a.dirty && led == a.sayLed && now.Sub(a.saidAt) < time.Second && a.everTold {
-		return
-	}
 	if a.telling {
 		return
 	}
@@ -705,10 +702,20 @@ func (a *agent) poke() {
 	a.host.agentProcess.in(100*microsecond, a.report)
 }
 
-// touch notes that what would be reported has changed.
+// remind pokes when the report is a second old or the lease's state has changed.
+func (a *agent) remind(now fleet.Moment) {
+	if !a.everTold || a.hand.Leased(now) != a.sayLed || now.Sub(a.saidAt) >= time.Second {
+		a.poke()
+	}
+}
+
+// report tells every voter what this host is like, when that changed and once a
+// second besides.
 func (a *agent) report() {
 	a.telling = false
-	s := a.host.site
+	for _, u := range a.host.copies {
+		a.services[u.service.Name] = u.state()
+	}
 	now := a.host.clock()
 	r := a.testimony(now)
 	if !a.everTold || !same(a.said, r) {
@@ -776,6 +783,12 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		r.Severed[name] = a.severed[name]
 	}
 	return r
+}
+
+// same says whether two reports say the same, apart from their number and time.
+func same(a, b fleet.Report) bool {
+	a.Seq, a.Wall = b.Seq, b.Wall
+	return reflect.DeepEqual(a, b)
 }
 
 // told is a report and a number that changes with what it says.

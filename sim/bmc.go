@@ -50,7 +50,6 @@ func (b *bmc) off() string {
 	s := b.host.site
 	d := s.between(20*millisecond, 300*millisecond) + b.slow
 	b.stray++
-	s.watch.offOrdered(b.host)
 	s.after(d, func() {
 		b.stray--
 		if b.lies {

@@ -27,6 +27,7 @@ type host struct {
 	began     fleet.Moment // what it showed then
 	drift     int64        // parts in a million
 	links     []bool
+	every     time.Duration // between its beats
 
 	agentProcess, quorumProcess process
 	agent                       *agent
@@ -37,6 +38,8 @@ type host struct {
 	bmc                         bmc
 	// quickBoot makes it come back within a lease.
 	quickBoot bool
+	// freezeFor freezes the agent in the middle of its next renewal.
+	freezeFor at
 }
 
 // run is /run/mainstay: it outlives a process, not a boot.
@@ -58,6 +61,8 @@ func (h *host) init() {
 			}
 		}
 	}
+	me, _ := h.site.spec.Host(h.name)
+	h.every, _ = h.site.spec.Beats(me)
 	if h.voter {
 		h.member = newMember(h)
 	}

@@ -39,6 +39,7 @@ type gate struct {
 	// makes the other voter campaign can wait in a full socket, and it bypasses
 	// every refusal. So nothing is granted until this term of ours is over.
 	leaving bool
+	sent    bool            // raft was asked for a transfer since then
 	changed <-chan struct{} // closed when another term's leader is known since then
 	turns   uint64          // counts the transfers begun
 	// granted is until when each session may act on what it was told. A closed
@@ -128,11 +129,11 @@ func (g *gate) settle() (leading bool) {
 	defer g.mu.Unlock()
 	leading = g.raft.Leader() == g.raft.MemberID()
 	if !leading {
-		g.leaving = false
+		g.leaving, g.sent = false, false
 	}
 	select {
 	case <-g.changed:
-		g.leaving, g.changed = false, nil
+		g.leaving, g.sent, g.changed = false, false, nil
 	default:
 	}
 	return leading
@@ -192,20 +193,33 @@ func (g *gate) quiet(ctx context.Context, dropped uint64) (until fleet.Moment, e
 	return until, nil
 }
 
+// stay grants again, if raft was not asked for a transfer in this term.
+func (g *gate) stay() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaving = g.sent
+}
+
 // handOver gives the lead to the voter to, once nobody may act on it any more.
-// If it fails, the member still grants nothing in this term, and the caller
-// must try again, with another voter too. nil means that the lead is away.
+// If raft was asked and it still failed, the member grants nothing more in this
+// term, and must says so: the caller tries again, with another voter too. nil
+// means that the lead is away.
 func (g *gate) handOver(ctx context.Context, to types.ID, dropped uint64) error {
 	until, err := g.quiet(ctx, dropped)
 	if err != nil {
 		if !g.settle() {
 			return nil
 		}
+		g.stay()
 		return err
+	}
+	if now().After(until) {
+		g.stay()
+		return errors.New("confirm the lead before handing it over: this host is too slow")
 	}
 	changed := g.raft.LeaderChangedNotify()
 	g.mu.Lock()
-	g.changed = changed
+	g.changed, g.sent = changed, true
 	g.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, g.timing.Election+4*g.timing.Heartbeat)
 	defer cancel()
@@ -218,9 +232,6 @@ func (g *gate) handOver(ctx context.Context, to types.ID, dropped uint64) error 
 		case <-stop:
 		}
 	}()
-	if now().After(until) {
-		return errors.New("confirm the lead before handing it over: this host is too slow")
-	}
 	err = g.raft.MoveLeader(ctx, uint64(g.raft.MemberID()), uint64(to))
 	select {
 	case <-changed:

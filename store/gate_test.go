@@ -176,6 +176,10 @@ func TestTransferNeedsItsOwnRead(t *testing.T) {
 	if err := g.handOver(context.Background(), 2, 0); err == nil {
 		t.Error("handed over without knowing whether it leads")
 	}
+	p.read = nil
+	if _, lead := g.ping(context.Background(), 1, now()); !lead {
+		t.Error("raft was not asked to transfer anything, but the lead is granted no more")
+	}
 }
 
 func TestOrphanPatience(t *testing.T) {

@@ -183,7 +183,7 @@ func (m *member) run(ctx context.Context, e *embed.Etcd) error {
 			m.gate.orphaned(at)
 			m.cfg.Log.Warn("hands the lead over", "to", nameOf(e, to), "why", why)
 			if err := m.gate.handOver(ctx, to, 0); err != nil {
-				m.cfg.Log.Warn("could not hand the lead over; grants none and tries the next voter", "to", nameOf(e, to), "err", err)
+				m.cfg.Log.Warn("could not hand the lead over and tries again", "to", nameOf(e, to), "err", err)
 			}
 		}
 	}

@@ -1,0 +1,444 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/lease"
+	"mainstay/plan"
+)
+
+// leader is the turn of one host, as package leader runs it: look, think,
+// commit, ask, order, and the lead checked again before each.
+type leader struct {
+	agent   *agent
+	reigns  uint64 // counts the reigns of this process
+	on      bool
+	raising bool
+	busy    bool // a commit is on its way
+	again   bool // news came meanwhile
+	coming  bool // a turn is about to start
+	timer   uint64
+	epoch   uint64
+	since   fleet.Moment
+	rounds  map[string]fleet.Round
+	flights map[string]fleet.Flight
+	told    map[string]string
+	pending int // events that are not written yet
+	world   fleet.World
+	plan    fleet.Plan
+	calm    int // turns in a row that had nothing to do
+}
+
+const opDeadline = 5 * time.Second
+
+// elected begins a reign: the epoch is raised before anything else.
+func (l *leader) elected() {
+	a := l.agent
+	if a == nil || l.on || l.raising || !a.lead.holds(a.host.clock()) {
+		return
+	}
+	h := a.host
+	l.raising = true
+	l.since = h.clock()
+	before := h.member.state().Epoch
+	h.member.propose(&write{raise: true, epoch: before, host: h.name}, opDeadline, func(ok, known bool) {
+		l.raising = false
+		if !ok {
+			if a.lead.holds(h.clock()) {
+				h.agentProcess.in(5*millisecond, l.elected)
+			}
+			return
+		}
+		l.on, l.busy, l.again, l.coming = true, false, false, false
+		l.reigns++
+		l.epoch = before + 1
+		l.rounds, l.flights, l.told = map[string]fleet.Round{}, map[string]fleet.Flight{}, map[string]string{}
+		l.pending, l.calm = 1, 0
+		h.site.tell("%s leads in epoch %d", h.name, l.epoch)
+		l.turn()
+	})
+}
+
+// resign ends the reign; whoever leads next decides afresh.
+func (l *leader) resign(why string) {
+	h := l.agent.host
+	l.on = false
+	l.reigns++
+	if why == lostLead {
+		h.site.guard(fleet.GuardLeadRead)
+	}
+	h.site.tell("%s leads no longer: %s", h.name, why)
+	h.agentProcess.in(millisecond, l.elected)
+}
+
+const lostLead = "the lead is not confirmed any more"
+
+// news starts a turn, unless one is going on: then the next follows it.
+func (l *leader) news() {
+	if l.agent == nil || !l.on {
+		return
+	}
+	if l.busy {
+		l.again = true
+		return
+	}
+	l.soon(l.agent.host.site.between(100*microsecond, millisecond))
+}
+
+func (l *leader) soon(d at) {
+	if l.coming {
+		return
+	}
+	l.coming = true
+	reign := l.reigns
+	l.agent.host.agentProcess.in(d, func() {
+		if l.reigns == reign && l.on && l.coming {
+			l.turn()
+		}
+	})
+}
+
+func (l *leader) holds() bool { return l.agent.lead.holds(l.agent.host.clock()) }
+
+// turn looks, thinks and acts once.
+func (l *leader) turn() {
+	h := l.agent.host
+	s := h.site
+	l.coming, l.again = false, false
+	l.timer++
+	if !l.holds() {
+		l.resign(lostLead)
+		return
+	}
+	s.count.turns++
+	now := h.clock()
+	w, p := plan.Turn(l.look(now))
+	l.world, l.plan = w, p
+	l.note(w, p)
+	orders := func() {
+		for _, r := range p.Asks {
+			l.rounds[r.Stint.Host] = r
+			l.pending++
+			s.tell("every ear is asked to acknowledge stint %d of %s no more", r.Stint.N, r.Stint.Host)
+			l.agent.ask(l.epoch, r)
+		}
+		for _, o := range p.Orders {
+			if !l.dispatch(o) {
+				return
+			}
+		}
+		if len(p.Records) > 0 {
+			l.soon(0)
+			return
+		}
+		l.flush(func() { l.rest(p, now) })
+	}
+	if len(p.Records) == 0 {
+		orders()
+		return
+	}
+	if !fleet.Armed(fleet.GuardRecordFirst) {
+		for _, o := range p.Orders {
+			if !l.dispatch(o) {
+				return
+			}
+		}
+		p.Orders = nil
+	}
+	s.guard(fleet.GuardRecordFirst)
+	l.pending = 0
+	l.commit(p.Records, orders)
+}
+
+// commit writes under the epoch, and goes on if the reign does.
+func (l *leader) commit(records []fleet.Record, next func()) {
+	h := l.agent.host
+	if !l.holds() {
+		l.resign(lostLead)
+		return
+	}
+	l.busy = true
+	reign := l.reigns
+	h.member.propose(&write{epoch: l.epoch, records: records, host: h.name}, opDeadline, func(ok, known bool) {
+		if l.reigns != reign {
+			return
+		}
+		l.busy = false
+		if !ok {
+			why := "its commit was refused"
+			if !known {
+				why = "nobody knows what became of its commit"
+			}
+			l.resign(why)
+			return
+		}
+		next()
+	})
+}
+
+// flush writes what was noted without a record.
+func (l *leader) flush(next func()) {
+	if l.pending == 0 {
+		next()
+		return
+	}
+	l.pending = 0
+	l.commit(nil, next)
+}
+
+// rest waits for news or for the moment that the plan names.
+func (l *leader) rest(p fleet.Plan, now fleet.Moment) {
+	if l.again {
+		l.soon(0)
+		return
+	}
+	wake := now.Add(time.Second)
+	if p.Wake != 0 && p.Wake.Before(wake) {
+		wake = p.Wake
+	}
+	l.timer++
+	timer, reign := l.timer, l.reigns
+	l.agent.host.agentProcess.on(wake, func() {
+		if l.on && l.reigns == reign && l.timer == timer && !l.busy {
+			l.turn()
+		}
+	})
+}
+
+// look gathers the World.
+func (l *leader) look(now fleet.Moment) fleet.World {
+	a := l.agent
+	h := a.host
+	flights := make(map[string]fleet.Flight, len(l.flights))
+	for _, key := range fleet.Sorted(l.flights) {
+		f := l.flights[key]
+		if f.Effect != nil && now.Sub(f.Arrived) > time.Minute {
+			delete(l.flights, key)
+			continue
+		}
+		flights[key] = f
+	}
+	rounds := make(map[string]fleet.Round, len(l.rounds))
+	for host, r := range l.rounds {
+		rounds[host] = r
+	}
+	reports := make(map[string]fleet.Report, len(a.desk.reports))
+	for host, t := range a.desk.reports {
+		reports[host] = t.report
+	}
+	return fleet.World{
+		Spec: a.spec, Now: now, Wall: h.wall(), Leader: h.name, Epoch: l.epoch, Since: l.since,
+		State: h.member.state(), Reports: reports, Heard: a.heard(), Rounds: rounds, Flights: flights,
+	}
+}
+
+// answered counts an ear's promise.
+func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why string, arrived fleet.Moment) {
+	if l.agent == nil || !l.on || epoch != l.epoch {
+		return
+	}
+	r, ok := l.rounds[asked.Stint.Host]
+	if !ok || r.Number != asked.Number || r.Stint != asked.Stint || r.Over {
+		return
+	}
+	promised := make(map[string]fleet.Moment, len(r.Promised)+1)
+	for e, at := range r.Promised {
+		promised[e] = at
+	}
+	if _, known := promised[ear]; !known {
+		promised[ear] = arrived
+		l.pending++
+		l.agent.host.site.tell("%s promised to acknowledge stint %d of %s no more: %s", ear, r.Stint.N, r.Stint.Host, why)
+	}
+	r.Promised = promised
+	r.Over = lease.Over(r, l.agent.spec.Voters(), l.agent.spec.Timing, l.agent.heard()[r.Stint.Host].Late, l.agent.host.clock())
+	l.rounds[asked.Stint.Host] = r
+	l.news()
+}
+
+// dispatch sends an order and remembers that it is on its way. The lead was
+// checked; what happens between the check and the sending, happens.
+func (l *leader) dispatch(o fleet.Order) bool {
+	h := l.agent.host
+	now := h.clock()
+	if !l.holds() {
+		l.resign(lostLead)
+		return false
+	}
+	f := l.flights[o.Key]
+	o.Try = f.Tries + 1
+	f.Order, f.Sent, f.Effect, f.Arrived, f.Tries = o, now, nil, 0, f.Tries+1
+	l.flights[o.Key] = f
+	l.once("order/"+o.Key, o.Verb != fleet.VerbRoute, "%s shall %s %s: %s", o.To, o.Verb, about(o), o.Why)
+	h.site.watch.ordered(h, o)
+	reign := l.reigns
+	h.agentProcess.in(h.site.between(20*microsecond, 200*microsecond), func() {
+		if l.reigns != reign && o.To != h.name {
+			return // its context has ended
+		}
+		l.send(o, reign)
+	})
+	return true
+}
+
+func about(o fleet.Order) string {
+	if o.Target.Host != "" {
+		return "host/" + o.Target.Host
+	}
+	return o.Thing
+}
+
+// patience is how long the effect of an order is waited for.
+func patience(v fleet.Verb) at {
+	switch v {
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart:
+		return 1500 * second
+	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		return 120 * second
+	case fleet.VerbClaim:
+		return 5 * second
+	}
+	return 2 * second
+}
+
+// send carries an order over one network after the other until one answers.
+func (l *leader) send(o fleet.Order, reign uint64) {
+	h := l.agent.host
+	s := h.site
+	p := &h.agentProcess
+	landed := func(e fleet.Effect) {
+		if l.reigns == reign {
+			l.landed(e)
+		}
+	}
+	to := s.names[o.To]
+	if to == h {
+		l.agent.order(o, func(e fleet.Effect) { p.in(0, func() { landed(e) }) })
+		return
+	}
+	answered, failed := false, 0
+	broken := func() {
+		if failed++; failed == len(s.nets) && !answered {
+			answered = true
+			landed(fleet.Effect{Key: o.Key, From: o.To, Outcome: fleet.NoWord, Why: "it cannot be reached", Wall: h.wall()})
+		}
+	}
+	for net := range s.nets {
+		p.in(at(net)*60*millisecond, func() {
+			if answered || l.reigns != reign {
+				return
+			}
+			_, there := s.packet(h, to, net)
+			_, back := s.packet(to, h, net)
+			connected := there && back && to.agentProcess.alive
+			if !connected && !s.chance(300) {
+				wait := 2 * second // nobody answers the call
+				if there && back {
+					wait = millisecond // nobody is at home
+				}
+				p.in(wait, broken)
+				return
+			}
+			// The connection stood already: what is written into it arrives when the
+			// way is open again, even if its sender has given up.
+			s.stream(h, to, net, 20*second, func() {
+				to.agent.order(o, func(e fleet.Effect) {
+					s.stream(to, h, net, 20*second, func() {
+						if !answered {
+							answered = true
+							landed(e)
+						}
+					})
+				})
+			})
+			p.in(min(patience(o.Verb), 15*second+patience(o.Verb)/60), broken)
+		})
+	}
+}
+
+// landed notes what became of an order.
+func (l *leader) landed(e fleet.Effect) {
+	f, ok := l.flights[e.Key]
+	if !ok || f.Effect != nil {
+		return
+	}
+	f.Effect, f.Arrived = &e, l.agent.host.clock()
+	l.flights[e.Key] = f
+	if f.Order.Verb != fleet.VerbRoute && f.Order.Verb != fleet.VerbSever || e.Outcome != fleet.Done {
+		text := fmt.Sprintf("%s: %s %s: %s", e.From, f.Order.Verb, about(f.Order), e.Outcome)
+		if e.Why != "" {
+			text += " (" + e.Why + ")"
+		}
+		l.once("effect/"+e.Key, f.Order.Verb != fleet.VerbRoute, "%s", text)
+	}
+	l.news()
+}
+
+// once notes what was not said of the topic before.
+func (l *leader) once(topic string, aloud bool, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if l.told[topic] == text || strings.HasPrefix(topic, "order/") && l.told[topic] != "" {
+		return
+	}
+	l.told[topic] = text
+	l.pending++
+	if aloud {
+		l.agent.host.site.tell("%s", text)
+	}
+}
+
+// note tells verdicts and waits that are new, and counts the guards that show.
+func (l *leader) note(w fleet.World, p fleet.Plan) {
+	s := l.agent.host.site
+	for _, host := range fleet.Sorted(w.Verdicts) {
+		v := w.Verdicts[host]
+		said := string(v.Condition)
+		for _, n := range v.Silent {
+			said += " " + n
+		}
+		topic := "verdict/" + host
+		if l.told[topic] != said {
+			l.told[topic] = said
+			l.pending++
+			s.tell("%s is %s: %s", host, v.Condition, v.Why)
+		}
+	}
+	open := map[string]bool{}
+	for _, x := range p.Waits {
+		topic := "wait/" + x.About
+		open[topic] = true
+		l.once(topic, true, "%s waits for %s", x.About, x.For)
+		switch {
+		case strings.Contains(x.For, "never frees"), strings.Contains(x.For, "a proof that it is off"), strings.Contains(x.For, "say twice"):
+			s.guard(fleet.GuardHandover)
+		case strings.Contains(x.For, "to have ended"), strings.Contains(x.For, "fence intent"):
+			s.guard(fleet.GuardIntent)
+		case strings.Contains(x.For, "word from"), strings.Contains(x.For, "no record says"):
+			s.guard(fleet.GuardInventory)
+		case strings.Contains(x.For, "once more"):
+			s.guard(fleet.GuardProof)
+		}
+	}
+	for _, topic := range fleet.Sorted(l.told) {
+		if strings.HasPrefix(topic, "wait/") && !open[topic] {
+			delete(l.told, topic)
+		}
+	}
+	for _, r := range p.Records {
+		if r.Text != "" {
+			s.tell("%s", r.Text)
+		}
+		s.watch.reason(r.Key, r.Text)
+	}
+	for _, o := range p.Orders {
+		s.watch.reason(o.Key, o.Why)
+	}
+	if len(p.Records)+len(p.Orders)+len(p.Asks)+len(p.Waits) > 0 {
+		l.calm = 0
+	} else {
+		l.calm++
+	}
+}

@@ -1,0 +1,826 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"mainstay/fleet"
+)
+
+// script is what is done to a site, and when.
+type script struct {
+	title    string
+	about    []string
+	shape    Shape
+	seed     uint64
+	commands []command
+	guards   []fleet.Guard // those whose removal must make it fail
+	from     at            // the log is shown from here on
+	skips    bool          // quiet stretches are skipped
+	heals    bool          // at its end all faults heal, and the site must recover
+	coarse   map[string]bool
+	deaf     map[string]bool // HOST/ADDRESS: a claim fails
+	foreign  map[string]bool // HOST/ADDRESS: another program has it there
+	loaded   map[string]bool
+}
+
+// command is one line of a script.
+type command struct {
+	at   at
+	verb string
+	args []string
+}
+
+func (c command) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%g %s %s", float64(c.at)/float64(second), c.verb, strings.Join(c.args, " ")))
+}
+
+// Result is what came of a script.
+type Result struct {
+	Violation *Violation
+	// Log is what was told, one line for each thing that happened.
+	Log []string
+	// Faults and Guards count what came up.
+	Faults map[string]int
+	Guards map[fleet.Guard]int
+	// Virtual is the time that passed for the site's people; Played is how much
+	// of it was not skipped as quiet.
+	Virtual, Played time.Duration
+	Turns, Events   int
+}
+
+// play runs a script from the first boot to its end.
+func play(sc script) Result {
+	s := newSite(sc.shape, sc.seed)
+	s.script = sc
+	if s.script.deaf == nil {
+		s.script.coarse, s.script.deaf, s.script.foreign = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	}
+	state := fleet.State{Members: map[string]fleet.Member{}}
+	for _, h := range s.hosts {
+		state.Members[h.name] = fleet.Member{Host: h.name}
+	}
+	s.quorum.history[1] = state
+	s.quorum.found()
+	for _, h := range s.hosts {
+		h.kernel.coarse = sc.coarse[h.name]
+		h.powerOn()
+	}
+	for _, found := range sc.shape.Found {
+		name, host, _ := strings.Cut(found, "@")
+		u := s.names[host].copy(name)
+		s.watch.found[u] = true
+		u.phase = fleet.Running
+		s.watch.runs(u, true)
+	}
+	for _, h := range s.hosts {
+		for _, u := range h.copies {
+			h.agent.observe(u)
+		}
+	}
+	s.after(0, s.sweeps)
+	for _, c := range sc.commands {
+		s.until(c.at)
+		if s.watch.stop != nil {
+			break
+		}
+		if err := s.do(c); err != nil {
+			s.watch.fail("the story", "%s: %v", c, err)
+		}
+	}
+	if sc.heals && s.watch.stop == nil {
+		s.recover()
+	}
+	r := Result{
+		Violation: s.watch.stop, Faults: s.count.faults, Guards: s.count.guards, Turns: s.count.turns, Events: s.count.events,
+		Virtual: time.Duration(s.elapsed()), Played: time.Duration(s.now),
+	}
+	for _, line := range s.told {
+		r.Log = append(r.Log, line)
+	}
+	return r
+}
+
+func (s *Site) sweeps() {
+	s.watch.sweep()
+	s.after(at(s.timing.Lease)/4, s.sweeps)
+}
+
+// until plays on to a point of elapsed time, and skips what is quiet.
+func (s *Site) until(when at) {
+	const margin = 2 * second
+	look := s.now
+	for s.watch.stop == nil && len(s.queue.slots) > 0 {
+		next := s.queue.slots[0].at
+		if next+s.skipped > when {
+			break
+		}
+		if s.script.skips && s.now >= look {
+			look = s.now + 200*millisecond
+			if when-s.elapsed() > 2*margin && s.quiet() {
+				s.skipped += when - s.elapsed() - margin
+				s.stir(time.Duration(margin))
+				continue
+			}
+		}
+		s.count.events++
+		s.step()
+	}
+	if s.watch.stop == nil {
+		s.now = max(s.now, when-s.skipped)
+	}
+}
+
+// quiet says that nothing is amiss, nothing is going on and nothing is awaited.
+func (s *Site) quiet() bool {
+	if s.now < s.busy {
+		return false
+	}
+	leading := false
+	for _, h := range s.hosts {
+		if !h.on || h.suspended || h.agent == nil || h.agentProcess.frozen || h.quorumProcess.frozen || h.bmc.stray > 0 {
+			return false
+		}
+		if h.voter && (h.member.node == nil || h.member.hung || h.member.slow > 0) {
+			return false
+		}
+		for _, u := range h.copies {
+			if u.hung || u.working || u.phase == fleet.Starting || u.phase == fleet.Stopping {
+				return false
+			}
+		}
+		for _, c := range s.cut[h.index] {
+			if c != 0 {
+				return false
+			}
+		}
+		if slices.Contains(h.links, false) || !h.agent.hand.Leased(h.clock()) {
+			return false
+		}
+		if l := &h.agent.leader; l.on {
+			if leading || l.busy || l.calm < 4 || !l.holds() {
+				return false
+			}
+			for _, key := range fleet.Sorted(l.flights) {
+				if l.flights[key].Effect == nil {
+					return false
+				}
+			}
+			leading = true
+		}
+	}
+	for _, n := range s.nets {
+		if n.loss+n.double+n.late > 0 {
+			return false
+		}
+	}
+	return leading && len(s.quorum.newest().Intents) == 0
+}
+
+// recover heals everything and sees that the site comes back to what it should
+// be within a bound, and stays so.
+func (s *Site) recover() {
+	s.tell("everything heals")
+	for _, h := range s.hosts {
+		s.healHost(h, "all")
+		h.wake()
+		h.agentProcess.thaw()
+		h.quorumProcess.thaw()
+		if h.member != nil {
+			h.member.slow = 0
+			h.member.hangDisk(false)
+		}
+		h.bmc = bmc{host: h, uuid: h.uuid, power: h.on, stray: h.bmc.stray}
+		h.quickBoot = false
+		for _, u := range h.copies {
+			u.failStarts, u.slowStarts, u.deafStops = 0, false, false
+			u.resume()
+		}
+		h.startAgent()
+		s.startQuorum(h)
+	}
+	clear(s.script.deaf)
+	clear(s.script.foreign)
+	for _, n := range s.nets {
+		n.calm()
+	}
+	for _, id := range fleet.Sorted(s.quorum.newest().Wishes) {
+		s.wish(fleet.Remove("wish/"+id, "the person takes the wish back"))
+	}
+	const bound = 240 * second
+	end := s.elapsed() + bound
+	good := 0
+	var why string
+	for s.elapsed() < end && s.watch.stop == nil {
+		s.until(s.elapsed() + 500*millisecond)
+		if s.watch.stop != nil {
+			return
+		}
+		for _, h := range s.hosts { // a person turns on what is still off
+			if !h.on && h.bmc.stray == 0 && s.elapsed() > end-bound+20*second {
+				h.powerOn()
+			}
+		}
+		s.unblock()
+		if why = s.well(); why != "" {
+			good = 0
+			continue
+		}
+		if good++; good == 6 {
+			s.tell("everything is well")
+			return
+		}
+	}
+	s.watch.fail("recovery", "%v after everything has healed: %s", time.Duration(bound), why)
+}
+
+// unblock is what a person does about what waits for a person.
+func (s *Site) unblock() {
+	state := s.quorum.newest()
+	for _, thing := range fleet.Sorted(state.Holdings) {
+		h := state.Holdings[thing]
+		_, moving := state.Wishes["move-"+thing]
+		if h.Blocked != "" && !moving {
+			s.wish(fleet.Put("wish/move-"+thing, fleet.Wish{ID: "move-" + thing, Verb: "move", Thing: thing, To: h.Host, By: "root", At: s.hosts[0].wall()}, "root wishes "+thing+" on "+h.Host))
+		}
+	}
+}
+
+// do carries out one command.
+func (s *Site) do(c command) error {
+	f, ok := verbs[c.verb]
+	if !ok {
+		return fmt.Errorf("no such command")
+	}
+	if len(c.args) < f.least {
+		return fmt.Errorf("it takes %d words at least", f.least)
+	}
+	if c.verb != "expect" {
+		s.stir(3*time.Second + 6*s.timing.Lease)
+		if c.verb != "end" {
+			s.tell("> %s %s", c.verb, strings.Join(c.args, " "))
+		}
+		s.count.faults[f.counts(c)]++
+	}
+	return f.do(s, c.args)
+}
+
+// verb is one word of the scripts.
+type verb struct {
+	least int
+	do    func(s *Site, args []string) error
+}
+
+func (v verb) counts(c command) string {
+	switch c.verb {
+	case "hang", "bmc", "weather":
+		if len(c.args) > 1 {
+			arg := c.args[1]
+			if c.verb != "weather" && arg != "agent" && arg != "quorum" && arg != "disk" && arg != "all" && c.verb == "hang" {
+				arg = "service"
+			}
+			return c.verb + " " + arg
+		}
+	case "cut":
+		if len(c.args) > 2 {
+			return "cut " + c.args[2]
+		}
+	}
+	return c.verb
+}
+
+var verbs map[string]verb
+
+func init() {
+	onHost := func(f func(s *Site, h *host, rest []string) error) func(*Site, []string) error {
+		return func(s *Site, args []string) error {
+			h := s.names[args[0]]
+			if h == nil {
+				return fmt.Errorf("no host %s", args[0])
+			}
+			return f(s, h, args[1:])
+		}
+	}
+	verbs = map[string]verb{
+		"end":      {0, func(*Site, []string) error { return nil }},
+		"poweroff": {1, onHost(func(_ *Site, h *host, _ []string) error { h.powerOff(); return nil })},
+		"kill": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			h.bmc.dead = true
+			h.powerOff()
+			return nil
+		})},
+		"start": {1, onHost(func(s *Site, h *host, rest []string) error {
+			h.bmc.dead = false
+			if len(rest) > 0 && rest[0] == "quick" {
+				h.quickBoot = true
+			}
+			s.after(h.bootTime(), h.powerOn)
+			h.quickBoot = false
+			return nil
+		})},
+		"hang":        {1, onHost(hang)},
+		"resume":      {1, onHost(resume)},
+		"suspend":     {1, onHost(func(_ *Site, h *host, _ []string) error { h.suspend(); return nil })},
+		"wake":        {1, onHost(wake)},
+		"killagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.killAgent(); return nil })},
+		"startagent":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.startAgent(); return nil })},
+		"killquorum":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.member.kill(); return nil })},
+		"startquorum": {1, onHost(func(s *Site, h *host, _ []string) error { s.startQuorum(h); return nil })},
+		"cut":         {3, onHost(cutHost)},
+		"heal": {1, func(s *Site, args []string) error {
+			if args[0] == "all" {
+				for _, h := range s.hosts {
+					s.healHost(h, "all")
+				}
+				return nil
+			}
+			h := s.names[args[0]]
+			if h == nil {
+				return fmt.Errorf("no host %s", args[0])
+			}
+			net := "all"
+			if len(args) > 1 {
+				net = args[1]
+			}
+			s.healHost(h, net)
+			return nil
+		}},
+		"weather": {2, weather},
+		"crash": {2, onHost(func(_ *Site, h *host, rest []string) error {
+			return withUnit(h, rest[0], func(u *unit) { u.crash() })
+		})},
+		"failstarts": {3, onHost(func(_ *Site, h *host, rest []string) error {
+			n, err := strconv.Atoi(rest[1])
+			return errors.Join(err, withUnit(h, rest[0], func(u *unit) { u.failStarts = n }))
+		})},
+		"slowstarts": {2, onHost(func(_ *Site, h *host, rest []string) error {
+			return withUnit(h, rest[0], func(u *unit) { u.slowStarts = true })
+		})},
+		"deafstops": {2, onHost(func(_ *Site, h *host, rest []string) error {
+			return withUnit(h, rest[0], func(u *unit) { u.deafStops = true })
+		})},
+		"bmc": {2, onHost(setBMC)},
+		"flush": {1, onHost(func(s *Site, h *host, _ []string) error {
+			// HOLES 23: until the next renewal only the coarse guard is left.
+			s.watch.excuse(h, s.timing.Lease+fleet.CoarseLate)
+			h.kernel.flush()
+			return nil
+		})},
+		"freezenext": {2, onHost(func(s *Site, h *host, rest []string) error {
+			d, err := time.ParseDuration(rest[0])
+			h.freezeFor = at(d)
+			return err
+		})},
+		"deaf":    {2, onHost(func(s *Site, h *host, rest []string) error { s.script.deaf[h.name+"/"+rest[0]] = true; return nil })},
+		"foreign": {2, onHost(func(s *Site, h *host, rest []string) error { s.script.foreign[h.name+"/"+rest[0]] = true; h.agent.poke(); return nil })},
+		"move": {2, func(s *Site, args []string) error {
+			s.wish(fleet.Put("wish/move-"+args[0], fleet.Wish{ID: "move-" + args[0], Verb: "move", Thing: args[0], To: args[1], By: "root", At: s.hosts[0].wall()},
+				"root wishes "+args[0]+" on "+args[1]))
+			return nil
+		}},
+		"maintenance": {2, onHost(func(s *Site, h *host, rest []string) error {
+			r := fleet.Remove("wish/maintenance-"+h.name, "root ends the maintenance of "+h.name)
+			if rest[0] == "on" {
+				r = fleet.Put("wish/maintenance-"+h.name, fleet.Wish{ID: "maintenance-" + h.name, Verb: "maintenance", Host: h.name, By: "root", At: h.wall()}, "root takes "+h.name+" out of service")
+			}
+			s.wish(r)
+			return nil
+		})},
+		"disarm": {1, func(s *Site, args []string) error {
+			r := fleet.Remove("wish/disarm", "root arms again")
+			if args[0] == "on" {
+				r = fleet.Put("wish/disarm", fleet.Wish{ID: "disarm", Verb: "disarm", By: "root", At: s.hosts[0].wall()}, "root disarms")
+			}
+			s.wish(r)
+			return nil
+		}},
+		"oath": {1, onHost(func(s *Site, h *host, rest []string) error {
+			boot := h.boot
+			if len(rest) > 0 {
+				boot = rest[0]
+			}
+			s.wish(fleet.Put("wish/oath-"+h.name, fleet.Wish{ID: "oath-" + h.name, Verb: "oath", Host: h.name, Boot: boot, By: "root", Why: "seen with my own eyes", At: h.wall()},
+				"root swears that "+h.name+" is off"))
+			return nil
+		})},
+		"transfer": {0, func(s *Site, args []string) error {
+			for _, v := range s.quorum.voters {
+				if v.member.leads() && !v.quorumProcess.stopped() {
+					to := v.member.heir()
+					if len(args) > 0 && s.names[args[0]] != nil {
+						to = uint64(s.names[args[0]].index + 1)
+					}
+					v.member.handOver(to)
+				}
+			}
+			return nil
+		}},
+		"voters": {2, setVoters},
+		"expect": {1, expect},
+	}
+}
+
+func withUnit(h *host, service string, f func(*unit)) error {
+	u := h.copy(service)
+	if u == nil {
+		return fmt.Errorf("no %s on %s", service, h.name)
+	}
+	f(u)
+	return nil
+}
+
+func what(rest []string) string {
+	if len(rest) == 0 {
+		return "agent"
+	}
+	return rest[0]
+}
+
+func hang(_ *Site, h *host, rest []string) error {
+	switch what(rest) {
+	case "agent":
+		h.agentProcess.freeze()
+	case "quorum":
+		h.quorumProcess.freeze()
+	case "all":
+		h.agentProcess.freeze()
+		h.quorumProcess.freeze()
+	case "disk":
+		if h.member == nil {
+			return errors.New("it has no store")
+		}
+		h.member.hangDisk(true)
+	default:
+		return withUnit(h, rest[0], func(u *unit) { u.hang() })
+	}
+	return nil
+}
+
+func resume(_ *Site, h *host, rest []string) error {
+	switch what(rest) {
+	case "agent":
+		h.agentProcess.thaw()
+	case "quorum":
+		h.quorumProcess.thaw()
+	case "all":
+		h.agentProcess.thaw()
+		h.quorumProcess.thaw()
+	case "disk":
+		h.member.slow = 0
+		h.member.hangDisk(false)
+	default:
+		return withUnit(h, rest[0], func(u *unit) { u.resume() })
+	}
+	return nil
+}
+
+// wake ends a suspension: HOLES 24 allows it to speak L + g more.
+func wake(s *Site, h *host, _ []string) error {
+	late := fleet.GuardLate
+	if h.kernel.coarse || h.kernel.flushed {
+		late = fleet.CoarseLate
+	}
+	s.watch.excuse(h, s.timing.Lease+late+100*time.Millisecond)
+	h.wake()
+	return nil
+}
+
+func (s *Site) startQuorum(h *host) {
+	if h.member != nil && h.on && !h.quorumProcess.alive {
+		h.quorumProcess.start()
+		h.member.start()
+	}
+}
+
+// mask is the networks that a word names.
+func (s *Site) mask(word string) (uint8, error) {
+	if word == "all" {
+		return 1<<len(s.nets) - 1, nil
+	}
+	for i, n := range s.nets {
+		if n.name == word {
+			return 1 << i, nil
+		}
+	}
+	return 0, fmt.Errorf("no network %s", word)
+}
+
+func cutHost(s *Site, h *host, rest []string) error {
+	mask, err := s.mask(rest[0])
+	if err != nil {
+		return err
+	}
+	peers := s.hosts
+	if len(rest) > 2 {
+		p := s.names[rest[2]]
+		if p == nil {
+			return fmt.Errorf("no host %s", rest[2])
+		}
+		peers = []*host{p}
+	}
+	if rest[1] == "link" {
+		for i := range s.nets {
+			if mask&(1<<i) != 0 {
+				h.links[i] = false
+			}
+		}
+		if h.agent != nil {
+			h.agent.poke()
+		}
+		return nil
+	}
+	for _, p := range peers {
+		if p == h {
+			continue
+		}
+		if rest[1] == "both" || rest[1] == "out" {
+			s.cut[h.index][p.index] |= mask
+		}
+		if rest[1] == "both" || rest[1] == "in" {
+			s.cut[p.index][h.index] |= mask
+		}
+	}
+	return nil
+}
+
+func (s *Site) healHost(h *host, net string) {
+	mask, _ := s.mask(net)
+	for _, p := range s.hosts {
+		s.cut[h.index][p.index] &^= mask
+		s.cut[p.index][h.index] &^= mask
+	}
+	for i := range h.links {
+		if mask&(1<<i) != 0 {
+			h.links[i] = true
+		}
+	}
+	if h.agent != nil {
+		h.agent.poke()
+	}
+}
+
+// weather NETWORK calm | loss N | double N | late N: of a thousand packets.
+func weather(s *Site, args []string) error {
+	mask, err := s.mask(args[0])
+	if err != nil {
+		return err
+	}
+	n := 0
+	if len(args) > 2 {
+		if n, err = strconv.Atoi(args[2]); err != nil {
+			return err
+		}
+	}
+	for i, net := range s.nets {
+		if mask&(1<<i) == 0 {
+			continue
+		}
+		switch args[1] {
+		case "calm":
+			net.calm()
+		case "loss":
+			net.loss = n
+		case "double":
+			net.double = n
+		case "late":
+			net.late, net.lateBy = n, at(2*s.timing.Lease)
+		default:
+			return fmt.Errorf("no weather %s", args[1])
+		}
+	}
+	return nil
+}
+
+func setBMC(s *Site, h *host, rest []string) error {
+	b := &h.bmc
+	switch rest[0] {
+	case "ok":
+		*b = bmc{host: h, uuid: h.uuid, power: h.on, stray: b.stray}
+	case "dead":
+		b.dead = true
+	case "lose":
+		b.lose = 600
+	case "slow":
+		b.slow = 4 * second
+	case "lies":
+		b.lies = true
+	case "swapped":
+		b.uuid = "11111111-0000-4000-8000-000000000000"
+	case "again":
+		b.again = true
+	default:
+		return fmt.Errorf("no such BMC: %s", rest[0])
+	}
+	return nil
+}
+
+// wish writes what a person asks for through any member that answers.
+func (s *Site) wish(r fleet.Record) {
+	for _, v := range s.quorum.voters {
+		if v.on && v.member.node != nil && v.agent != nil && !v.quorumProcess.stopped() && !v.agentProcess.stopped() && v.member.node.BasicStatus().Lead != 0 {
+			v.member.propose(&write{free: true, records: []fleet.Record{r}}, opDeadline, func(bool, bool) {})
+			return
+		}
+	}
+}
+
+// setVoters: voters add|remove HOST. The store is asked to change; every agent
+// takes the new list up when it hears of it, at a time of its own.
+func setVoters(s *Site, args []string) error {
+	h := s.names[args[1]]
+	if h == nil {
+		return fmt.Errorf("no host %s", args[1])
+	}
+	s.quorum.want = append(s.quorum.want, want{host: h, add: args[0] == "add"})
+	s.quorum.change()
+	return nil
+}
+
+// want is one change of the voters that a person asked for.
+type want struct {
+	host *host
+	add  bool
+}
+
+// change carries out the next change of the voters, one at a time: the next only
+// when every ear has confirmed the list and the length of a promise has passed.
+func (q *quorum) change() {
+	s := q.site
+	if q.changing && fleet.Armed(fleet.GuardOneVoter) {
+		s.guard(fleet.GuardOneVoter)
+		return
+	}
+	if len(q.want) == 0 {
+		return
+	}
+	x := q.want[0]
+	var lead *host
+	for _, v := range q.voters {
+		if v.on && v.member.leads() && !v.quorumProcess.stopped() {
+			lead = v
+		}
+	}
+	if lead == nil {
+		s.after(second, q.change)
+		return
+	}
+	q.want = q.want[1:]
+	q.changing = true
+	kind := raftpb.ConfChangeAddNode
+	if !x.add {
+		kind = raftpb.ConfChangeRemoveNode
+	}
+	id := uint64(x.host.index + 1)
+	serial := uint64(len(q.changes) + 1)
+	cc := &raftpb.ConfChange{Type: &kind, NodeId: &id, Id: &serial}
+	_, data, err := raftpb.MarshalConfChange(cc)
+	if err != nil {
+		panic(err)
+	}
+	q.changes = append(q.changes, change{cc, data})
+	if x.add {
+		x.host.voter = true
+		if x.host.member == nil {
+			x.host.member = newMember(x.host)
+			x.host.member.base(q.first)
+		}
+		if x.host.on {
+			x.host.quorumProcess.start()
+			x.host.member.start()
+		}
+	}
+	s.rolling(func() { _ = lead.member.node.ProposeConfChange(cc) })
+	lead.member.pump()
+	for i := range s.spec.Hosts {
+		if s.spec.Hosts[i].Name == x.host.name {
+			s.spec.Hosts = slices.Clone(s.spec.Hosts)
+			s.spec.Hosts[i].Voter = x.add
+		}
+	}
+	spec := s.spec
+	var last at
+	for _, h := range s.hosts {
+		d := s.between(0, 2*second)
+		last = max(last, d)
+		s.after(d, func() { h.takeUp(spec) })
+	}
+	if !fleet.Armed(fleet.GuardOneVoter) {
+		q.change()
+		return
+	}
+	var settle func()
+	settle = func() {
+		for _, h := range s.hosts {
+			if h.on && h.agent != nil && !slices.Equal(h.agent.spec.Voters(), spec.Voters()) || !h.on && h.voter {
+				s.after(second, settle)
+				return
+			}
+		}
+		s.after(at(s.timing.Promise())*11/10, func() {
+			q.changing = false
+			q.change()
+		})
+	}
+	s.after(last, settle)
+}
+
+// takeUp lets the agent follow a changed site's file.
+func (h *host) takeUp(spec fleet.Spec) {
+	a := h.agent
+	if a == nil {
+		return
+	}
+	h.agentProcess.in(0, func() {
+		if h.agent != a || len(spec.Voters()) < len(a.spec.Voters()) && spec.Revision < a.spec.Revision {
+			return
+		}
+		a.follow(spec)
+	})
+}
+
+// expect checks what must be now.
+func expect(s *Site, args []string) error {
+	text := strings.Join(args, " ")
+	wrong := func(format string, more ...any) error {
+		s.watch.fail("expect", "%s: %s", text, fmt.Sprintf(format, more...))
+		return nil
+	}
+	state := s.quorum.newest()
+	var leads []string
+	var waits []fleet.Wait
+	for _, v := range s.quorum.voters {
+		if v.on && v.agent != nil && v.agent.leader.on && v.agent.leader.holds() {
+			leads = append(leads, v.name)
+			waits = v.agent.leader.plan.Waits
+		}
+	}
+	switch args[0] {
+	case "well":
+		if why := s.well(); why != "" {
+			return wrong("%s", why)
+		}
+	case "leader":
+		have := strings.Join(leads, " ")
+		if args[1] == "not" && slices.Contains(leads, args[2]) || args[1] != "not" && have != args[1] {
+			return wrong("%q leads", have)
+		}
+	case "wait":
+		for _, x := range waits {
+			if strings.Contains(x.About+" waits for "+x.For+" ("+x.Help+")", strings.Join(args[1:], " ")) {
+				return nil
+			}
+		}
+		return wrong("the waits are %v", waits)
+	case "off", "on":
+		if h := s.names[args[1]]; h == nil || h.on != (args[0] == "on") {
+			return wrong("it is not")
+		}
+	case "proof":
+		if p, ok := state.Proofs[args[1]]; !ok || len(args) > 2 && p.Kind != args[2] {
+			return wrong("the proof is %q", p.Kind)
+		}
+	case "log":
+		for _, line := range s.told {
+			if strings.Contains(line, strings.Join(args[1:], " ")) {
+				return nil
+			}
+		}
+		return wrong("nobody said so")
+	case "nolog":
+		for _, line := range s.told {
+			if strings.Contains(line, strings.Join(args[1:], " ")) {
+				return wrong("it was said: %s", line)
+			}
+		}
+	default:
+		var where []string
+		kind, name, _ := strings.Cut(args[0], "/")
+		if kind == "address" {
+			for i, a := range s.spec.Addresses {
+				if a.Name == name {
+					for _, h := range s.watch.speakers[i] {
+						where = append(where, h.name)
+					}
+				}
+			}
+		} else {
+			for _, u := range s.watch.running[args[0]] {
+				where = append(where, u.host.name)
+			}
+		}
+		have := strings.Join(where, " ")
+		switch {
+		case len(args) > 1 && args[1] == "nowhere" && have == "", len(args) > 2 && args[1] == "on" && have == args[2],
+			len(args) > 2 && args[1] == "not" && have != "" && !slices.Contains(where, args[2]):
+			return nil
+		}
+		return wrong("it is on %q", have)
+	}
+	return nil
+}

@@ -1,0 +1,361 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// Violation is one thing that must never happen and did.
+type Violation struct {
+	Audit string // its short name
+	Text  string
+}
+
+// watch holds the audits. It sees the whole site from outside and knows what
+// must never be, not how that is avoided.
+type watch struct {
+	site     *Site
+	speakers [][]*host // by address
+	excused  map[*host]at
+	running  map[string][]*unit
+	found    map[*unit]bool // ran before Mainstay came
+	steady   map[*host]at   // since when it has held its lease without a break
+	lapsed   map[*host]at   // since when it has not
+	promises map[string]map[string]bool
+	epochs   map[string]uint64 // by boot: the newest epoch of an order accepted
+	killing  map[*host]string  // what its open intents named, for the log
+	stop     *Violation
+	said     []fleet.Wait
+	leaderAt at // when somebody last led
+	expects  int
+}
+
+func newWatch(s *Site) *watch {
+	return &watch{
+		site: s, speakers: make([][]*host, len(s.spec.Addresses)), excused: map[*host]at{}, running: map[string][]*unit{}, found: map[*unit]bool{},
+		steady: map[*host]at{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, killing: map[*host]string{},
+	}
+}
+
+func (w *watch) fail(audit, format string, args ...any) {
+	if w.stop == nil {
+		w.stop = &Violation{audit, fmt.Sprintf(format, args...)}
+		w.site.tell("VIOLATION of %s: %s", audit, w.stop.Text)
+	}
+}
+
+// speaks: at most one host speaks for an address, but for the bounded cases of
+// docs/HOLES.md 23 and 24, for which the host is excused for a while.
+func (w *watch) speaks(h *host, i int, on bool) {
+	s := w.site
+	name := s.spec.Addresses[i].Thing()
+	s.stir(time.Second)
+	if !on {
+		w.speakers[i] = slices.DeleteFunc(w.speakers[i], func(x *host) bool { return x == h })
+		s.tell("%s falls silent for %s", h.name, name)
+		return
+	}
+	s.tell("%s speaks for %s", h.name, name)
+	w.speakers[i] = append(w.speakers[i], h)
+	if len(w.speakers[i]) > 1 {
+		w.alone(i)
+	}
+}
+
+func (w *watch) alone(i int) {
+	s := w.site
+	var excuse at
+	for _, h := range w.speakers[i] {
+		excuse = max(excuse, w.excused[h])
+	}
+	s.after(max(excuse-s.now, 0)+1, func() {
+		if len(w.speakers[i]) < 2 {
+			return
+		}
+		for _, h := range w.speakers[i] {
+			if w.excused[h] > s.now {
+				w.alone(i)
+				return
+			}
+		}
+		w.fail("one speaker", "%s and %s both speak for %s", w.speakers[i][0].name, w.speakers[i][1].name, s.spec.Addresses[i].Thing())
+	})
+}
+
+// excuse allows a host to speak a while longer than its lease says.
+func (w *watch) excuse(h *host, d time.Duration) {
+	w.excused[h] = max(w.excused[h], w.site.now+at(d)*11/10)
+}
+
+// runs: an active/passive service runs on one host at most.
+func (w *watch) runs(u *unit, on bool) {
+	s, name := w.site, u.service.Thing()
+	all := slices.DeleteFunc(w.running[name], func(x *unit) bool { return x == u })
+	if on {
+		s.tell("%s runs on %s", name, u.host.name)
+		for _, other := range all {
+			if !w.found[u] || !w.found[other] {
+				w.fail("one copy", "%s runs on %s and on %s", name, other.host.name, u.host.name)
+			}
+		}
+		all = append(all, u)
+	} else {
+		s.tell("%s runs no more on %s", name, u.host.name)
+		delete(w.found, u)
+	}
+	w.running[name] = all
+}
+
+// starts: no start whose generation is not the record.
+func (w *watch) starts(u *unit, generation uint64) {
+	h := w.site.quorum.newest().Holdings[u.service.Thing()]
+	if h.Host != u.host.name || h.Boot != u.host.boot || h.Generation != generation {
+		w.fail("by the record", "%s starts %s under generation %d, and the record is %d for %s", u.host.name, u.service.Thing(), generation, h.Generation, h.Host)
+	}
+}
+
+// claims: no claim whose generation is not the record.
+func (w *watch) claims(host *host, thing string, generation uint64) {
+	h := w.site.quorum.newest().Holdings[thing]
+	if h.Host != host.name || h.Boot != host.boot || h.Generation != generation {
+		w.fail("by the record", "%s claims %s under generation %d, and the record is %d for %s", host.name, thing, generation, h.Generation, h.Host)
+	}
+}
+
+// leads: never two who may act.
+func (w *watch) leads(h *host) {
+	w.leaderAt = w.site.now
+	for _, o := range w.site.hosts {
+		if o != h && o.on && o.agent != nil && o.agent.lead.holds(o.clock()) {
+			w.fail("one leader", "%s and %s may both act as the leader", o.name, h.name)
+		}
+	}
+}
+
+// ordered: whoever gives an order leads in the newest epoch.
+func (w *watch) ordered(h *host, o fleet.Order) {
+	w.reason(o.Key, o.Why)
+	if newest := w.site.quorum.newest().Epoch; o.Epoch < newest {
+		w.fail("newest epoch", "%s orders %s in epoch %d, and epoch %d has begun", h.name, o.Key, o.Epoch, newest)
+	}
+}
+
+// accepts: no agent follows an older epoch than it has followed.
+func (w *watch) accepts(h *host, o fleet.Order) {
+	if o.Epoch < w.epochs[h.boot] {
+		w.fail("newest epoch", "%s follows %s of epoch %d after one of epoch %d", h.name, o.Key, o.Epoch, w.epochs[h.boot])
+	}
+	w.epochs[h.boot] = max(w.epochs[h.boot], o.Epoch)
+}
+
+// reason: whatever is done says why.
+func (w *watch) reason(key, why string) {
+	if why == "" && !strings.HasPrefix(key, "spec") {
+		w.fail("a reason", "%s has none", key)
+	}
+}
+
+// renewing freezes the agent between its look at the clock and its deed, when the
+// script wants that.
+func (w *watch) renewing(h *host) {
+	if d := h.freezeFor; d > 0 {
+		h.freezeFor = 0
+		h.agentProcess.freeze()
+		w.site.after(d, h.agentProcess.thaw)
+	}
+}
+
+func (w *watch) power(h *host, on bool) {
+	delete(w.steady, h)
+	w.lapsed[h] = w.site.now
+	if on {
+		w.site.tell("%s boots as %s", h.name, h.boot)
+	}
+}
+
+// promised counts who promised about a boot.
+func (w *watch) promised(ear *host, stint fleet.Stint) {
+	if w.promises[stint.Boot] == nil {
+		w.promises[stint.Boot] = map[string]bool{}
+	}
+	w.promises[stint.Boot][ear.name] = true
+}
+
+// fenced: nobody is switched off but by an intent that names this very boot.
+func (w *watch) fenced(h *host) {
+	in, open := w.site.quorum.newest().Intents[h.name]
+	if !open || in.Boot != h.boot {
+		w.fail("no needless kill", "%s is switched off in boot %s, and the open intent is %q", h.name, h.boot, in.Boot)
+	}
+}
+
+// committed looks at every change of what is remembered, once.
+func (w *watch) committed(before, after fleet.State, deed *write) {
+	s := w.site
+	if after.Epoch < before.Epoch {
+		w.fail("newest epoch", "the epoch fell from %d to %d", before.Epoch, after.Epoch)
+	}
+	for _, r := range deed.records {
+		kind, name, _ := strings.Cut(r.Key, "/")
+		switch kind {
+		case "holding":
+			old, was := before.Holdings[name]
+			now := after.Holdings[name]
+			if was && r.Value != nil && now.Generation < old.Generation {
+				w.fail("generations rise", "%s fell from generation %d to %d", name, old.Generation, now.Generation)
+			}
+			if was && r.Value != nil && now.Generation == old.Generation && now.Holder() != old.Holder() {
+				w.fail("generations rise", "%s changed hands within generation %d", name, old.Generation)
+			}
+		case "proof":
+			if p, ok := after.Proofs[name]; ok && r.Value != nil {
+				w.proves(p, before.Proofs[name])
+			}
+		case "intent":
+			if in, ok := after.Intents[name]; ok && r.Value != nil {
+				w.intends(in, len(after.Intents), r.Text)
+			}
+		}
+	}
+	s.stir(time.Second)
+}
+
+// proves: no living boot is proved dead.
+func (w *watch) proves(p, before fleet.Proof) {
+	h := w.site.names[p.Host]
+	if p.Boot == before.Boot || p.Kind == "oath" {
+		return
+	}
+	if h.on && h.boot == p.Boot {
+		w.fail("true proofs", "boot %s of %s lives and is proved dead: %s", p.Boot, p.Host, p.Evidence)
+	}
+}
+
+// intends: nobody is fenced on one witness, nor many at once, nor one who is well.
+func (w *watch) intends(in fleet.Intent, open int, why string) {
+	s := w.site
+	h := s.names[in.Host]
+	if strings.Contains(why, "its rule is to fence") {
+		return
+	}
+	voters := s.spec.Voters()
+	if n := len(w.promises[in.Boot]); n < fleet.Majority(len(voters)) {
+		w.fail("more than one witness", "%s is to be fenced on the word of %d of %d ears", in.Host, n, len(voters))
+	}
+	since, steady := w.steady[h]
+	well := at(2*time.Second + 3*s.timing.Lease)
+	if steady && h.boot == in.Boot && s.now-since > well {
+		w.fail("no needless kill", "%s is to be fenced and has held its lease for %v", in.Host, time.Duration(s.now-since))
+	}
+	lost := 0
+	for _, x := range s.hosts {
+		p, proved := s.quorum.newest().Proofs[x.name]
+		if since, gone := w.lapsed[x]; gone && s.now-since > well && !(proved && p.Boot == x.boot) {
+			lost++
+		}
+	}
+	if open > s.spec.Brakes.Count || lost > s.spec.Brakes.Count {
+		w.fail("the brake", "%s is to be fenced while %d hosts are lost and %d intents are open", in.Host, lost, open)
+	}
+}
+
+// sweep is what is looked at from time to time rather than when it changes.
+func (w *watch) sweep() {
+	s := w.site
+	for _, h := range s.hosts {
+		led := h.on && !h.agentProcess.stopped() && h.agent != nil && h.agent.hand.Leased(h.clock())
+		_, steady := w.steady[h]
+		switch {
+		case led && !steady:
+			w.steady[h] = s.now
+			delete(w.lapsed, h)
+		case !led && steady:
+			delete(w.steady, h)
+			w.lapsed[h] = s.now
+		}
+	}
+	w.led()
+}
+
+// led: where a majority of voters is well and connected, somebody leads soon.
+func (w *watch) led() {
+	s := w.site
+	voters := s.quorum.voters
+	well := 0
+	for _, h := range voters {
+		if !h.on || h.agentProcess.stopped() || h.quorumProcess.stopped() || h.agent == nil || h.member.node == nil || h.member.hung || h.member.slow > 0 {
+			continue
+		}
+		fine := true
+		for _, o := range voters {
+			// One that is frozen or off hinders nobody; a cut way might.
+			if o != h && o.on && !(s.open(h, o, 0) && s.open(o, h, 0)) {
+				fine = false
+			}
+		}
+		if fine {
+			well++
+		}
+	}
+	if well < fleet.Majority(len(voters)) || s.nets[0].loss > 0 || s.nets[0].late > 0 {
+		w.leaderAt = max(w.leaderAt, s.now)
+	}
+	bound := 12*at(s.timing.Election) + 2*second
+	if s.now-w.leaderAt > bound {
+		w.fail("a leader", "nobody has led for %v although %d of %d voters are well", time.Duration(s.now-w.leaderAt), well, len(voters))
+	}
+}
+
+// well says what is not as it should be once nothing is wrong any more.
+func (s *Site) well() string {
+	var leader *leader
+	for _, h := range s.hosts {
+		if !h.on || h.agent == nil || h.agentProcess.stopped() {
+			return h.name + " is not up"
+		}
+		if !h.agent.hand.Leased(h.clock()) {
+			return h.name + " has no lease"
+		}
+		if h.voter && h.agent.leader.on && h.agent.leader.holds() {
+			leader = &h.agent.leader
+		}
+	}
+	if leader == nil {
+		return "nobody leads"
+	}
+	state := s.quorum.newest()
+	for i, a := range s.spec.Addresses {
+		who := s.watch.speakers[i]
+		if len(who) != 1 {
+			return fmt.Sprintf("%d hosts speak for %s", len(who), a.Thing())
+		}
+		if state.Holdings[a.Thing()].Host != who[0].name {
+			return fmt.Sprintf("%s speaks for %s, the record says %s", who[0].name, a.Thing(), state.Holdings[a.Thing()].Host)
+		}
+	}
+	for _, v := range s.spec.Services {
+		for _, home := range s.spec.Homes(v) {
+			u := s.names[home].copy(v.Name)
+			holder := state.Holdings[v.Thing()].Host
+			switch {
+			case v.Mode == fleet.ActiveActive && (u.phase != fleet.Running || u.hung):
+				return fmt.Sprintf("%s is %s on %s", v.Name, u.phase, home)
+			case v.Mode == fleet.ActivePassive && home == holder && (u.phase != fleet.Running || u.hung):
+				return fmt.Sprintf("%s is %s on %s, which holds it", v.Name, u.phase, home)
+			case v.Mode == fleet.ActivePassive && home != holder && u.alive():
+				return fmt.Sprintf("%s runs on %s, and the record says %q", v.Name, home, holder)
+			}
+		}
+	}
+	for _, host := range fleet.Sorted(state.Intents) {
+		return "the intent to fence " + host + " is open"
+	}
+	for _, x := range leader.plan.Waits {
+		return fmt.Sprintf("%s waits for %s", x.About, x.For)
+	}
+	return ""
+}
