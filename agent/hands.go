@@ -260,32 +260,39 @@ func (a *Agent) reroute() {
 	a.routed <- table // the place is free: all who send here hold the lock
 }
 
-// balance is the one goroutine that speaks to HAProxy.
+// balance is the one goroutine that tells HAProxy its servers. It does so again
+// every second, which is one question as long as nothing changed: a HAProxy that
+// was restarted in the meantime is told everything.
 func (a *Agent) balance(ctx context.Context) {
 	var table fleet.Routes
-	retry := time.NewTimer(time.Hour)
-	defer retry.Stop()
+	complaint := ""
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case table = <-a.routed:
-		case <-retry.C:
+		case <-again.C:
 		}
 		if table.Revision == 0 {
 			continue
 		}
 		if err := a.cfg.Balancer.Apply(ctx, table); err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && err.Error() != complaint {
+				complaint = err.Error()
 				a.cfg.Log.Warn("tell HAProxy its servers", "error", err)
 			}
-			retry.Reset(time.Second)
 			continue
 		}
+		complaint = ""
 		a.mu.Lock()
+		told := a.applied == table.Revision
 		a.applied = table.Revision
 		a.mu.Unlock()
-		a.poke(a.tell)
+		if !told {
+			a.poke(a.tell)
+		}
 	}
 }
 

@@ -49,9 +49,12 @@ type Status struct {
 
 // HostStatus is one host.
 type HostStatus struct {
-	Name        string          `json:"name"`
-	Roles       []string        `json:"roles"`
-	Voter       bool            `json:"voter"`
+	Name  string   `json:"name"`
+	Roles []string `json:"roles"`
+	Voter bool     `json:"voter"`
+	// Store is its part in the store: "votes", "learns" (still catching up: it
+	// counts for no majority), or nothing.
+	Store       string          `json:"store,omitempty"`
 	Condition   fleet.Condition `json:"condition"`
 	Why         string          `json:"why"`
 	Stint       fleet.Stint     `json:"stint"`

@@ -140,7 +140,10 @@ func (h *HAProxy) reload(ctx context.Context, digest string) error {
 	for {
 		info, err := h.ask(ctx, h.socket(), "show info")
 		if err == nil && field(info, "description") == digest {
-			return nil
+			// The master is back a moment later than its worker.
+			if _, err = h.ask(ctx, h.master(), "show proc"); err == nil {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -315,6 +318,10 @@ global
     group haproxy
     stats socket {{.Socket}} mode 600 level admin expose-fd listeners
     server-state-file {{.States}}
+    # Where the system allows fewer open files, fewer connections beat none at all.
+    no strict-limits
+    # Where the machine allows less, HAProxy serves fewer, rather than nobody.
+    no strict-limits
     maxconn 20000
     log /dev/log local0 notice
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets

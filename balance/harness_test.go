@@ -143,8 +143,14 @@ func (s *site) start() {
 	s.ended = ended
 	go func(c *exec.Cmd) { _ = c.Wait(); close(ended) }(s.daemon)
 	s.until("HAProxy to answer", func() error {
+		select {
+		case <-ended:
+			s.t.Fatalf("HAProxy ended: %s", s.said)
+		default:
+		}
 		_, err := s.ask(s.t.Context(), s.socket(), "show info")
-		return err
+		_, wrong := s.ask(s.t.Context(), s.master(), "show proc")
+		return errors.Join(err, wrong)
 	})
 }
 

@@ -44,7 +44,13 @@ func (h *HAProxy) tell(ctx context.Context) error {
 	if len(news) == 0 || process == "" {
 		return err
 	}
-	return errors.Join(err, h.tellFormer(ctx, news), h.save(ctx))
+	if failed := h.shutFormer(ctx, news); failed != nil {
+		err = errors.Join(err, fmt.Errorf("end sessions in HAProxy's former workers: %w", failed))
+		for _, w := range news {
+			delete(h.told, w.server) // the next Apply tries again
+		}
+	}
+	return errors.Join(err, h.save(ctx))
 }
 
 // news lists what the present table says anew. Servers that shall take traffic
@@ -183,9 +189,19 @@ func answer(text string) (said, rest string) {
 	return strings.TrimSpace(said), rest
 }
 
-// tellFormer tells the same to workers that a reload has left behind with
-// connections that last: those of a dead server must end there too.
-func (h *HAProxy) tellFormer(ctx context.Context, news []word) error {
+// shutFormer ends sessions in workers that a reload has left behind with
+// connections that last: whoever is dead must be dead there too. Such a worker
+// takes no word about servers any more, only about single sessions.
+func (h *HAProxy) shutFormer(ctx context.Context, news []word) error {
+	shut := map[string]bool{}
+	for _, w := range news {
+		if w.shut {
+			shut[w.server] = true
+		}
+	}
+	if len(shut) == 0 {
+		return nil
+	}
 	text, err := h.ask(ctx, h.master(), "show proc")
 	if err != nil {
 		return err
@@ -194,13 +210,26 @@ func (h *HAProxy) tellFormer(ctx context.Context, news []word) error {
 	former, _, _ = strings.Cut(former, "#")
 	for row := range strings.Lines(former) {
 		pid, _, _ := strings.Cut(row, " ")
-		for _, w := range news {
-			for _, c := range w.commands() {
-				// It ends with its last connection, perhaps just now, and may never have
-				// known this server: its answer is no matter.
-				if _, err := h.ask(ctx, h.master(), "@!"+pid+" "+c); err != nil {
-					return err
+		text, err := h.ask(ctx, h.master(), "@!"+pid+" show sess")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(text) {
+			id, rest, _ := strings.Cut(line, ": ")
+			var server [2]string
+			for _, f := range strings.Fields(rest) {
+				if v, ok := strings.CutPrefix(f, "be="); ok {
+					server[0] = v
+				} else if v, ok := strings.CutPrefix(f, "srv="); ok {
+					server[1] = v
 				}
+			}
+			if !shut[server[0]+"/"+server[1]] {
+				continue
+			}
+			// If it has just ended by itself, the answer is a complaint, and no matter.
+			if _, err := h.ask(ctx, h.master(), "@!"+pid+" shutdown session "+id); err != nil {
+				return err
 			}
 		}
 	}

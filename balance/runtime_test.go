@@ -405,9 +405,10 @@ func TestReload(t *testing.T) {
 	for name, keep := range map[string]bool{"new connections": false, "kept connections": true} {
 		t.Run(name, func(t *testing.T) {
 			s := startSite(t)
+			s.must(s.Apply(t.Context(), routes("web", "ready dead dead")))
+			slow := s.slow("c1")
 			s.must(s.Apply(t.Context(), routes("web", "ready out ready")))
 			load := s.load(keep)
-			slow := s.slow("c1")
 			for i := range 3 {
 				before := s.process
 				s.spec.Site = fmt.Sprintf("renamed %d", i)
@@ -434,7 +435,7 @@ func TestReload(t *testing.T) {
 			if lost != nil {
 				t.Errorf("of %d requests: %v", n, lost)
 			}
-			t.Logf("%d requests, none lost", n)
+			t.Logf("%d requests", n)
 			if now := s.hosts["c2"].served.Load(); now != served || served != 0 {
 				t.Errorf("c2 is out and served %d requests", now)
 			}
@@ -445,7 +446,9 @@ func TestReload(t *testing.T) {
 // TestReloadFromFile: the worker after a reload does not wait to be told again.
 func TestReloadFromFile(t *testing.T) {
 	s := startSite(t)
-	s.must(s.Apply(t.Context(), routes("web", "dead out ready")))
+	s.must(s.Apply(t.Context(), routes("web", "ready out ready")))
+	_, err := s.ask(t.Context(), s.socket(), "set server web/c1 state maint") // an operator, by hand
+	s.must(err)
 	s.HAProxy = New(s.cfg) // an agent that was restarted knows no table yet
 	s.spec.Site = "renamed"
 	s.must(s.Configure(t.Context(), s.spec))
@@ -570,6 +573,16 @@ func TestBinds(t *testing.T) {
 			t.Errorf("nobody listens on %s", want)
 		}
 	}
+}
+
+// TestNothingBehind: a site may have nothing behind HAProxy yet; addresses that want
+// its company need one that runs all the same.
+func TestNothingBehind(t *testing.T) {
+	s := newSite(t)
+	s.spec.Services = nil
+	s.must(s.Configure(t.Context(), s.spec))
+	s.start()
+	s.stop(syscall.SIGTERM)
 }
 
 // TestBusy: what does not answer is given up within a bound, and with ctx.

@@ -90,7 +90,7 @@ func sound(s api.Status) bool {
 		return false
 	}
 	for _, h := range s.Hosts {
-		if h.Condition != fleet.Healthy {
+		if h.Condition != fleet.Healthy || h.Voter && h.Store != "votes" {
 			return false
 		}
 	}
@@ -120,6 +120,9 @@ func writeStatus(out io.Writer, s api.Status) error {
 		}
 		if h.Barred != "" {
 			why = "barred: " + h.Barred
+		}
+		if h.Voter && h.Store != "votes" {
+			why += "; IT DOES NOT VOTE YET: the store can bear one loss less"
 		}
 		name := h.Name
 		if h.Name == s.Leader {

@@ -81,6 +81,9 @@ func (d Demo) Run(ctx context.Context) (Result, error) {
 			r.Broken = append(r.Broken, f.Title+": "+f.Broken)
 		}
 		r.Faults = append(r.Faults, f)
+		if f.Broken != "" {
+			break // what follows would only be the echo of it
+		}
 	}
 	ended := time.Now()
 	tries, err := log.Stop()

@@ -125,7 +125,10 @@ func (l *Lab) Watch(ctx context.Context, p Probe, binary string) (*Log, error) {
 	var errs strings.Builder
 	go func() {
 		err := l.Exec(ctx, Client, argv, nil, out, &errs)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+			err = nil // it was told to stop
+		case err != nil:
 			err = fmt.Errorf("the client's probe of %s: %w: %s", p.URL, err, errs.String())
 		}
 		out.CloseWithError(err)

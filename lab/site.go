@@ -145,7 +145,7 @@ func (l *Lab) Deploy(ctx context.Context, c SiteConfig, progress func(string)) e
 			return false
 		}
 		for _, h := range s.Hosts {
-			if h.Condition != "healthy" {
+			if h.Condition != "healthy" || h.Store != "votes" {
 				return false
 			}
 		}

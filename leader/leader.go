@@ -448,7 +448,9 @@ func (b *book) waits(ws []fleet.Wait, now fleet.Moment) {
 			since = now
 		}
 		open[w.About] = since
-		if now.Sub(since) >= lasting {
+		// Told once: what it waits for in detail may change each second, and the
+		// present words are in the status.
+		if now.Sub(since) >= lasting && b.told["wait/"+w.About] == "" {
 			b.once("wait/"+w.About, "wait", w.About, fmt.Sprintf("%s waits for %s", w.About, w.For))
 		}
 	}

@@ -58,6 +58,10 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 	s.By, s.Version, s.View = n.host, n.cfg.Version, view
 	if n.store != nil {
 		s.Leader = n.store.Leader()
+		parts := n.memberships(ctx)
+		for i := range s.Hosts {
+			s.Hosts[i].Store = parts[s.Hosts[i].Name]
+		}
 	}
 	return s, nil
 }

@@ -143,14 +143,13 @@ func (n *node) tendVoters(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	state := n.store.State()
+	var learner string
 	var names []string
+	state := n.store.State()
 	for _, v := range voters {
 		if v.Learner {
-			if err := n.store.Promote(ctx, v.Name); err != nil && !errors.Is(err, store.ErrBehind) {
-				return err
-			}
-			return nil
+			learner = v.Name
+			continue
 		}
 		names = append(names, v.Name)
 		if _, joined := state.Members[v.Name]; !joined && v.Name != "" {
@@ -160,16 +159,44 @@ func (n *node) tendVoters(ctx context.Context) error {
 			}
 		}
 	}
+	// The change before is closed first: until then the next is refused.
 	open, err := n.store.Unsettled(ctx)
-	if err != nil || open == "" {
+	if err != nil {
 		return err
 	}
-	// The ears follow the site's file, which named this voter before it joined:
-	// what is open is the store's own change, and a promise's length closes it.
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(n.spec.Timing.Promise()):
+	if open != "" {
+		// The ears follow the site's file, which named this voter before it joined:
+		// what is open is the store's own change, and a promise's length closes it.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(n.spec.Timing.Promise()):
+		}
+		return n.store.Settle(ctx, names)
 	}
-	return n.store.Settle(ctx, names)
+	if learner == "" {
+		return nil
+	}
+	if err := n.store.Promote(ctx, learner); err != nil && !errors.Is(err, store.ErrBehind) {
+		return err
+	}
+	return nil
+}
+
+// memberships says, by host, what its part in the store is: "votes" or "learns".
+func (n *node) memberships(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	voters, err := n.store.Voters(ctx)
+	if err != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, v := range voters {
+		out[v.Name] = "votes"
+		if v.Learner {
+			out[v.Name] = "learns"
+		}
+	}
+	return out
 }

@@ -15,6 +15,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"mainstay/fleet"
@@ -35,13 +36,16 @@ type decision struct {
 	plan fleet.Plan
 	// blocked says why a host may be given nothing; absent: it may.
 	blocked map[string]string
+	// failed says, by "THING@HOST", why and until when a claim is not tried there.
+	failed map[string]failure
+	waits  map[string]int // where in the plan a thing's wait stands
 	// load counts the exclusive things that each host holds or is about to.
 	load map[string]int
 }
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{w: w, blocked: map[string]string{}, load: map[string]int{}}
+	d := &decision{w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w)}
 	for _, host := range w.Spec.Hosts {
 		if why := d.unfit(host); why != "" {
 			d.blocked[host.Name] = why
@@ -50,6 +54,7 @@ func Decide(w fleet.World) fleet.Plan {
 	for _, thing := range fleet.Sorted(w.State.Holdings) {
 		d.load[w.State.Holdings[thing].Host]++
 	}
+	d.void()
 	d.admit()
 	d.rounds()
 	d.addresses()
@@ -58,6 +63,32 @@ func Decide(w fleet.World) fleet.Plan {
 	d.routes()
 	d.settle()
 	return d.plan
+}
+
+// failure is the newest of a host's claims that failed.
+type failure struct {
+	times int
+	at    fleet.Moment
+	why   string
+}
+
+// failures counts the claims that failed lately, by "THING@HOST": each doubles
+// the time until the next, or a host that cannot would be tried without end.
+func failures(w fleet.World) map[string]failure {
+	out := map[string]failure{}
+	for _, key := range fleet.Sorted(w.Flights) {
+		f := w.Flights[key]
+		if f.Order.Verb != fleet.VerbClaim || f.Effect == nil || f.Effect.Outcome != fleet.Broken {
+			continue
+		}
+		x := out[f.Order.Thing+"@"+f.Order.To]
+		x.times++
+		if f.Arrived.After(x.at) {
+			x.at, x.why = f.Arrived, f.Effect.Why
+		}
+		out[f.Order.Thing+"@"+f.Order.To] = x
+	}
+	return out
 }
 
 // Turn judges and decides: the whole thought of one turn.
@@ -82,6 +113,8 @@ func (d *decision) unfit(host fleet.Host) string {
 		return host.Name + " has not joined"
 	case fleet.Armed(fleet.GuardBar) && m.Admitted != heard.Stint.Boot:
 		return fmt.Sprintf("%s is barred until its boot %s is admitted", host.Name, heard.Stint.Boot)
+	case fleet.Armed(fleet.GuardBar) && m.Barred != "":
+		return fmt.Sprintf("%s is barred (%s)", host.Name, m.Barred)
 	case report.Boot != heard.Stint.Boot || report.Stint != heard.Stint.N:
 		return host.Name + " has not reported in its present stint"
 	case !heard.Leased || !report.Leased:
@@ -110,7 +143,20 @@ func (d *decision) disarmed() bool {
 
 func (d *decision) record(r fleet.Record) { d.plan.Records = append(d.plan.Records, r) }
 
+// wait notes what something waits for. One thing has one wait: a second reason is
+// added to the first, or each would be news whenever the other was told last.
 func (d *decision) wait(about, forWhat, help string) {
+	if i, ok := d.waits[about]; ok {
+		x := &d.plan.Waits[i]
+		if !strings.Contains(x.For, forWhat) {
+			x.For += "; and for " + forWhat
+		}
+		if x.Help == "" {
+			x.Help = help
+		}
+		return
+	}
+	d.waits[about] = len(d.plan.Waits)
 	d.plan.Waits = append(d.plan.Waits, fleet.Wait{About: about, For: forWhat, Help: help})
 }
 
@@ -137,6 +183,9 @@ func (d *decision) order(o fleet.Order) (fleet.Flight, bool) {
 			}
 		case f.Effect.Outcome == fleet.Done:
 			rest = restMin - d.w.Now.Sub(f.Arrived)
+			if o.Verb == fleet.VerbPowerOn { // a machine takes its time to boot
+				rest = restMax - d.w.Now.Sub(f.Arrived)
+			}
 		default:
 			rest = min(restMax, restMin<<min(f.Tries, 5)) - d.w.Now.Sub(f.Arrived)
 			if o.Verb == fleet.VerbClaim || o.Verb == fleet.VerbRelease {
@@ -184,6 +233,17 @@ func (d *decision) current(host string) (fleet.Report, bool) {
 	return r, ok && r.Boot == d.w.Heard[host].Stint.Boot && r.Boot != ""
 }
 
+// void takes back the proof that a boot is dead which has spoken since: were it
+// kept, it would be believed again as soon as the host falls silent.
+func (d *decision) void() {
+	for _, host := range fleet.Sorted(d.w.State.Proofs) {
+		p, v := d.w.State.Proofs[host], d.w.Verdicts[host]
+		if v.Stint.Boot == p.Boot && (v.Condition == fleet.Healthy || v.Condition == fleet.Degraded) && fleet.Armed(fleet.GuardProof) {
+			d.record(fleet.Remove("proof/"+host, fmt.Sprintf("boot %s of %s has spoken since it was proved dead: the proof is void", p.Boot, host)))
+		}
+	}
+}
+
 // admit gives a joined host's new boot its rights back, once nothing that was
 // taken from the old one is still on its way and no fence for it is open.
 func (d *decision) admit() {
@@ -192,7 +252,8 @@ func (d *decision) admit() {
 		heard := d.w.Heard[host.Name]
 		v := d.w.Verdicts[host.Name]
 		report, spoken := d.current(host.Name)
-		if !joined || !spoken || heard.Stint.Boot == m.Admitted || heard.Rival != "" ||
+		known := heard.Stint.Boot == m.Admitted
+		if !joined || !spoken || known && m.Barred == "" || heard.Rival != "" ||
 			v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
 			continue
 		}
@@ -202,6 +263,11 @@ func (d *decision) admit() {
 		}
 		if thing := d.onItsWay(host.Name, heard.Stint.Boot); thing != "" {
 			d.wait("host/"+host.Name, thing+" to arrive where it was given before the new boot is admitted", "")
+			continue
+		}
+		if known { // its fence came to nothing, and it is back
+			m.Barred = ""
+			d.record(fleet.Put("member/"+host.Name, m, fmt.Sprintf("%s is barred no more: boot %s speaks, and no fence is open", host.Name, m.Admitted)))
 			continue
 		}
 		former := m.Admitted
@@ -224,11 +290,18 @@ func (d *decision) admit() {
 func (d *decision) onItsWay(host, boot string) string {
 	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
 		h := d.w.State.Holdings[thing]
-		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.inEffect(h) && d.reaches(h.Host) {
+		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.arrived(h) && d.reaches(h.Host) {
 			return thing
 		}
 	}
 	return ""
+}
+
+// arrived says whether a thing works where it was given, or has come to nothing
+// there, which nobody need wait for either.
+func (d *decision) arrived(h fleet.Holding) bool {
+	kind, name := split(h.Thing)
+	return d.inEffect(h) || h.Blocked != "" || kind == "service" && d.w.Reports[h.Host].Services[name].Phase == fleet.Failed
 }
 
 // inEffect says whether the holder's own report shows the thing working under
@@ -253,11 +326,13 @@ func (d *decision) rounds() {
 	for _, stint := range d.holders() {
 		heard := d.w.Heard[stint.Host]
 		round, asked := d.w.Rounds[stint.Host]
+		if heard.Stint.Succeeds(stint) {
+			// Its own later stint frees the addresses of this one; the services of the
+			// boot need the end of the later one.
+			stint = heard.Stint
+		}
 		if asked && round.Stint == stint && round.Over {
 			continue
-		}
-		if heard.Stint.Boot == stint.Boot && heard.Stint.N > stint.N {
-			continue // its own later stint says it
 		}
 		if heard.Stint == stint {
 			silence := d.w.Spec.Timing.Silence(heard.Late)

@@ -140,6 +140,12 @@ func (d *decision) pursue(in fleet.Intent) {
 		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
 		return
 	}
+	if left := in.Lasts - d.w.Now.Sub(f.Sent); f.Effect.Outcome == fleet.NoWord && left > 0 && fleet.Armed(fleet.GuardIntent) {
+		// Nobody knows what the device was told: it may act until the deed is over.
+		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
+		d.wake(left)
+		return
+	}
 	switch {
 	case f.Effect.Outcome == fleet.Done && f.Effect.Proof != nil:
 		p := *f.Effect.Proof
@@ -159,7 +165,7 @@ func (d *decision) powerOn(host fleet.Host) {
 	}
 	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
 		h := d.w.State.Holdings[thing]
-		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.inEffect(h) {
+		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.arrived(h) {
 			d.wait("host/"+host.Name, thing+" to arrive elsewhere before it is turned on again", "")
 			return
 		}

@@ -90,11 +90,15 @@ func (d *decision) lacks(v fleet.Service, host string) string {
 	return ""
 }
 
+// VerbInventory asks a host to report what runs there in the order's epoch: to
+// accept the order is to know the epoch, and every report names it.
+const VerbInventory fleet.Verb = "inventory"
+
 // passive keeps exactly one copy of an active/passive service running.
 func (d *decision) passive(v fleet.Service) {
 	thing := v.Thing()
 	h, held := d.w.State.Holdings[thing]
-	if held && h.Blocked != "" {
+	if held && h.Blocked != "" && !d.unblock(v, h) {
 		d.wait(thing, "a person: "+h.Blocked, fmt.Sprintf("mainstay move %s HOST", v.Name))
 		return
 	}
@@ -129,6 +133,19 @@ func (d *decision) passive(v fleet.Service) {
 	d.keep(v, h)
 }
 
+// unblock says whether a person's wish to move a blocked service may be followed:
+// elsewhere at once, on the same host when its failed starts have aged.
+func (d *decision) unblock(v fleet.Service, h fleet.Holding) bool {
+	wish, wished := d.moveWish(h.Thing)
+	r, ok := d.current(h.Host)
+	if !wished || !ok || wish.To == h.Host && v.Restarts.Count > 0 && r.Services[v.Name].Restarts >= v.Restarts.Count {
+		return false
+	}
+	h.Blocked = ""
+	d.record(fleet.Put("holding/"+h.Thing, h, fmt.Sprintf("%s is blocked no more: %s wishes it on %s", h.Thing, wish.By, wish.To)))
+	return true
+}
+
 // alive says whether a copy runs or may run.
 func alive(s fleet.ServiceState) bool {
 	switch s.Phase {
@@ -147,6 +164,12 @@ func (d *decision) placeFirst(v fleet.Service) {
 		r, ok := d.current(host)
 		s, told := r.Services[v.Name]
 		fresh := r.Epoch >= d.w.Epoch || !fleet.Armed(fleet.GuardInventory)
+		if ok && !fresh && d.reaches(host) {
+			// An agent learns of a new epoch by its orders, and this one need not have
+			// any other.
+			d.order(d.to(fleet.Order{Key: fmt.Sprintf("inventory/%s/%d", host, d.w.Epoch), Verb: VerbInventory,
+				Why: "nobody holds " + thing + ": what runs there must be known in this epoch"}, host))
+		}
 		switch {
 		case ok && told && fresh && alive(s):
 			running = append(running, host)
@@ -198,10 +221,14 @@ func (d *decision) give(v fleet.Service, old fleet.Holding, why string) {
 
 func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
 	s := d.w.Heard[to].Stint
+	from := old.Holder()
+	if old.Host == to && old.Boot == s.Boot {
+		from = old.From // where it came from, and what that rests on, is as before
+	}
 	d.load[to]++
 	d.record(fleet.Put("holding/"+v.Thing(), fleet.Holding{
 		Thing: v.Thing(), Host: to, Boot: s.Boot, Stint: s.N, Generation: old.Generation + 1,
-		From: old.Holder(), Why: why, At: d.w.Wall,
+		From: from, Why: why, At: d.w.Wall,
 	}, fmt.Sprintf("%s goes to %s: %s", v.Thing(), to, why)))
 	if !fleet.Armed(fleet.GuardRecordFirst) {
 		d.startPassive(v, to, old.Generation+1, why)

@@ -73,6 +73,10 @@ func (d *decision) word(h fleet.Holding) (string, bool) {
 // provedDead says whether the boot that holds it is proved dead, and not heard
 // since.
 func (d *decision) provedDead(h fleet.Holding) (string, bool) {
+	if m := d.w.State.Members[h.Host]; m.Admitted != "" && m.Admitted != h.Boot {
+		// The proof is kept of one boot only; an earlier one died before it.
+		return fmt.Sprintf("a later boot of %s, %s, was admitted since", h.Host, m.Admitted), true
+	}
 	p, ok := d.w.State.Proofs[h.Host]
 	if !ok || p.Boot != h.Boot {
 		return "", false
@@ -126,10 +130,13 @@ func (d *decision) cannotCarry(a fleet.Address, host string) string {
 	if why, no := d.blocked[host]; no {
 		return why
 	}
-	if why := d.lacksAddressNeeds(a, host); why != "" {
-		return why
+	if x := d.failed[a.Thing()+"@"+host]; x.times > 0 {
+		if left := min(restMax, restMin<<min(x.times-1, 5)) - d.w.Now.Sub(x.at); left > 0 {
+			d.wake(left)
+			return fmt.Sprintf("its last claim failed on %s: %s", host, x.why)
+		}
 	}
-	return ""
+	return d.lacksAddressNeeds(a, host)
 }
 
 // lacksAddressNeeds says what an otherwise sound host lacks for an address: the

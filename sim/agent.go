@@ -91,7 +91,7 @@ func newAgent(h *host) *agent {
 		speaking: map[string]uint64{}, severed: map[string]uint64{}, services: map[string]fleet.ServiceState{},
 		senses: make([]sense, len(s.hosts)),
 	}
-	if s.script.coarse[h.name] {
+	if h.kernel.coarse {
 		a.late = fleet.CoarseLate
 	}
 	for i := range a.senses {
@@ -561,7 +561,7 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		next()
 		return
 	}
-	if s.script.deaf[a.host.name+"/"+name] {
+	if s.deaf[a.host.name+"/"+name] {
 		a.hand.Lost(d.Thing)
 		delete(a.speaking, name)
 		a.keep()
@@ -765,7 +765,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
 		case held:
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
-		case a.host.site.script.foreign[a.host.name+"/"+addr.Name]:
+		case a.host.site.foreign[a.host.name+"/"+addr.Name]:
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: "made permanent by another program"}
 		}
 	}

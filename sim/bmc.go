@@ -52,8 +52,8 @@ func (b *bmc) off() string {
 	b.stray++
 	s.after(d, func() {
 		b.stray--
-		if b.lies {
-			return
+		if b.lies || b.uuid != b.host.uuid {
+			return // another machine went off, or none
 		}
 		if b.host.on {
 			s.watch.fenced(b.host)
@@ -74,7 +74,7 @@ func (b *bmc) off() string {
 }
 
 func (b *bmc) state() string {
-	if b.host.on && !b.lies {
+	if b.host.on && !b.lies && b.uuid == b.host.uuid {
 		return "on"
 	}
 	return "off"
@@ -171,7 +171,22 @@ func (p *prover) same(next func()) {
 	})
 }
 
+// later says whether the ear has heard a later boot: then the one that was meant
+// is dead already, and an off would kill a healthy host.
+func (p *prover) later() bool {
+	if p.by.agent.ear == nil {
+		return false
+	}
+	boots := p.by.agent.ear.Boots(p.victim.name)
+	return len(boots) > 0 && boots[0].Stint.Boot != p.order.Target.Boot && boots[0].Heard != 0
+}
+
 func (p *prover) off(tries int) {
+	if p.later() {
+		p.done(nil, fleet.Refused, "a later boot of it speaks: that is proof enough")
+		return
+	}
+	p.site.watch.offOrdered(p.victim, p.order.Target.Boot)
 	p.call(p.victim.bmc.off, func(_, err string) {
 		switch {
 		case err != "" && tries > 0:

@@ -272,7 +272,7 @@ func (l *leader) dispatch(o fleet.Order) bool {
 	o.Try = f.Tries + 1
 	f.Order, f.Sent, f.Effect, f.Arrived, f.Tries = o, now, nil, 0, f.Tries+1
 	l.flights[o.Key] = f
-	l.once("order/"+o.Key, o.Verb != fleet.VerbRoute, "%s shall %s %s: %s", o.To, o.Verb, about(o), o.Why)
+	l.once("order/"+o.Key, aloud(o.Verb), "%s shall %s %s: %s", o.To, o.Verb, about(o), o.Why)
 	h.site.watch.ordered(h, o)
 	reign := l.reigns
 	h.agentProcess.in(h.site.between(20*microsecond, 200*microsecond), func() {
@@ -289,6 +289,11 @@ func about(o fleet.Order) string {
 		return "host/" + o.Target.Host
 	}
 	return o.Thing
+}
+
+// aloud says whether an order is worth a line in the log.
+func aloud(v fleet.Verb) bool {
+	return v != fleet.VerbRoute && v != fleet.VerbSever && v != plan.VerbInventory
 }
 
 // patience is how long the effect of an order is waited for.
@@ -372,7 +377,7 @@ func (l *leader) landed(e fleet.Effect) {
 		if e.Why != "" {
 			text += " (" + e.Why + ")"
 		}
-		l.once("effect/"+e.Key, f.Order.Verb != fleet.VerbRoute, "%s", text)
+		l.once("effect/"+e.Key, aloud(f.Order.Verb), "%s", text)
 	}
 	l.news()
 }

@@ -339,7 +339,7 @@ func (m *member) apply(e *raftpb.Entry) {
 		ok := q.deeds[id].ok
 		m.host.agentProcess.in(50*microsecond, func() { done(ok) })
 	}
-	if a := m.host.agent; a != nil {
+	if a := m.host.agent; a != nil && q.deeds[id].host != m.host.name {
 		m.host.agentProcess.in(80*microsecond, func() { a.leader.news() })
 	}
 }

@@ -13,32 +13,41 @@ import (
 	"mainstay/fleet"
 )
 
-// script is what is done to a site, and when.
-type script struct {
-	title    string
-	about    []string
-	shape    Shape
-	seed     uint64
-	commands []command
-	guards   []fleet.Guard // those whose removal must make it fail
-	from     at            // the log is shown from here on
-	skips    bool          // quiet stretches are skipped
-	heals    bool          // at its end all faults heal, and the site must recover
-	coarse   map[string]bool
-	deaf     map[string]bool // HOST/ADDRESS: a claim fails
-	foreign  map[string]bool // HOST/ADDRESS: another program has it there
-	loaded   map[string]bool
+// Story is what is done to a site, when, and what must come of it. It is written
+// in scenarios/*.txt or drawn from a seed.
+type Story struct {
+	// Title is its first line, About what it teaches.
+	Title string
+	About []string
+	Shape Shape
+	// Seed throws the dice of this run: delays, losses, how late a kernel is.
+	Seed     uint64
+	Commands []Command
+	// Guards are those whose removal must make the story fail.
+	Guards []fleet.Guard
+	// From is since when its log is shown.
+	From time.Duration
+	// Skips leaves out what is quiet; Heals ends with everything healed and a site
+	// that must come back to what it should be.
+	Skips, Heals bool
+	// Coarse are the hosts without an nftables guard.
+	Coarse []string
+	// Golden is the log that must result.
+	Golden []string
 }
 
-// command is one line of a script.
-type command struct {
-	at   at
-	verb string
-	args []string
+// Command is one line of a story: when, what, and to whom.
+type Command struct {
+	At   time.Duration
+	Verb string
+	Args []string
+	// Group holds a fault and its end together when a failing run is shrunk.
+	Group int
 }
 
-func (c command) String() string {
-	return strings.TrimSpace(fmt.Sprintf("%g %s %s", float64(c.at)/float64(second), c.verb, strings.Join(c.args, " ")))
+// String writes the command as a story has it.
+func (c Command) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%-9s %s %s", c.At, c.Verb, strings.Join(c.Args, " ")))
 }
 
 // Result is what came of a script.
@@ -55,13 +64,10 @@ type Result struct {
 	Turns, Events   int
 }
 
-// play runs a script from the first boot to its end.
-func play(sc script) Result {
-	s := newSite(sc.shape, sc.seed)
-	s.script = sc
-	if s.script.deaf == nil {
-		s.script.coarse, s.script.deaf, s.script.foreign = map[string]bool{}, map[string]bool{}, map[string]bool{}
-	}
+// Play runs a story from the first boot to its end.
+func Play(sc Story) Result {
+	s := newSite(sc.Shape, sc.Seed)
+	s.skips = sc.Skips
 	state := fleet.State{Members: map[string]fleet.Member{}}
 	for _, h := range s.hosts {
 		state.Members[h.name] = fleet.Member{Host: h.name}
@@ -69,10 +75,10 @@ func play(sc script) Result {
 	s.quorum.history[1] = state
 	s.quorum.found()
 	for _, h := range s.hosts {
-		h.kernel.coarse = sc.coarse[h.name]
+		h.kernel.coarse = slices.Contains(sc.Coarse, h.name)
 		h.powerOn()
 	}
-	for _, found := range sc.shape.Found {
+	for _, found := range sc.Shape.Found {
 		name, host, _ := strings.Cut(found, "@")
 		u := s.names[host].copy(name)
 		s.watch.found[u] = true
@@ -85,8 +91,8 @@ func play(sc script) Result {
 		}
 	}
 	s.after(0, s.sweeps)
-	for _, c := range sc.commands {
-		s.until(c.at)
+	for _, c := range sc.Commands {
+		s.until(at(c.At))
 		if s.watch.stop != nil {
 			break
 		}
@@ -94,16 +100,14 @@ func play(sc script) Result {
 			s.watch.fail("the story", "%s: %v", c, err)
 		}
 	}
-	if sc.heals && s.watch.stop == nil {
+	if sc.Heals && s.watch.stop == nil {
 		s.recover()
 	}
 	r := Result{
 		Violation: s.watch.stop, Faults: s.count.faults, Guards: s.count.guards, Turns: s.count.turns, Events: s.count.events,
 		Virtual: time.Duration(s.elapsed()), Played: time.Duration(s.now),
 	}
-	for _, line := range s.told {
-		r.Log = append(r.Log, line)
-	}
+	r.Log = s.told
 	return r
 }
 
@@ -121,7 +125,7 @@ func (s *Site) until(when at) {
 		if next+s.skipped > when {
 			break
 		}
-		if s.script.skips && s.now >= look {
+		if s.skips && s.now >= look {
 			look = s.now + 200*millisecond
 			if when-s.elapsed() > 2*margin && s.quiet() {
 				s.skipped += when - s.elapsed() - margin
@@ -205,8 +209,8 @@ func (s *Site) recover() {
 		h.startAgent()
 		s.startQuorum(h)
 	}
-	clear(s.script.deaf)
-	clear(s.script.foreign)
+	clear(s.deaf)
+	clear(s.foreign)
 	for _, n := range s.nets {
 		n.calm()
 	}
@@ -253,22 +257,22 @@ func (s *Site) unblock() {
 }
 
 // do carries out one command.
-func (s *Site) do(c command) error {
-	f, ok := verbs[c.verb]
+func (s *Site) do(c Command) error {
+	f, ok := verbs[c.Verb]
 	if !ok {
 		return fmt.Errorf("no such command")
 	}
-	if len(c.args) < f.least {
+	if len(c.Args) < f.least {
 		return fmt.Errorf("it takes %d words at least", f.least)
 	}
-	if c.verb != "expect" {
+	if c.Verb != "expect" {
 		s.stir(3*time.Second + 6*s.timing.Lease)
-		if c.verb != "end" {
-			s.tell("> %s %s", c.verb, strings.Join(c.args, " "))
+		if c.Verb != "end" {
+			s.tell("> %s %s", c.Verb, strings.Join(c.Args, " "))
 		}
 		s.count.faults[f.counts(c)]++
 	}
-	return f.do(s, c.args)
+	return f.do(s, c.Args)
 }
 
 // verb is one word of the scripts.
@@ -277,22 +281,22 @@ type verb struct {
 	do    func(s *Site, args []string) error
 }
 
-func (v verb) counts(c command) string {
-	switch c.verb {
+func (v verb) counts(c Command) string {
+	switch c.Verb {
 	case "hang", "bmc", "weather":
-		if len(c.args) > 1 {
-			arg := c.args[1]
-			if c.verb != "weather" && arg != "agent" && arg != "quorum" && arg != "disk" && arg != "all" && c.verb == "hang" {
+		if len(c.Args) > 1 {
+			arg := c.Args[1]
+			if c.Verb != "weather" && arg != "agent" && arg != "quorum" && arg != "disk" && arg != "all" && c.Verb == "hang" {
 				arg = "service"
 			}
-			return c.verb + " " + arg
+			return c.Verb + " " + arg
 		}
 	case "cut":
-		if len(c.args) > 2 {
-			return "cut " + c.args[2]
+		if len(c.Args) > 2 {
+			return "cut " + c.Args[2]
 		}
 	}
-	return c.verb
+	return c.Verb
 }
 
 var verbs map[string]verb
@@ -377,8 +381,14 @@ func init() {
 			h.freezeFor = at(d)
 			return err
 		})},
-		"deaf":    {2, onHost(func(s *Site, h *host, rest []string) error { s.script.deaf[h.name+"/"+rest[0]] = true; return nil })},
-		"foreign": {2, onHost(func(s *Site, h *host, rest []string) error { s.script.foreign[h.name+"/"+rest[0]] = true; h.agent.poke(); return nil })},
+		"deaf": {3, onHost(func(s *Site, h *host, rest []string) error { s.deaf[h.name+"/"+rest[0]] = rest[1] == "on"; return nil })},
+		"foreign": {3, onHost(func(s *Site, h *host, rest []string) error {
+			s.foreign[h.name+"/"+rest[0]] = rest[1] == "on"
+			if h.agent != nil {
+				h.agent.poke()
+			}
+			return nil
+		})},
 		"move": {2, func(s *Site, args []string) error {
 			s.wish(fleet.Put("wish/move-"+args[0], fleet.Wish{ID: "move-" + args[0], Verb: "move", Thing: args[0], To: args[1], By: "root", At: s.hosts[0].wall()},
 				"root wishes "+args[0]+" on "+args[1]))
@@ -402,6 +412,9 @@ func init() {
 		}},
 		"oath": {1, onHost(func(s *Site, h *host, rest []string) error {
 			boot := h.boot
+			if h.on && len(rest) == 0 {
+				return nil // who has looked does not swear
+			}
 			if len(rest) > 0 {
 				boot = rest[0]
 			}
@@ -637,8 +650,11 @@ func setVoters(s *Site, args []string) error {
 	if h == nil {
 		return fmt.Errorf("no host %s", args[1])
 	}
-	s.quorum.want = append(s.quorum.want, want{host: h, add: args[0] == "add"})
-	s.quorum.change()
+	q := s.quorum
+	q.want = append(q.want, want{host: h, add: args[0] == "add"})
+	if len(q.want) == 1 {
+		q.change()
+	}
 	return nil
 }
 
@@ -652,11 +668,15 @@ type want struct {
 // when every ear has confirmed the list and the length of a promise has passed.
 func (q *quorum) change() {
 	s := q.site
-	if q.changing && fleet.Armed(fleet.GuardOneVoter) {
-		s.guard(fleet.GuardOneVoter)
+	if len(q.want) == 0 {
 		return
 	}
-	if len(q.want) == 0 {
+	if q.changing {
+		if fleet.Armed(fleet.GuardOneVoter) {
+			s.guard(fleet.GuardOneVoter)
+		} else {
+			s.after(100*millisecond, func() { q.changing = false; q.change() })
+		}
 		return
 	}
 	x := q.want[0]
@@ -706,12 +726,11 @@ func (q *quorum) change() {
 	spec := s.spec
 	var last at
 	for _, h := range s.hosts {
-		d := s.between(0, 2*second)
+		d := s.between(200*millisecond, 2*second)
 		last = max(last, d)
-		s.after(d, func() { h.takeUp(spec) })
+		s.after(d, func() { h.takeUp(lead, spec) })
 	}
 	if !fleet.Armed(fleet.GuardOneVoter) {
-		q.change()
 		return
 	}
 	var settle func()
@@ -730,10 +749,14 @@ func (q *quorum) change() {
 	s.after(last, settle)
 }
 
-// takeUp lets the agent follow a changed site's file.
-func (h *host) takeUp(spec fleet.Spec) {
+// takeUp lets the agent follow a changed site's file, as soon as it can be told.
+func (h *host) takeUp(from *host, spec fleet.Spec) {
 	a := h.agent
 	if a == nil {
+		return
+	}
+	if h != from && !(h.site.open(from, h, 0) && h.site.open(h, from, 0)) {
+		h.site.after(second, func() { h.takeUp(from, spec) })
 		return
 	}
 	h.agentProcess.in(0, func() {

@@ -112,13 +112,15 @@ type Site struct {
 	nets    []*network
 	// cut[from][to] has a bit set for each network on which no packet gets from
 	// one to the other.
-	cut    [][]uint8
-	quorum *quorum
-	watch  *watch
-	told   []string
-	count  count
-	busy   at // until when something is known to be going on
-	script script
+	cut     [][]uint8
+	quorum  *quorum
+	watch   *watch
+	told    []string
+	count   count
+	busy    at // until when something is known to be going on
+	skips   bool
+	deaf    map[string]bool // HOST/ADDRESS: a claim fails
+	foreign map[string]bool // HOST/ADDRESS: another program has it there
 }
 
 // count counts what came up.
@@ -156,7 +158,7 @@ func (s *Site) chance(n int) bool { return n > 0 && s.dice.IntN(1000) < n }
 // newSite builds a site with every host off.
 func newSite(shape Shape, seed uint64) *Site {
 	s := &Site{
-		dice: rand.New(rand.NewPCG(seed, 0x6d61696e73746179)), shape: shape, spec: shape.build(), names: map[string]*host{},
+		dice: rand.New(rand.NewPCG(seed, 0x6d61696e73746179)), shape: shape, spec: shape.build(), names: map[string]*host{}, deaf: map[string]bool{}, foreign: map[string]bool{},
 		count: count{faults: map[string]int{}, guards: map[fleet.Guard]int{}},
 	}
 	s.timing = s.spec.Timing

@@ -185,11 +185,21 @@ func (w *watch) promised(ear *host, stint fleet.Stint) {
 	w.promises[stint.Boot][ear.name] = true
 }
 
-// fenced: nobody is switched off but by an intent that names this very boot.
+// offOrdered: nobody is switched off but by an intent that names the boot, and
+// not when a later boot of the host has been well for a while.
+func (w *watch) offOrdered(h *host, boot string) {
+	if in, open := w.site.quorum.newest().Intents[h.name]; !open || in.Boot != boot {
+		w.fail("no needless kill", "%s is switched off for its boot %s, and the open intent is %q", h.name, boot, in.Boot)
+	}
+	if since, steady := w.steady[h]; steady && h.boot != boot && w.site.now-since > at(time.Second+2*w.site.timing.Lease) {
+		w.fail("no needless kill", "%s is switched off for its boot %s, and boot %s is well", h.name, boot, h.boot)
+	}
+}
+
+// fenced: an off that comes late comes while its intent is still open.
 func (w *watch) fenced(h *host) {
-	in, open := w.site.quorum.newest().Intents[h.name]
-	if !open || in.Boot != h.boot {
-		w.fail("no needless kill", "%s is switched off in boot %s, and the open intent is %q", h.name, h.boot, in.Boot)
+	if _, open := w.site.quorum.newest().Intents[h.name]; !open {
+		w.fail("no needless kill", "%s is switched off and no intent is open", h.name)
 	}
 }
 
@@ -242,8 +252,13 @@ func (w *watch) intends(in fleet.Intent, open int, why string) {
 	if strings.Contains(why, "its rule is to fence") {
 		return
 	}
+	w.sweep()
 	voters := s.spec.Voters()
-	if n := len(w.promises[in.Boot]); n < fleet.Majority(len(voters)) {
+	ears := len(voters)
+	if s.quorum.changing {
+		ears-- // the list before the change is still in force at some
+	}
+	if n := len(w.promises[in.Boot]); n < fleet.Majority(ears) {
 		w.fail("more than one witness", "%s is to be fenced on the word of %d of %d ears", in.Host, n, len(voters))
 	}
 	since, steady := w.steady[h]
@@ -254,13 +269,28 @@ func (w *watch) intends(in fleet.Intent, open int, why string) {
 	lost := 0
 	for _, x := range s.hosts {
 		p, proved := s.quorum.newest().Proofs[x.name]
-		if since, gone := w.lapsed[x]; gone && s.now-since > well && !(proved && p.Boot == x.boot) {
+		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) {
 			lost++
 		}
 	}
 	if open > s.spec.Brakes.Count || lost > s.spec.Brakes.Count {
 		w.fail("the brake", "%s is to be fenced while %d hosts are lost and %d intents are open", in.Host, lost, open)
 	}
+}
+
+// unheard says whether no ear has heard the host for a while.
+func (s *Site) unheard(h *host, d time.Duration) bool {
+	for _, v := range s.hosts {
+		if v.agent == nil || v.agent.ear == nil {
+			continue
+		}
+		for _, row := range v.agent.ear.Boots(h.name) {
+			if v.clock().Sub(row.Heard) < d {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // sweep is what is looked at from time to time rather than when it changes.

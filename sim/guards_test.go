@@ -1,0 +1,47 @@
+//go:build mutate
+
+package sim
+
+import (
+	"flag"
+	"slices"
+	"testing"
+
+	"mainstay/fleet"
+)
+
+var hunt = flag.Int("hunt", 300, "how many seeds may go by until a guard's removal is seen")
+
+// TestGuards takes every guard away, one at a time, and sees that each story
+// which names it fails, and how soon a seed does.
+func TestGuards(t *testing.T) {
+	defer func() { fleet.Disarmed = "" }()
+	all := stories(t)
+	for _, g := range fleet.Guards() {
+		t.Run(string(g), func(t *testing.T) {
+			fleet.Disarmed = g
+			told := 0
+			for file, st := range all {
+				if !slices.Contains(st.Guards, g) {
+					continue
+				}
+				told++
+				if r := Play(st); r.Violation == nil {
+					t.Errorf("%s does not fail without it", file)
+				} else {
+					t.Logf("%s: %s: %s", file, r.Violation.Audit, r.Violation.Text)
+				}
+			}
+			if told == 0 {
+				t.Errorf("no story is about it")
+			}
+			for i := range *hunt {
+				if r := Play(Draw(uint64(i + 1))); r.Violation != nil {
+					t.Logf("seed %d: %s: %s", i+1, r.Violation.Audit, r.Violation.Text)
+					return
+				}
+			}
+			t.Logf("%d seeds do not see it", *hunt)
+		})
+	}
+}

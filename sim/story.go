@@ -1,0 +1,179 @@
+package sim
+
+import (
+	"bufio"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// Parse reads a story:
+//
+//	A title
+//
+//	# What it teaches, and the id in docs/HOLES.md or docs/INCIDENTS.md.
+//	site timing=room voters=3 hosts=0 networks=2 clocks=20000 seed=1
+//	guard promise ears
+//	from 9s
+//
+//	10s     cut c1 management both
+//	12s     expect address/internal on c2
+//	20s     end
+//	---
+//	the log that must result
+//
+// The words of the site line are all optional, as are found=SERVICE@HOST,...,
+// coarse=HOST,..., on_failure=, restarts=, and the bare words skip and heal.
+func Parse(text string) (Story, error) {
+	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
+	lines := bufio.NewScanner(strings.NewReader(text))
+	n, golden := 0, false
+	for lines.Scan() {
+		n++
+		line := strings.TrimRight(lines.Text(), " ")
+		words := strings.Fields(line)
+		switch {
+		case golden:
+			st.Golden = append(st.Golden, line)
+		case n == 1:
+			st.Title = line
+		case line == "---":
+			golden = true
+		case len(words) == 0:
+		case words[0] == "#" || strings.HasPrefix(line, "#"):
+			st.About = append(st.About, strings.TrimSpace(strings.TrimPrefix(line, "#")))
+		case words[0] == "site":
+			if err := st.site(words[1:]); err != nil {
+				return st, fmt.Errorf("line %d: %w", n, err)
+			}
+		case words[0] == "guard":
+			for _, g := range words[1:] {
+				st.Guards = append(st.Guards, fleet.Guard(g))
+			}
+		case words[0] == "from":
+			d, err := time.ParseDuration(words[1])
+			if err != nil {
+				return st, fmt.Errorf("line %d: %w", n, err)
+			}
+			st.From = d
+		default:
+			d, err := time.ParseDuration(words[0])
+			if err != nil || len(words) < 2 {
+				return st, fmt.Errorf("line %d: want a time and a command, not %q", n, line)
+			}
+			st.Commands = append(st.Commands, Command{At: d, Verb: words[1], Args: words[2:], Group: n})
+		}
+	}
+	return st, lines.Err()
+}
+
+func (st *Story) site(words []string) error {
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		n, err := strconv.Atoi(value)
+		number := true
+		switch key {
+		case "voters":
+			st.Shape.Voters = n
+		case "hosts":
+			st.Shape.Hosts = n
+		case "networks":
+			st.Shape.Networks = n
+		case "clocks":
+			st.Shape.Clocks = int64(n)
+		case "restarts":
+			st.Shape.Restarts = n
+		case "seed":
+			st.Seed = uint64(n)
+		default:
+			number = false
+		}
+		if number {
+			if err != nil {
+				return fmt.Errorf("%s: %w", w, err)
+			}
+			continue
+		}
+		switch key {
+		case "timing":
+			st.Shape.Timing = value
+		case "found":
+			st.Shape.Found = strings.Split(value, ",")
+		case "coarse":
+			st.Coarse = strings.Split(value, ",")
+		case "on_failure":
+			st.Shape.OnFailure = fleet.OnFailure(value)
+		case "skip":
+			st.Skips = true
+		case "heal":
+			st.Heals = true
+		default:
+			return fmt.Errorf("a site has no %q", key)
+		}
+	}
+	return nil
+}
+
+// Write writes a story as Parse reads it.
+func (st Story) Write() string {
+	var b strings.Builder
+	b.WriteString(st.Title + "\n\n")
+	for _, line := range st.About {
+		b.WriteString(strings.TrimSpace("# "+line) + "\n")
+	}
+	sh := st.Shape
+	fmt.Fprintf(&b, "site timing=%s voters=%d hosts=%d networks=%d clocks=%d seed=%d", sh.Timing, sh.Voters, sh.Hosts, sh.Networks, sh.Clocks, st.Seed)
+	if sh.Restarts > 0 {
+		fmt.Fprintf(&b, " restarts=%d", sh.Restarts)
+	}
+	if sh.OnFailure != "" {
+		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)
+	}
+	if len(sh.Found) > 0 {
+		b.WriteString(" found=" + strings.Join(sh.Found, ","))
+	}
+	if len(st.Coarse) > 0 {
+		b.WriteString(" coarse=" + strings.Join(st.Coarse, ","))
+	}
+	if st.Skips {
+		b.WriteString(" skip")
+	}
+	if st.Heals {
+		b.WriteString(" heal")
+	}
+	b.WriteString("\n")
+	if len(st.Guards) > 0 {
+		b.WriteString("guard")
+		for _, g := range st.Guards {
+			b.WriteString(" " + string(g))
+		}
+		b.WriteString("\n")
+	}
+	if st.From > 0 {
+		fmt.Fprintf(&b, "from %s\n", st.From)
+	}
+	b.WriteString("\n")
+	for _, c := range st.Commands {
+		b.WriteString(c.String() + "\n")
+	}
+	b.WriteString("---\n")
+	for _, line := range st.Golden {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// Shown returns the part of a log that a story shows.
+func (st Story) Shown(log []string) []string {
+	var out []string
+	for _, line := range log {
+		stamp, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if x, err := strconv.ParseFloat(stamp, 64); err == nil && x >= st.From.Seconds() {
+			out = append(out, line)
+		}
+	}
+	return out
+}
