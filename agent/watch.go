@@ -26,6 +26,10 @@ type watcher struct {
 // stuckAfter is how long a copy may be hung before it is killed and restarted.
 const stuckAfter = 10 * time.Second
 
+// calmSample is how often a copy that answers is looked at closer, to have
+// something to compare with when it does not.
+const calmSample = time.Second
+
 // stateDeadline bounds one question for a copy's state: during a daemon-reload
 // systemd answers nobody for the better part of a second.
 const stateDeadline = 3 * time.Second
@@ -202,6 +206,9 @@ func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result,
 		p.overdue, p.hung = 0, 0
 	} else if p.overdue == 0 {
 		p.overdue = now
+	}
+	if n := len(p.samples); p.overdue == 0 && n > 0 && now.Sub(p.samples[n-1].At) < calmSample {
+		return r, "", false
 	}
 	next := probe.Sample{At: now, Overdue: p.overdue}
 	if !p.everOK || !p.sample(ctx, a, w, &next) {

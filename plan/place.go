@@ -302,7 +302,8 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 	case s.Phase == fleet.Unknown:
 		d.wait(thing, "an answer about its state: "+s.Why, "systemctl status on "+h.Host)
 	default:
-		if d.exhausted(v, h, s) || !d.offStill(v, h) {
+		// What runs already under an earlier generation is only told its new one.
+		if d.exhausted(v, h, s) || s.Phase != fleet.Running && !d.offStill(v, h) {
 			return
 		}
 		d.startPassive(v, h.Host, h.Generation, h.Why)
@@ -321,6 +322,13 @@ func (d *decision) offStill(v fleet.Service, h fleet.Holding) bool {
 	p, ok := d.w.State.Proofs[h.From.Host]
 	if !ok || p.Kind != "fence" || p.Boot != h.From.Boot || p.Confirmed >= h.Generation || !fleet.Armed(fleet.GuardProof) {
 		return true
+	}
+	if r, ok := d.current(h.From.Host); ok && r.Boot != p.Boot && d.reaches(h.From.Host) {
+		// It is on, in a later boot that speaks: the one that was fenced is dead for
+		// certain, and this one says itself what runs there.
+		if s := r.Services[v.Name]; !alive(s) && s.Phase != fleet.Unknown {
+			return true
+		}
 	}
 	f, flying := d.order(fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
 		To: d.w.Leader, Thing: v.Thing(), Generation: h.Generation, Target: h.From,

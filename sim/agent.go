@@ -133,7 +133,7 @@ func newAgent(h *host) *agent {
 	a.first = now.Add(time.Duration(s.between(0, at(a.every))))
 	a.await(a.first)
 	if h.member != nil {
-		a.pings()
+		h.agentProcess.in(s.between(0, at(a.spec.Timing.Heartbeat)), a.pings)
 	}
 	return a
 }

@@ -132,7 +132,7 @@ func (h *host) powerOn() {
 // bootTime is how long a machine takes from power to agent.
 func (h *host) bootTime() at {
 	if h.quickBoot {
-		return h.site.between(20*millisecond, at(h.site.timing.Lease)/2)
+		return h.site.between(20*millisecond, at(h.site.timing.Lease)/8)
 	}
 	return h.site.between(3*second, 8*second)
 }

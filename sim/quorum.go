@@ -201,7 +201,8 @@ func (m *member) join() {
 	m.applied, m.saving, m.stuck, m.ticked = 1, false, nil, false
 	m.reads, m.waiting = map[uint64]*read{}, map[uint64]func(bool){}
 	m.granted, m.leaving, m.strikes, m.left, m.moving = 0, false, 0, 0, false
-	m.began, m.heard, m.beats = h.clock(), h.clock(), 0
+	m.heard, m.beats = h.clock(), 0
+	m.began = h.clock().Add(-time.Duration(h.site.between(0, at(t.Heartbeat)))) // hosts tick each in its own time
 	m.await()
 	m.pump()
 }

@@ -1,0 +1,349 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+)
+
+// TestSite is the short lab run of "make test": a real Keystone on three hosts
+// under Mainstay, and the faults that it is there for. One lab serves all steps,
+// in their order; each waits for what must become true, never for a time.
+func TestSite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a cloud of three hosts")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
+	defer cancel()
+	s := newSite(ctx, t)
+
+	t.Run("a killed agent costs nothing", func(t *testing.T) {
+		before := s.holding(t, "address/internal")
+		s.run(t, before.Host, "systemctl", "kill", "-s", "KILL", "mainstay.service")
+		s.await(t, "the agent to be back", func(st api.Status) bool { return s.settled(st) })
+		// A machine that is busy may need longer than the lease for the restart; then
+		// the address has moved, and that is not wrong either.
+		if after := s.holding(t, "address/internal"); after.Generation != before.Generation {
+			t.Logf("the restart took longer than the lease: %s moved from %s to %s", before.Thing, before.Host, after.Host)
+		}
+	})
+
+	t.Run("a planned move", func(t *testing.T) {
+		h := s.holding(t, "address/internal")
+		to := s.other(h.Host)
+		out := s.run(t, to, "mainstay", "move", "internal", to, "--wait", "2m")
+		if got := s.holding(t, "address/internal"); got.Host != to {
+			t.Fatalf("moved to %s, but it is on %s: %s", to, got.Host, out)
+		}
+		why := s.run(t, to, "mainstay", "why", "internal")
+		if !strings.Contains(why, "wishes it on "+to) {
+			t.Errorf("why does not lead back to the wish:\n%s", why)
+		}
+	})
+
+	t.Run("a frozen agent loses its address to another", func(t *testing.T) {
+		h := s.holding(t, "address/internal")
+		s.deed(t)(s.lab.Hang(ctx, h.Host, "mainstay.service"))
+		s.awaitFrom(t, s.other(h.Host), "the address on another host", func(st api.Status) bool {
+			now := find(st, "address/internal")
+			return now.Host != h.Host && now.Works
+		})
+		s.silent(t, h.Host)
+		s.deed(t)(s.lab.Resume(ctx, h.Host, "mainstay.service"))
+		s.await(t, "calm", s.settled)
+	})
+
+	t.Run("the holder loses power", func(t *testing.T) {
+		h := s.holding(t, "address/internal")
+		log := s.watch(t)
+		s.deed(t)(s.lab.PowerOff(ctx, h.Host))
+		s.awaitFrom(t, s.other(h.Host), "the address on another host", func(st api.Status) bool {
+			now := find(st, "address/internal")
+			return now.Host != h.Host && now.Works
+		})
+		s.served(t, log)
+		s.deed(t)(s.lab.Start(ctx, h.Host))
+		s.await(t, h.Host+" back in service", s.settled)
+	})
+
+	t.Run("an active/passive service waits for proof, and gets it", func(t *testing.T) {
+		h := s.holding(t, "service/keystone-flush")
+		s.deed(t)(s.lab.Cut(ctx, Cut{Host: h.Host, Network: All, Direction: Both}))
+		s.awaitFrom(t, s.other(h.Host), "the service on another host, after its host was proved off", func(st api.Status) bool {
+			now := find(st, "service/keystone-flush")
+			return now.Host != h.Host && now.Works
+		})
+		out := s.run(t, s.other(h.Host), "mainstay", "events", "-n", "0")
+		if !strings.Contains(out, h.Host+" is off") {
+			t.Errorf("no event tells of the proof that %s is off:\n%s", h.Host, out)
+		}
+		s.deed(t)(s.lab.Heal(ctx, h.Host, All))
+		s.await(t, h.Host+" turned on again and admitted", s.settled)
+	})
+
+	t.Run("all lose power at once and come back without a hand", func(t *testing.T) {
+		for _, m := range s.lab.Hosts {
+			s.deed(t)(s.lab.Kill(ctx, m.Name))
+		}
+		for _, m := range s.lab.Hosts {
+			s.deed(t)(s.lab.Start(ctx, m.Name))
+		}
+		s.await(t, "everything in service", s.settled)
+		s.served(t, s.watch(t))
+	})
+
+	t.Run("every kept World is decided again alike", func(t *testing.T) {
+		leader := s.status(t).Leader
+		dir, err := s.lab.HostPath(leader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, err := filepath.Glob(dir + "/var/lib/mainstay/worlds/*.json")
+		if err != nil || len(kept) == 0 {
+			t.Fatalf("no kept Worlds on %s: %v", leader, err)
+		}
+		for _, path := range kept[max(0, len(kept)-20):] {
+			s.run(t, leader, "mainstay", "replay", strings.TrimPrefix(path, dir))
+		}
+	})
+
+	t.Run("a demo without takeover breaks its promise", func(t *testing.T) {
+		d := Demo{Lab: s.lab, Binary: s.binary, sabotage: func(ctx context.Context, victim string) error {
+			for _, m := range s.lab.Hosts {
+				if m.Name == victim {
+					continue
+				}
+				if out, err := s.lab.Run(ctx, m.Name, "systemctl", "stop", "mainstay", "mainstay-quorum"); err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+			}
+			return nil
+		}}
+		r, err := d.Run(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Broken) == 0 {
+			t.Errorf("nobody was left to take the address over, and the demo was content: %+v", r)
+		}
+	})
+}
+
+// site is a lab with a cloud under Mainstay.
+type site struct {
+	ctx    context.Context
+	lab    *Lab
+	binary string
+}
+
+func newSite(ctx context.Context, t *testing.T) *site {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "mainstay")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./cmd/mainstay")
+	build.Dir, build.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	base, err := Base(ctx, DefaultSuite, func(text string) { t.Log(text) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := Seed(ctx, base, DefaultSuite, func(text string) { t.Log(text) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "testsite"
+	t.Cleanup(func() {
+		if err := Down(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := Up(ctx, Config{Name: name, Layers: []string{layer}}, func(text string) { t.Log(text) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Deploy(ctx, SiteConfig{Binary: binary, Services: CloudServices}, func(text string) { t.Log(text) }); err != nil {
+		t.Fatal(err)
+	}
+	s := &site{ctx: ctx, lab: l, binary: binary}
+	s.await(t, "the cloud in service", s.settled)
+	return s
+}
+
+// settled says whether all is in order.
+func (s *site) settled(st api.Status) bool {
+	if st.Leader == "" || len(st.Waits) > 0 {
+		return false
+	}
+	for _, h := range st.Hosts {
+		if h.Condition != fleet.Healthy || h.Store != "votes" {
+			return false
+		}
+	}
+	for _, h := range st.Holdings {
+		if !h.Works {
+			return false
+		}
+	}
+	for _, v := range st.Services {
+		for _, c := range v.Copies {
+			if v.Mode == fleet.ActiveActive && !c.Ready {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func find(st api.Status, thing string) api.HoldingStatus {
+	for _, h := range st.Holdings {
+		if h.Thing == thing {
+			return h
+		}
+	}
+	return api.HoldingStatus{}
+}
+
+// other names a host that is not the given one and has power.
+func (s *site) other(host string) string {
+	for _, m := range s.lab.Hosts {
+		if on, err := s.lab.Powered(m.Name); m.Name != host && err == nil && on {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+func (s *site) status(t *testing.T) api.Status {
+	t.Helper()
+	st, err := s.lab.SiteStatus(s.ctx, s.other(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func (s *site) holding(t *testing.T, thing string) api.HoldingStatus {
+	t.Helper()
+	h := find(s.status(t), thing)
+	if h.Host == "" {
+		t.Fatalf("nobody holds %s", thing)
+	}
+	return h
+}
+
+func (s *site) await(t *testing.T, what string, want func(api.Status) bool) {
+	t.Helper()
+	s.awaitFrom(t, s.other(""), what, want)
+}
+
+func (s *site) awaitFrom(t *testing.T, host, what string, want func(api.Status) bool) {
+	t.Helper()
+	if err := s.lab.Await(s.ctx, host, what, want); err != nil {
+		for _, m := range s.lab.Hosts {
+			if text, err := s.lab.Run(s.ctx, m.Name, "journalctl", "-u", "mainstay", "-n", "25", "--no-pager"); err == nil {
+				t.Logf("%s:\n%s", m.Name, text)
+			}
+		}
+		t.Fatal(err)
+	}
+}
+
+func (s *site) run(t *testing.T, host string, argv ...string) string {
+	t.Helper()
+	out, err := s.lab.Run(s.ctx, host, argv...)
+	if err != nil {
+		t.Fatalf("%s: %s: %v\n%s", host, strings.Join(argv, " "), err, out)
+	}
+	return out
+}
+
+func (s *site) deed(t *testing.T) func(Deed, error) {
+	return func(_ Deed, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (s *site) watch(t *testing.T) *Log {
+	t.Helper()
+	url := fmt.Sprintf("http://%s:5000/v3", s.lab.Virtual()["internal"])
+	log, err := s.lab.Watch(s.ctx, Probe{URL: url, Every: ProbeEvery, Patience: ProbePatience, Expect: 200}, s.binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+// served waits until the client outside is answered again, and reports its gap.
+func (s *site) served(t *testing.T, log *Log) {
+	t.Helper()
+	err := until(s.ctx, siteBound, func() error {
+		tries := log.Tries()
+		if len(tries) < 10 {
+			return fmt.Errorf("only %d tries so far", len(tries))
+		}
+		for _, try := range tries[len(tries)-10:] {
+			if !try.OK {
+				return fmt.Errorf("not served: %s", try.Why)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	tries, err := log.Stop()
+	if err != nil {
+		t.Error(err)
+	}
+	if len(tries) > 0 {
+		gap, _, _ := Gap(tries, tries[0].Begun, tries[len(tries)-1].Begun)
+		t.Logf("the client's longest time without an answer: %v", gap)
+	}
+}
+
+// silent fails if a host whose agent is frozen still has an open guard for the
+// internal address: the kernel must have shut it by itself.
+func (s *site) silent(t *testing.T, host string) {
+	t.Helper()
+	out := s.run(t, host, "nft", "-j", "list", "table", "inet", "mainstay")
+	var list struct {
+		Nftables []struct {
+			Set struct {
+				Name  string `json:"name"`
+				Elems []any  `json:"elem"`
+			} `json:"set"`
+		} `json:"nftables"`
+	}
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatalf("read nft's list: %v\n%s", err, out)
+	}
+	seen := false
+	for _, x := range list.Nftables {
+		if !strings.HasPrefix(x.Set.Name, "speaking") {
+			continue
+		}
+		seen = true
+		if len(x.Set.Elems) > 0 {
+			t.Errorf("%s: a frozen agent's guard is still open: %v", host, x.Set.Elems)
+		}
+	}
+	if !seen {
+		t.Errorf("%s: no set of speaking addresses in the guard:\n%s", host, out)
+	}
+}
