@@ -8,9 +8,10 @@ GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X mainstay/cli.Version=$(VERSION)' -o bin/mainstay ./cmd/mainstay
 
+# One package after another: several boot hosts, and all of them watch silence.
 test: build
 	go vet ./...
-	go test -timeout 30m ./...
+	go test -p 1 -timeout 30m ./...
 
 # The race detector, without what takes minutes.
 race:

@@ -298,7 +298,7 @@ func (a *Agent) tick(every, length time.Duration) {
 	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
 	if a.ear != nil {
 		a.heardBeat(b, "", now)
-		if ack, _ := a.earBeat(b, now); ack {
+		if a.earBeat(b, now) {
 			a.acked(a.cfg.Host, b.Stint, b.Sent, now)
 		}
 		a.suspect(now)
@@ -332,7 +332,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			return
 		}
 		a.heardBeat(m, d.Network, d.At)
-		ack, _ := a.earBeat(m, d.At)
+		ack := a.earBeat(m, d.At)
 		a.mu.Unlock()
 		if ack {
 			_ = a.conn.Reply(d, heartbeat.Ack{Stint: m.Stint, Sent: m.Sent})
@@ -377,12 +377,13 @@ func (a *Agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
 
 // earBeat gives a beat to this host's ear; what the ear knows is in the mapped
 // table before anybody is told. The caller holds the lock.
-func (a *Agent) earBeat(b heartbeat.Beat, now fleet.Moment) (ack bool, why string) {
-	ack, why = a.ear.Beat(lease.Beat{Stint: b.Stint, Sent: b.Sent, Late: b.Late}, now)
+func (a *Agent) earBeat(b heartbeat.Beat, now fleet.Moment) bool {
+	ack, _ := a.ear.Beat(lease.Beat{Stint: b.Stint, Sent: b.Sent, Late: b.Late}, now)
 	if err := a.putRow(b.Stint); err != nil {
-		return false, err.Error() // what cannot be remembered must not be said
+		a.cfg.Log.Error("keep what this ear heard", "error", err)
+		return false // what cannot be remembered must not be said
 	}
-	return ack, why
+	return ack
 }
 
 func (a *Agent) putRow(s fleet.Stint) error {

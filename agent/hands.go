@@ -30,7 +30,7 @@ func (a *Agent) carryOut(ctx context.Context) {
 func (a *Agent) do(ctx context.Context, d deed) {
 	switch d.Do {
 	case plan.DoRenew:
-		a.renew(ctx)
+		a.renew()
 	case plan.DoDrop:
 		a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
 		if err := a.cfg.Addresses.Drop(ctx); err != nil {
@@ -69,7 +69,7 @@ func (a *Agent) addr(thing string) netip.Addr {
 
 // renew keeps the guards open as long as the lease now says; several renewals
 // that queued up are one.
-func (a *Agent) renew(ctx context.Context) {
+func (a *Agent) renew() {
 	a.mu.Lock()
 	until := a.hand.End()
 	held := len(a.speaking)

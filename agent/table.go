@@ -73,8 +73,6 @@ func openTable(path, boot string, n int) (t *table, rows []lease.Row, err error)
 	return t, nil, nil
 }
 
-func (t *table) close() error { return unix.Munmap(t.data) }
-
 func (t *table) load(boot string) ([]lease.Row, error) {
 	if binary.LittleEndian.Uint64(t.data) != tableMagic || text(t.data[16:headerLen]) != boot {
 		return nil, errForeign

@@ -218,17 +218,14 @@ shell's history. With --renew, asks for a new certificate with the present one.`
 			if renew {
 				return a.renewCertificate(cmd.Context(), args[0])
 			}
-			text := ""
 			if len(args) == 2 {
-				text = args[1]
-			} else {
-				raw, err := io.ReadAll(io.LimitReader(a.in, 4096))
-				if err != nil {
-					return fmt.Errorf("read the token: %w", err)
-				}
-				text = string(raw)
+				return a.join(cmd.Context(), args[0], host, args[1])
 			}
-			return a.join(cmd.Context(), args[0], host, text)
+			raw, err := io.ReadAll(io.LimitReader(a.in, 4096))
+			if err != nil {
+				return fmt.Errorf("read the token: %w", err)
+			}
+			return a.join(cmd.Context(), args[0], host, string(raw))
 		},
 	}
 	name, _ := os.Hostname()

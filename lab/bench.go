@@ -46,7 +46,19 @@ type BenchReport struct {
 	Every   float64     `json:"every_ms"`
 	Waits   float64     `json:"patience_ms"`
 	Peers   []BenchPeer `json:"peers"`
+	// Missed are the targets that were not met, of those that can be told from the
+	// peers that were measured.
+	Missed []string `json:"missed,omitempty"`
 }
+
+// What Mainstay is held to: its medians against the fastest peer's and against
+// Pacemaker's, and its worst outage, in milliseconds.
+const (
+	targetNotLeader = 100 // above keepalived-0.1s
+	targetLeader    = 300 // above keepalived-0.1s
+	targetWorst     = 1000
+	targetPacemaker = 0.1 // of its median
+)
 
 // BenchPeer is what one way of moving the address achieved.
 type BenchPeer struct {
@@ -119,6 +131,7 @@ func BenchPeers() []string {
 
 const (
 	keepalivedFast = "keepalived-0.1s"
+	pacemaker      = "pacemaker"
 	mainstay       = "mainstay"
 )
 
@@ -126,7 +139,7 @@ func peers(timing string) []peer {
 	return []peer{
 		keepalived("keepalived-1s", "1"), keepalived(keepalivedFast, "0.1"),
 		{
-			name: "pacemaker", setting: "corosync token 3000 ms (default), no fencing", units: []string{"corosync", "pacemaker"},
+			name: pacemaker, setting: "corosync token 3000 ms (default), no fencing", units: []string{"corosync", "pacemaker"},
 			files: corosyncFiles, ready: pacemakerReady, begin: pacemakerBegin,
 		},
 		{name: mainstay, setting: "preset " + timing, ready: mainstayReady, begin: mainstayBegin},
@@ -587,14 +600,38 @@ func (r *BenchReport) finish() {
 			p.Halves[name] = sumUp(values)
 		}
 	}
-	at := slices.IndexFunc(r.Peers, func(p BenchPeer) bool { return p.Name == keepalivedFast })
-	if at < 0 || r.Peers[at].All.Median == 0 {
+	ours, fast, old := r.peer(mainstay), r.peer(keepalivedFast), r.peer(pacemaker)
+	for i := range r.Peers {
+		if p := &r.Peers[i]; fast.All.Median > 0 {
+			p.Reference, p.Ratio = fast.All.Median, p.All.Median/fast.All.Median
+		}
+	}
+	if len(ours.Rounds) == 0 {
 		return
 	}
-	for i := range r.Peers {
-		r.Peers[i].Reference = r.Peers[at].All.Median
-		r.Peers[i].Ratio = r.Peers[i].All.Median / r.Peers[at].All.Median
+	miss := func(what string, value, most float64) {
+		if value > most {
+			r.Missed = append(r.Missed, fmt.Sprintf("%s: %.0f ms, above %.0f ms", what, value, most))
+		}
 	}
+	if fast.All.Median > 0 {
+		miss("median, "+HalfNotLeader, ours.Halves[HalfNotLeader].Median, fast.All.Median+targetNotLeader)
+		miss("median, "+HalfLeader, ours.Halves[HalfLeader].Median, fast.All.Median+targetLeader)
+	}
+	miss("worst", ours.All.Worst, targetWorst)
+	if old.All.Median > 0 {
+		miss("median, against Pacemaker's", ours.All.Median, old.All.Median*targetPacemaker)
+	}
+}
+
+// peer is what was measured of a peer; the zero value if nothing was.
+func (r *BenchReport) peer(name string) BenchPeer {
+	for _, p := range r.Peers {
+		if p.Name == name {
+			return p
+		}
+	}
+	return BenchPeer{}
 }
 
 func sumUp(values []float64) BenchValues {
@@ -631,9 +668,10 @@ func (r BenchReport) Print(out io.Writer) error {
 	}
 	fmt.Fprintln(out)
 	for _, p := range r.Peers {
-		if _, err := fmt.Fprintf(out, "%s: %s\n", p.Name, p.Setting); err != nil {
-			return err
-		}
+		fmt.Fprintf(out, "%s: %s\n", p.Name, p.Setting)
+	}
+	for _, m := range r.Missed {
+		fmt.Fprintln(out, "TARGET MISSED:", m)
 	}
 	return nil
 }

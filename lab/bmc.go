@@ -107,7 +107,7 @@ func bmcDaemon(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(l.Path("bmc.json"), daemon{os.Getpid(), self.start}, 0o600); err != nil {
+	if err := writeJSON(l.Path("bmc.json"), daemon{os.Getpid(), self.start}); err != nil {
 		return err
 	}
 	if l, err = Open(name); err != nil {
@@ -246,7 +246,7 @@ func (l *Lab) bmcProcess() (*process, error) {
 	if p == nil || err != nil {
 		return nil, err
 	}
-	if s, err := stat(d.PID); err != nil || s.start != d.Start || s.state == 'Z' || p.ended(0) {
+	if s, gone := stat(d.PID); gone != nil || s.start != d.Start || s.state == 'Z' || p.ended(0) {
 		p.close()
 		return nil, nil
 	}
@@ -290,7 +290,9 @@ func (l *Lab) startBMC(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start the BMCs: %w", cause(ctx, err))
 	}
-	r.SetReadDeadline(time.Now().Add(patience))
+	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("start the BMCs: %w", err)
+	}
 	if said, err := io.ReadAll(r); err != nil || string(said) != "ready\n" {
 		log, _ := os.ReadFile(l.Path("bmc.log"))
 		return fmt.Errorf("start the BMCs (%s lab bmc %s): they do not listen: %s", exe, l.Name, bytes.TrimSpace(log))

@@ -200,10 +200,6 @@ func (d Demo) dies(ctx context.Context, log *Log, title, victim string) (Fault, 
 			return f, err
 		}
 	}
-	held, err := d.holder(ctx, "address/internal")
-	if err != nil && d.sabotage == nil {
-		return f, err
-	}
 	d.say("%s: %s", title, victim)
 	deed, err := d.Lab.PowerOff(ctx, victim)
 	if err != nil {
@@ -211,7 +207,7 @@ func (d Demo) dies(ctx context.Context, log *Log, title, victim string) (Fault, 
 	}
 	f.At = deed.At
 	d.measure(ctx, log, &f)
-	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, d.timeline(ctx, f.At, victim, held == victim)...)
+	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, d.timeline(ctx, f.At, victim)...)
 	d.answered(log, &f)
 	if f.Broken != "" {
 		return f, nil
@@ -318,7 +314,7 @@ func (d Demo) answered(log *Log, f *Fault) {
 }
 
 // timeline finds the steps of a fault in the recorded events.
-func (d Demo) timeline(ctx context.Context, since time.Time, victim string, address bool) []Step {
+func (d Demo) timeline(ctx context.Context, since time.Time, victim string) []Step {
 	var out []Step
 	add := func(name string, e fleet.Event) {
 		for _, s := range out {

@@ -157,11 +157,11 @@ func mountLoop(image, dir string) error {
 		cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
 		copy(cfg.Info.File_name[:], image)
 		err = unix.IoctlLoopConfigure(int(loop.Fd()), &cfg)
-		if err == unix.EINVAL { // the file system below cannot do direct I/O
+		if errors.Is(err, unix.EINVAL) { // the file system below cannot do direct I/O
 			cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
 			err = unix.IoctlLoopConfigure(int(loop.Fd()), &cfg)
 		}
-		if err == unix.EBUSY { // another lab was quicker
+		if errors.Is(err, unix.EBUSY) { // another lab was quicker
 			loop.Close()
 			continue
 		}

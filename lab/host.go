@@ -103,7 +103,7 @@ func (l *Lab) power(host string) (power, error) {
 }
 
 func (l *Lab) setPower(host string, s PowerState) error {
-	return writeJSON(l.hostPath(Machine{Name: host}, "power.json"), power{s}, 0o600)
+	return writeJSON(l.hostPath(Machine{Name: host}, "power.json"), power{s})
 }
 
 // Powered says whether a host is running, by looking at its processes.
@@ -219,7 +219,7 @@ func (l *Lab) Booted(ctx context.Context, host string) (state string, err error)
 			return false, fmt.Errorf("it is not running; see %s", l.hostPath(Machine{Name: host}, "console.log"))
 		}
 		// Before its socket is there, systemctl could only fail.
-		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/root/run/systemd/private", p.pid)); err != nil {
+		if _, absent := os.Lstat(fmt.Sprintf("/proc/%d/root/run/systemd/private", p.pid)); absent != nil {
 			return false, nil
 		}
 		out, err := l.Run(ctx, host, "systemctl", "is-system-running", "--wait")

@@ -338,16 +338,16 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-func (l *Lab) save() error { return writeJSON(l.Path("lab.json"), l, 0o600) }
+func (l *Lab) save() error { return writeJSON(l.Path("lab.json"), l) }
 
 // writeJSON replaces a file whole or not at all.
-func writeJSON(name string, v any, mode fs.FileMode) error {
+func writeJSON(name string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
 	tmp := fmt.Sprintf("%s.%d", name, os.Getpid())
-	if err := os.WriteFile(tmp, append(data, '\n'), mode); err != nil {
+	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(tmp, name)
@@ -485,13 +485,13 @@ func (l *Lab) down(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	errs = append(errs,
+	errs = slices.Concat(errs, []error{
 		l.demolish(ctx, l.Client),
 		l.liftNetworks(ctx),
 		l.unmountAll(ctx),
 		l.removeCgroups(ctx),
 		l.restoreMachine(ctx),
-	)
+	})
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

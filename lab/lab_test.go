@@ -821,7 +821,7 @@ func TestReusedNumber(t *testing.T) {
 		start uint64
 		found bool
 	}{{s.start, true}, {s.start - 1, false}} {
-		if err := writeJSON(l.Path("bmc.json"), daemon{other.Process.Pid, c.start}, 0o600); err != nil {
+		if err := writeJSON(l.Path("bmc.json"), daemon{other.Process.Pid, c.start}); err != nil {
 			t.Fatal(err)
 		}
 		p, err := l.bmcProcess()

@@ -375,7 +375,7 @@ func (l *Lab) bmcAddress(m Machine, there bool) error {
 		return addAddresses(h, link, p)
 	}
 	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}
-	if err := h.AddrDel(link, a); err != nil && err != unix.EADDRNOTAVAIL {
+	if err := h.AddrDel(link, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("take the address of %s's BMC: %w", m.Name, err)
 	}
 	return nil
@@ -476,7 +476,7 @@ func (l *Lab) changeCuts(ctx context.Context, host, network string, change func(
 	for _, n := range networks {
 		cuts = change(cuts, n.Name)
 	}
-	if err := writeJSON(l.Path("cuts.json"), cuts, 0o600); err != nil {
+	if err := writeJSON(l.Path("cuts.json"), cuts); err != nil {
 		return err
 	}
 	if err := l.applyCuts(ctx); err != nil {
@@ -628,7 +628,7 @@ func (l *Lab) prepareMachine(ctx context.Context) error {
 			was[name] = have
 		}
 	}
-	if err := writeJSON(settingsFile, was, 0o600); err != nil {
+	if err := writeJSON(settingsFile, was); err != nil {
 		return err
 	}
 	for name, value := range want {

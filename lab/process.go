@@ -378,7 +378,7 @@ func cgroupRoots() []string {
 func (l *Lab) cgroups(host string) []string {
 	var out []string
 	for _, root := range cgroupRoots() {
-		filepath.WalkDir(filepath.Join(root, "mainstay-lab-"+l.Name, host), func(name string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(filepath.Join(root, "mainstay-lab-"+l.Name, host), func(name string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				out = append(out, name)
 			}

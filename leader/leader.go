@@ -133,11 +133,11 @@ func (l *Leader) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		err := l.reign(ctx)
+		why := l.reign(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		l.Log.Info("no longer leading", "epoch", l.epoch, "why", err)
+		l.Log.Info("no longer leading", "epoch", l.epoch, "why", why)
 		l.last.set(ctx, view{})
 	}
 }

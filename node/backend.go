@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +25,7 @@ const tokenLife = 15 * time.Minute
 
 // look returns what the leader last saw and decided; elsewhere what this host
 // alone sees, with why it is not the leader's view.
-func (n *node) look(ctx context.Context, local bool) (fleet.World, fleet.Plan, string) {
+func (n *node) look(ctx context.Context) (fleet.World, fleet.Plan, string) {
 	if n.leader != nil {
 		if w, p, ok := n.leader.Look(ctx); ok {
 			return w, p, "leader"
@@ -46,7 +45,7 @@ func (n *node) look(ctx context.Context, local bool) (fleet.World, fleet.Plan, s
 
 // Status implements api.Backend.
 func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
-	w, p, view := n.look(ctx, local)
+	w, p, view := n.look(ctx)
 	if view != "leader" && !local {
 		if s, err := n.leaderStatus(ctx, w.State.Leader); err == nil {
 			return s, nil
@@ -83,7 +82,7 @@ func (n *node) leaderStatus(ctx context.Context, recorded string) (api.Status, e
 
 // World implements api.Backend.
 func (n *node) World(ctx context.Context) (api.WorldView, error) {
-	w, p, _ := n.look(ctx, true)
+	w, p, _ := n.look(ctx)
 	return api.WorldView{World: w, Plan: p}, nil
 }
 
@@ -450,8 +449,3 @@ func (n *node) Order(ctx context.Context, o fleet.Order) fleet.Effect { return n
 
 // IsVoter implements api.Backend.
 func (n *node) IsVoter(host string) bool { return slices.Contains(n.spec.Voters(), host) }
-
-// lastFiles names what a support bundle may take along; no secret is among them.
-func (c Config) lastFiles() []string {
-	return []string{c.siteFile(), filepath.Join(c.Config, "haproxy.cfg")}
-}

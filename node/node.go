@@ -137,7 +137,12 @@ func prepare(cfg Config) (*node, error) {
 		n.log.Warn("site file", "warning", w.Error())
 	}
 	n.spec = spec
-	n.files = &trust.Files{Dir: cfg.tls()}
+	n.files = &trust.Files{Dir: cfg.tls(), Allow: func(id trust.Identity) error {
+		if _, known := spec.Host(id.Name); id.Kind == trust.KindHost && !known {
+			return fmt.Errorf("%s is no host of this site any more", id.Name)
+		}
+		return nil
+	}}
 	id, err := n.files.Load()
 	errs = append(errs, err)
 	n.host = id.Name
@@ -189,7 +194,7 @@ func (n *node) run(ctx context.Context) error {
 		if err := n.openStore(ctx); err != nil {
 			return err
 		}
-		defer n.store.Close()
+		defer n.closeStore()
 	}
 	var balancer agent.Balancer
 	if runsHAProxy(n.spec, n.host) {
@@ -223,6 +228,7 @@ func (n *node) run(ctx context.Context) error {
 		wait.Go(func() { n.worlds.run(ctx.Done()) })
 		wait.Go(func() { _ = n.leader.Run(ctx) })
 		wait.Go(func() { n.keepVoters(ctx) })
+		wait.Go(func() { n.alarms(ctx) })
 	}
 	stop, err := n.serve()
 	if err != nil {

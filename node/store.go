@@ -98,19 +98,33 @@ func QuorumConfig(c Config) (store.QuorumConfig, error) {
 
 // openStore sees that this host's member runs, in its own unit, and connects.
 func (n *node) openStore(ctx context.Context) error {
-	starting, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	if err := n.system.Start(starting, service.QuorumUnit); err != nil {
-		// The agent does its other duties without a store, and systemd goes on
-		// trying: an address must not fall for it.
-		n.log.Error("start the store", "unit", service.QuorumUnit, "error", err)
-	}
+	// Beside the rest: an agent that restarts must beat again within its lease.
+	go func() {
+		starting, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		if err := n.system.Start(starting, service.QuorumUnit); err != nil && ctx.Err() == nil {
+			// The agent does its other duties without a store, and systemd goes on
+			// trying: an address must not fall for it.
+			n.log.Error("start the store", "unit", service.QuorumUnit, "error", err)
+		}
+	}()
 	c, err := store.Dial(ctx, store.DialConfig{Run: n.cfg.Run, Timing: n.spec.Timing, Log: n.log, Alive: n.leading})
 	if err != nil {
 		return err
 	}
 	n.store, n.quorum = c, newQuorum(ctx, c)
 	return nil
+}
+
+// closeStore lets go of the store for a restart of this agent: the store keeps
+// its term for as long as that should take.
+func (n *node) closeStore() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := n.store.Hold(ctx, 5*time.Second); err != nil {
+		n.log.Info("the store does not wait for this agent's return", "error", err)
+	}
+	n.store.Close()
 }
 
 // leading says whether the loop that decides makes progress.

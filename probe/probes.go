@@ -144,7 +144,8 @@ func askHTTP(conn net.Conn, check fleet.Check) error {
 	if path == "" {
 		path = "/"
 	}
-	r, err := http.NewRequest(http.MethodGet, "http://"+conn.RemoteAddr().String()+path, nil)
+	// The connection carries the deadline.
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+conn.RemoteAddr().String()+path, nil)
 	if err != nil {
 		return err
 	}

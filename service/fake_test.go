@@ -262,7 +262,7 @@ func (f *fakeSystemd) job(method, name string) (dbus.ObjectPath, *dbus.Error) {
 				f.emit(name)
 			default:
 				u.Active, u.Sub, u.Result, u.Conditions = "active", "running", "success", true
-				u.Processes = []process{{"/" + name, uint32(1000 + id), "/usr/bin/daemon --password=secret"}}
+				u.Processes = []process{{"/" + name, 1000 + id, "/usr/bin/daemon --password=secret"}}
 				f.emit(name)
 			}
 		}

@@ -114,6 +114,7 @@ func (l *leader) turn() {
 		return
 	}
 	s.count.turns++
+	s.watch.turns()
 	now := h.clock()
 	w, p := plan.Turn(l.look(now))
 	l.world, l.plan = w, p

@@ -133,7 +133,9 @@ func (s *Site) until(when at) {
 				continue
 			}
 		}
-		s.count.events++
+		if s.count.events++; s.count.events > 1<<24 {
+			s.watch.fail("no circles", "%d events", s.count.events)
+		}
 		s.step()
 	}
 	if s.watch.stop == nil {

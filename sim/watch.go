@@ -18,20 +18,21 @@ type Violation struct {
 // watch holds the audits. It sees the whole site from outside and knows what
 // must never be, not how that is avoided.
 type watch struct {
-	site     *Site
-	speakers [][]*host // by address
-	excused  map[*host]at
-	running  map[string][]*unit
-	found    map[*unit]bool // ran before Mainstay came
-	steady   map[*host]at   // since when it has held its lease without a break
-	lapsed   map[*host]at   // since when it has not
-	promises map[string]map[string]bool
-	epochs   map[string]uint64 // by boot: the newest epoch of an order accepted
-	killing  map[*host]string  // what its open intents named, for the log
-	stop     *Violation
-	said     []fleet.Wait
-	leaderAt at // when somebody last led
-	expects  int
+	site       *Site
+	speakers   [][]*host // by address
+	excused    map[*host]at
+	running    map[string][]*unit
+	found      map[*unit]bool // ran before Mainstay came
+	steady     map[*host]at   // since when it has held its lease without a break
+	lapsed     map[*host]at   // since when it has not
+	promises   map[string]map[string]bool
+	epochs     map[string]uint64 // by boot: the newest epoch of an order accepted
+	killing    map[*host]string  // what its open intents named, for the log
+	stop       *Violation
+	said       []fleet.Wait
+	leaderAt   at // when somebody last led
+	turnSecond at
+	turned     int
 }
 
 func newWatch(s *Site) *watch {
@@ -166,6 +167,16 @@ func (w *watch) renewing(h *host) {
 		h.freezeFor = 0
 		h.agentProcess.freeze()
 		w.site.after(d, h.agentProcess.thaw)
+	}
+}
+
+// turns: no leader turns in circles.
+func (w *watch) turns() {
+	if sec := w.site.now / second; sec != w.turnSecond {
+		w.turnSecond, w.turned = sec, 0
+	}
+	if w.turned++; w.turned > 500 {
+		w.fail("no circles", "%d turns within a second", w.turned)
 	}
 }
 

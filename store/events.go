@@ -91,7 +91,8 @@ func (c *Client) WatchEvents(ctx context.Context, after string) <-chan fleet.Eve
 		defer cancel()
 		fresh := after == ""
 		for ctx.Err() == nil {
-			rev, err := int64(0), error(nil)
+			var rev int64
+			var err error
 			after, rev, err = c.replay(ctx, after, fresh, out)
 			if err == nil {
 				fresh = false

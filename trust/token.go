@@ -164,7 +164,7 @@ func (t Token) Client(now func() time.Time) *tls.Config {
 				}
 				return nil
 			}
-			return fmt.Errorf("%w: its CA has another pin than %x...", ErrTokenOtherSite, t.pin[:4])
+			return fmt.Errorf("%w: its CA has another pin than the one that begins with %x", ErrTokenOtherSite, t.pin[:4])
 		},
 	}
 }

@@ -139,7 +139,7 @@ func (s *Set) announcer() {
 				continue
 			}
 			if !now.Before(a.tell) {
-				s.tell(a, now) // what failed is sent again the next time
+				_ = s.tell(a, now) // what failed is sent again the next time
 			}
 			next = min(next, a.tell.Sub(now))
 		}

@@ -195,7 +195,7 @@ func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
 		b.late.Go(func() {
 			select {
 			case <-time.After(fault.Late):
-				b.turn(false) // nobody is left to be told of an error
+				_, _ = b.turn(false) // nobody is left to be told of an error
 			case <-b.life.Done():
 			}
 		})

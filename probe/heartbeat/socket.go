@@ -231,7 +231,7 @@ func (s *socket) read(handle func([]byte, netip.AddrPort, fleet.Moment), now fun
 			if n == batchSize {
 				continue
 			}
-			if err != nil && err != unix.EAGAIN {
+			if err != nil && !errors.Is(err, unix.EAGAIN) {
 				// An ICMP error, told once, or ENOMEM, for a while: not an empty socket.
 				failed()
 				if failures++; failures < 8 {
