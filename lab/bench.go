@@ -263,7 +263,8 @@ Restart=always
 )
 
 // prepare puts on every host what all peers share: the web server, and HAProxy with
-// the very configuration that Mainstay gives it.
+// the configuration that Mainstay gives it. Nobody tells the peers' HAProxy who is
+// dead, so there it checks its servers, as any site's would.
 func (b *bench) prepare(ctx context.Context) error {
 	site := b.SiteFile(b.site)
 	spec, faults := fleet.Read("site.yaml", []byte(site), service.Catalogue())
@@ -283,13 +284,23 @@ func (b *bench) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var own []string
+	for line := range strings.Lines(string(config)) {
+		switch {
+		case strings.HasPrefix(line, "    description "):
+			line = "    description bench\n" // not Mainstay's own: it puts its own in place
+		case strings.HasPrefix(line, "    server "):
+			line = strings.TrimSuffix(line, "\n") + " check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1\n"
+		}
+		own = append(own, line)
+	}
 	units, err := service.Units(service.UnitValues{})
 	if err != nil {
 		return err
 	}
 	return b.everywhere(func(m Machine) error {
 		err := b.Install(m.Name, map[string]File{
-			"/etc/mainstay/haproxy.cfg":                  {Data: config, Mode: 0o640},
+			"/etc/mainstay/haproxy.cfg":                  {Data: []byte(strings.Join(own, "")), Mode: 0o640},
 			"/etc/systemd/system/" + service.HAProxyUnit: {Data: []byte(units[service.HAProxyUnit])},
 			"/etc/systemd/system/" + benchUnit:           {Data: []byte(benchWebUnit)},
 			benchConfig:                                  {Data: []byte(benchWeb)},
@@ -368,7 +379,7 @@ func (b *bench) peer(ctx context.Context, p peer) (out BenchPeer, err error) {
 		out.Rounds = append(out.Rounds, r)
 		b.say(fmt.Sprintf("%s: %d of %d: %s lost power%s, %s answered after %.0f ms", p.name, n+1, rounds, r.Victim, led(r), r.Next, r.Outage))
 	}
-	return out, b.silence(ctx)
+	return out, nil
 }
 
 func led(r BenchRound) string {
@@ -384,20 +395,30 @@ func led(r BenchRound) string {
 // silence stops whatever could move the address, on every host, and takes the
 // address away.
 func (b *bench) silence(ctx context.Context) error {
-	var units []string
+	units := []string{service.AgentUnit, service.HAProxyUnit}
 	for _, p := range peers(b.cfg.Timing) {
-		units = append(slices.Clone(p.units), units...)
+		for _, u := range slices.Backward(p.units) {
+			units = append(units, u)
+		}
 	}
-	slices.Reverse(units)
-	units = append([]string{service.AgentUnit, service.QuorumUnit}, units...)
+	// The stores first: with no leader left, nobody fences a host because its agent
+	// has gone.
+	if err := b.stop(ctx, service.QuorumUnit, ""); err != nil {
+		return err
+	}
 	// Mainstay's guard outlives it, and would keep the next one's address silent.
-	script := fmt.Sprintf(`for u in %s; do
+	return b.stop(ctx, strings.Join(units, " ")+" "+service.QuorumUnit, fmt.Sprintf(`nft flush ruleset
+ip -o addr show to %s | while read -r _ dev _ addr _; do ip addr del $addr dev $dev || exit; done
+sync || exit`, b.vip))
+}
+
+// stop stops units on every host, for the next boots too, and runs a script there.
+func (b *bench) stop(ctx context.Context, units, script string) error {
+	script = fmt.Sprintf(`for u in %s; do
 	systemctl -q is-active $u && { systemctl stop $u || exit; }
 	systemctl -q is-enabled $u 2>/dev/null && systemctl -q disable $u
 done
-nft flush ruleset
-ip -o addr show to %s | while read -r _ dev _ addr _; do ip addr del $addr dev $dev || exit; done
-sync`, strings.Join(units, " "), b.vip)
+`, units) + script + "\ntrue"
 	return b.everywhere(func(m Machine) error { return b.sh(ctx, m.Name, script) })
 }
 

@@ -215,7 +215,7 @@ func (l *Lab) APIClient(host string) (*api.Client, error) {
 }
 
 // siteBound is how long the lab waits for a site to settle on a busy machine.
-const siteBound = 3 * time.Minute
+const siteBound = 8 * time.Minute
 
 // Await waits until the status that a host gives satisfies want.
 func (l *Lab) Await(ctx context.Context, host, what string, want func(api.Status) bool) error {

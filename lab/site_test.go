@@ -22,7 +22,7 @@ func TestSite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a cloud of three hosts")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
 	s := newSite(ctx, t)
 
