@@ -155,6 +155,7 @@ type pulse struct {
 
 	mu      sync.Mutex
 	running bool
+	asked   fleet.Moment // when the newest question was put
 	result  probe.Result
 
 	everOK  bool
@@ -189,8 +190,9 @@ func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result,
 	now := a.cfg.Now()
 	p.mu.Lock()
 	r = p.result
-	if !p.running {
-		p.running = true
+	// An answer brings us here at once, but the next question has its time.
+	if !p.running && (p.asked == 0 || now.Sub(p.asked) >= p.check.Every*9/10) {
+		p.running, p.asked = true, now
 		check := p.check
 		if !p.everOK {
 			// It is starting: question upon question would only queue up before it.
