@@ -20,6 +20,7 @@ func TestPulseKeepsItsInterval(t *testing.T) {
 	}
 	defer l.Close()
 	var asked atomic.Int64
+	accepted := make(chan struct{}, 100)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -27,6 +28,7 @@ func TestPulseKeepsItsInterval(t *testing.T) {
 				return
 			}
 			asked.Add(1)
+			accepted <- struct{}{}
 			c.Close()
 		}
 	}()
@@ -42,10 +44,12 @@ func TestPulseKeepsItsInterval(t *testing.T) {
 	}
 	for interval := int64(1); interval <= 3; interval++ {
 		p.beat(t.Context(), a, w)
-		select {
-		case <-p.answered:
-		case <-time.After(10 * time.Second):
-			t.Fatal("no answer")
+		for _, c := range []chan struct{}{p.answered, accepted} {
+			select {
+			case <-c:
+			case <-time.After(10 * time.Second):
+				t.Fatal("no answer")
+			}
 		}
 		for range 50 { // as each answer, event and order makes the watcher look
 			p.beat(t.Context(), a, w)
