@@ -57,8 +57,11 @@ func TestPulseKeepsItsInterval(t *testing.T) {
 		if r, _, _ := p.beat(t.Context(), a, w); !r.OK {
 			t.Fatalf("the answer was lost: %+v", r)
 		}
-		if got := asked.Load(); got != interval {
-			t.Fatalf("asked %d times in %d intervals", got, interval)
+		p.mu.Lock()
+		running := p.running
+		p.mu.Unlock()
+		if got := asked.Load(); got != interval || running {
+			t.Fatalf("asked %d times in %d intervals, and asking again: %v", got, interval, running)
 		}
 		now.Add(int64(time.Hour))
 	}
