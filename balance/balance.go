@@ -14,9 +14,10 @@
 // appended as it is, in the order of the names, and survives every rendering; a
 // snippet that HAProxy refuses leaves the old configuration in force and is named.
 //
-// HAProxy checks by TCP whether it can reach a server, no more: who serves, who
-// hangs and who must not be written to is decided outside, by the leader and, for
-// hosts that fell silent a moment ago, by this host's own agent.
+// HAProxy makes no checks of its own: who serves, who hangs and who must not be
+// written to is decided outside, by the leader and, for hosts that fell silent a
+// moment ago, by this host's own agent, and never is the last server taken out.
+// HAProxy tries another server where one refuses a connection or is slow to take it.
 package balance
 
 import (
@@ -305,12 +306,12 @@ const snippetTitle = "# --- haproxy.d/"
 var configuration = template.Must(template.New("haproxy.cfg").Parse(`# Written by Mainstay from the site's file of {{.Site}}; do not edit.
 # Your own sections: files named *.cfg in haproxy.d beside this one.
 #
-# Servers are checked by TCP only: a single worker answers an HTTP check after the
-# request it is at, and a sound server would be cut off in the middle of it. Who
-# hangs and who is not ready is found out by each host's agent, and comes through
-# the socket. Where only one server may be written to, none is checked from here: a
-# database counts each connection that is closed before its greeting was answered
-# against HAProxy's host, and locks it out in the end; agents ask by SQL.
+# No server is checked from here. Checks know too little: an HTTP check waits behind
+# a slow request, a TCP check fails where many wait in line, and either way sound
+# servers would be taken out, and in the end the last; a database counts each
+# connection that is closed before its greeting was answered, and locks this host
+# out. The agents probe, each its own host, and tell through the socket. Until they
+# do, a connection that is refused or not taken within 300 ms goes elsewhere.
 global
     # By this Mainstay sees which configuration a running HAProxy has.
     description {{.Digest}}
@@ -329,7 +330,6 @@ global
 defaults
     log global
     option dontlognull
-    # A host that died without a word answers no SYN: another server is tried soon.
     retries 3
     option redispatch 1
     timeout connect 300ms
@@ -337,7 +337,6 @@ defaults
     timeout server 120s
     timeout http-request 10s
     timeout queue 10s
-    timeout check 1s
     load-server-state-from-file global
 {{range .Sections}}
 listen {{.Name}}
@@ -364,7 +363,6 @@ listen {{.Name}}
     balance first
 {{- else}}
     balance leastconn
-    default-server check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1
 {{- end}}
 {{- range .Servers}}
     server {{.Host}} {{.Addr}}

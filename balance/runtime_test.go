@@ -296,17 +296,49 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// TestWriterRefuses: a stand-in after the writer takes over by itself when the
-// writer's process is gone, before anybody has said anything.
-func TestWriterRefuses(t *testing.T) {
+// TestRefuses: while nobody has said anything yet, whoever refuses a connection
+// costs no request, and a stand-in takes a writer's place.
+func TestRefuses(t *testing.T) {
 	s := startSite(t)
-	s.must(s.Apply(t.Context(), routes("db", "ready backup backup")))
+	r := routes("db", "ready backup backup")
+	r.Servers["web"] = routes("web", "ready ready ready").Servers["web"]
+	s.must(s.Apply(t.Context(), r))
 	s.hosts["c1"].db.Close()
+	s.hosts["c1"].web.Close()
 	for range 5 {
 		if d, err := s.dial(); err != nil || d.name != "c2" {
 			t.Fatal(d, err)
 		}
 	}
+	if got := s.spread(nil); got != "c2 c3" {
+		t.Error(got)
+	}
+}
+
+// TestOverloaded: servers that take no connection at present stay in the rotation;
+// it is not for HAProxy to take out the last.
+func TestOverloaded(t *testing.T) {
+	s := startSite(t)
+	s.must(s.Apply(t.Context(), routes("web", "ready ready ready")))
+	web, _ := s.spec.Service("web")
+	for _, h := range s.hosts {
+		h.web.Close()
+	}
+	k := s.client("web")
+	if _, err := k.get("/"); err == nil {
+		t.Error("somebody answers")
+	}
+	if got := s.statesOf("web"); got != "ready ready ready" {
+		t.Error(got)
+	}
+	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", s.spec.Hosts[1].Addresses["management"], web.Listen.Backend))
+	s.must(err)
+	defer l.Close()
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "c2") }))
+	s.until("the one that is back to be found", func() error {
+		_, err := s.client("web").get("/")
+		return err
+	})
 }
 
 // TestRestart: a HAProxy that was started anew begins with the states that it had,

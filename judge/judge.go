@@ -19,14 +19,50 @@ import (
 // Judge returns the verdict on every host of the site's file.
 func Judge(w fleet.World) map[string]fleet.Verdict {
 	out := make(map[string]fleet.Verdict, len(w.Spec.Hosts))
+	leader, _ := w.Spec.Host(w.Leader)
+	fast := fast(w.Spec)
+	me := []string{w.Leader}
 	for _, host := range w.Spec.Hosts {
-		out[host.Name] = judge(w, host)
+		every := w.Spec.Timing.SlowBeat
+		if host.Voter || fast[host.Name] {
+			every = w.Spec.Timing.Beat
+		}
+		out[host.Name] = judge(w, host, leader, every, me)
 	}
 	return out
 }
 
-func judge(w fleet.World, host fleet.Host) fleet.Verdict {
-	v := fleet.Verdict{Host: host.Name, Witnesses: []string{w.Leader}}
+// fast names the hosts on which an exclusive thing may live, as Spec.CanHold
+// says of each: found once for all of them.
+func fast(spec fleet.Spec) map[string]bool {
+	out := map[string]bool{}
+	for _, a := range spec.Addresses {
+		names := map[string]int{}
+		for _, with := range a.With {
+			if v, ok := spec.Service(with); ok {
+				for _, home := range spec.Homes(v) {
+					names[home]++
+				}
+			}
+		}
+		for _, host := range spec.Hosts {
+			_, there := host.Addresses[a.Network]
+			fits := len(a.With) > 0 && names[host.Name] == len(a.With) || len(a.With) == 0 && host.HasRole("controller", "network")
+			out[host.Name] = out[host.Name] || there && fits
+		}
+	}
+	for _, v := range spec.Services {
+		if v.Mode == fleet.ActivePassive {
+			for _, home := range spec.Homes(v) {
+				out[home] = true
+			}
+		}
+	}
+	return out
+}
+
+func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []string) fleet.Verdict {
+	v := fleet.Verdict{Host: host.Name, Witnesses: me}
 	h, ok := w.Heard[host.Name]
 	if !ok || h.Last == 0 {
 		v.Condition, v.Why = fleet.Unheard, "nothing heard of it since this leader began"
@@ -37,7 +73,6 @@ func judge(w fleet.World, host fleet.Host) fleet.Verdict {
 		return proved(w, v, host.Name)
 	}
 	v.Stint = h.Stint
-	every, _ := w.Spec.Beats(host)
 	silence := w.Now.Sub(h.Last)
 	round, asked := w.Rounds[host.Name]
 	switch {
@@ -49,7 +84,7 @@ func judge(w fleet.World, host fleet.Host) fleet.Verdict {
 	case h.Rival != "":
 		v.Condition, v.Why = fleet.Degraded, fmt.Sprintf("two boots of it speak at once (%s and %s): a clone or a returned snapshot", h.Stint.Boot, h.Rival)
 	default:
-		v.Silent = silentNetworks(w, host, h, 3*every)
+		v.Silent = silentNetworks(w, host, leader, h, 3*every)
 		v.Condition, v.Why = fleet.Healthy, "heard on every network"
 		if len(v.Silent) > 0 {
 			v.Condition, v.Why = fleet.Degraded, "not heard over "+strings.Join(v.Silent, ", ")
@@ -77,9 +112,8 @@ func proved(w fleet.World, v fleet.Verdict, host string) fleet.Verdict {
 
 // silentNetworks lists the networks that the host shares with the leader and
 // over which nothing was heard for limit, while others were.
-func silentNetworks(w fleet.World, host fleet.Host, h fleet.Heard, limit time.Duration) []string {
-	leader, ok := w.Spec.Host(w.Leader)
-	if !ok || leader.Name == host.Name {
+func silentNetworks(w fleet.World, host, leader fleet.Host, h fleet.Heard, limit time.Duration) []string {
+	if leader.Name == "" || leader.Name == host.Name {
 		return nil
 	}
 	var out []string

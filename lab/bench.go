@@ -356,17 +356,6 @@ func (b *bench) peer(ctx context.Context, p peer) (out BenchPeer, err error) {
 			return out, err
 		}
 	}
-	if b.log, err = b.Watch(ctx, Probe{URL: b.url, Every: ProbeEvery, Patience: ProbePatience, Expect: http.StatusOK}, b.cfg.Binary); err != nil {
-		return out, err
-	}
-	defer func() { _, stopped := b.log.Stop(); err = errors.Join(err, stopped) }()
-	b.tokens = nil
-	if b.cfg.Cloud {
-		if err := b.watchTokens(ctx); err != nil {
-			return out, err
-		}
-		defer func() { _, stopped := b.tokens.Stop(); err = errors.Join(err, stopped) }()
-	}
 	rounds := b.cfg.Rounds
 	if p.name == mainstay {
 		rounds *= 2
@@ -457,10 +446,11 @@ func (b *bench) holders(ctx context.Context) ([]string, error) {
 const (
 	benchSettle = 3 * time.Minute
 	benchOutage = 90 * time.Second // the longest outage that is waited for
+	benchRest   = 15 * time.Second // for a client to be served by a sound site
 )
 
-// settle waits until all hosts are candidates, one has the address, and the client
-// is served; it returns who has it.
+// settle waits until all hosts are candidates and one has the address, and returns
+// which.
 func (b *bench) settle(ctx context.Context, p peer) (holder string, err error) {
 	err = until(ctx, benchSettle, func() error {
 		if err := p.ready(ctx, b); err != nil {
@@ -474,12 +464,55 @@ func (b *bench) settle(ctx context.Context, p peer) (holder string, err error) {
 			return fmt.Errorf("%v have the address", have)
 		}
 		holder = have[0]
-		return errors.Join(unserved(b.log, ProbeEvery), unserved(b.tokens, b.cfg.TokenEvery))
+		return nil
 	})
 	if err != nil {
 		return "", fmt.Errorf("wait until all is well: %w", err)
 	}
 	return holder, nil
+}
+
+// watch begins to ask, as a client, and returns once it is served. Asked too much
+// for its machine a service may never catch up with those who have given up waiting,
+// so a client that is not served goes away for a while first.
+func (b *bench) watch(ctx context.Context) (err error) {
+	for range 5 {
+		if b.log, err = b.Watch(ctx, Probe{URL: b.url, Every: ProbeEvery, Patience: ProbePatience, Expect: http.StatusOK}, b.cfg.Binary); err != nil {
+			return err
+		}
+		if b.cfg.Cloud {
+			if err := b.watchTokens(ctx); err != nil {
+				return errors.Join(err, b.leave())
+			}
+		}
+		if err = until(ctx, benchRest, b.served); err == nil {
+			return nil
+		}
+		if err := b.leave(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(benchRest):
+		}
+	}
+	return fmt.Errorf("all is well, but the client is not served; is the machine too busy? %w", err)
+}
+
+// leave ends the client.
+func (b *bench) leave() (err error) {
+	for _, log := range []**Log{&b.log, &b.tokens} {
+		if *log != nil {
+			_, stopped := (*log).Stop()
+			*log, err = nil, errors.Join(err, stopped)
+		}
+	}
+	return err
+}
+
+func (b *bench) served() error {
+	return errors.Join(unserved(b.log, ProbeEvery), unserved(b.tokens, b.cfg.TokenEvery))
 }
 
 // unserved says why a probe's last tries are not what they should be: for longer
@@ -496,15 +529,14 @@ func unserved(log *Log, every time.Duration) error {
 }
 
 // round is one power-off and what it cost.
-func (b *bench) round(ctx context.Context, p peer, leading bool) (BenchRound, error) {
-	var r BenchRound
+func (b *bench) round(ctx context.Context, p peer, leading bool) (r BenchRound, err error) {
 	holder, err := b.settle(ctx, p)
 	if err != nil {
 		return r, err
 	}
 	r.Victim = holder
 	if p.name == mainstay {
-		if r.Leader, err = b.lead(ctx, holder, leading); err != nil {
+		if err := b.lead(ctx, holder, leading); err != nil {
 			return r, err
 		}
 		again, err := b.settle(ctx, p)
@@ -514,6 +546,17 @@ func (b *bench) round(ctx context.Context, p peer, leading bool) (BenchRound, er
 		if again != holder {
 			return r, fmt.Errorf("the address went from %s to %s when the lead was moved", holder, again)
 		}
+	}
+	if err := b.watch(ctx); err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, b.leave()) }()
+	if p.name == mainstay { // it may have moved again since
+		s, err := b.siteStatus(ctx)
+		if err != nil {
+			return r, err
+		}
+		r.Leader = s.Leader
 	}
 	if r.Load, err = loadAverage(); err != nil {
 		return r, err
@@ -545,23 +588,24 @@ func (b *bench) round(ctx context.Context, p peer, leading bool) (BenchRound, er
 		return r, err
 	}
 	r.Next = strings.Join(have, "+")
+	if b.tokens != nil {
+		err := until(ctx, benchOutage, func() error { return unserved(b.tokens, b.cfg.TokenEvery) })
+		if err != nil {
+			return r, fmt.Errorf("tokens, after %s lost power: %w", holder, err)
+		}
+		gap, _, _ := Gap(b.tokens.Tries(), deed.At, time.Now())
+		r.Token = millis(gap)
+	}
+	if err := b.leave(); err != nil {
+		return r, err
+	}
 	if _, err := b.Start(ctx, holder); err != nil {
 		return r, err
 	}
 	if _, err := b.Booted(ctx, holder); err != nil {
 		return r, err
 	}
-	if err := b.join(ctx, p, holder); err != nil {
-		return r, err
-	}
-	if b.tokens != nil {
-		if err := until(ctx, benchSettle, func() error { return unserved(b.tokens, b.cfg.TokenEvery) }); err != nil {
-			return r, err
-		}
-		gap, _, _ := Gap(b.tokens.Tries(), deed.At, time.Now())
-		r.Token = millis(gap)
-	}
-	return r, nil
+	return r, b.join(ctx, p, holder)
 }
 
 // loadAverage is the machine's, over the last minute.
@@ -723,7 +767,7 @@ func row(w io.Writer, name string, v BenchValues, reference float64, rounds []Be
 	fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%s\t%.0f\t%.1f\t%s\t%s\n", name, len(v.Values), v.Median, v.Worst, ratio, sumUp(failed).Median, sumUp(loads).Median, token, strings.Join(all, " "))
 }
 
-// served says why a host does not serve behind the balancer yet; all peers want it.
-func (b *bench) served(ctx context.Context, host string) error {
+// running says why a host does not serve behind the balancer yet; all peers want it.
+func (b *bench) running(ctx context.Context, host string) error {
 	return b.sh(ctx, host, "systemctl is-active "+strings.Join(b.always, " "))
 }

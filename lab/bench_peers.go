@@ -47,7 +47,7 @@ vrrp_instance vip {
 		},
 		ready: func(ctx context.Context, b *bench) error {
 			return b.everywhere(func(m Machine) error {
-				return errors.Join(b.served(ctx, m.Name), b.sh(ctx, m.Name, "systemctl is-active keepalived && test -s "+vrrpState))
+				return errors.Join(b.running(ctx, m.Name), b.sh(ctx, m.Name, "systemctl is-active keepalived && test -s "+vrrpState))
 			})
 		},
 	}
@@ -91,7 +91,7 @@ func pacemakerReady(ctx context.Context, b *bench) error {
 	var online []string
 	for _, m := range b.Hosts {
 		online = append(online, m.Name)
-		if err := b.served(ctx, m.Name); err != nil {
+		if err := b.running(ctx, m.Name); err != nil {
 			return fmt.Errorf("on %s: %w", m.Name, err)
 		}
 	}
@@ -164,15 +164,14 @@ func (b *bench) siteStatus(ctx context.Context) (api.Status, error) {
 	return api.Status{}, errors.Join(append(errs, errors.New("nobody knows a leader"))...)
 }
 
-// lead sees that the address's holder leads, or that it does not, and returns who
-// does.
-func (b *bench) lead(ctx context.Context, holder string, leading bool) (leader string, err error) {
-	err = until(ctx, time.Minute, func() error {
+// lead sees that the address's holder leads, or that it does not.
+func (b *bench) lead(ctx context.Context, holder string, leading bool) error {
+	err := until(ctx, time.Minute, func() error {
 		s, err := b.siteStatus(ctx)
 		if err != nil {
 			return err
 		}
-		if leader = s.Leader; (leader == holder) == leading {
+		if (s.Leader == holder) == leading {
 			return nil
 		}
 		to := holder
@@ -185,10 +184,10 @@ func (b *bench) lead(ctx context.Context, holder string, leading bool) (leader s
 		if err := b.sh(ctx, to, "mainstay voters lead "+to); err != nil {
 			return err
 		}
-		return fmt.Errorf("%s leads, and %s was asked to", leader, to)
+		return fmt.Errorf("%s leads, and %s was asked to", s.Leader, to)
 	})
 	if err != nil {
-		return "", fmt.Errorf("move the lead: %w", err)
+		return fmt.Errorf("move the lead: %w", err)
 	}
-	return leader, nil
+	return nil
 }

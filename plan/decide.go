@@ -32,6 +32,7 @@ const (
 
 // decision is one turn's thinking.
 type decision struct {
+	index
 	w    fleet.World
 	plan fleet.Plan
 	// blocked says why a host may be given nothing; absent: it may.
@@ -45,13 +46,13 @@ type decision struct {
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w)}
+	d := &decision{index: newIndex(w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w)}
 	for _, host := range w.Spec.Hosts {
 		if why := d.unfit(host); why != "" {
 			d.blocked[host.Name] = why
 		}
 	}
-	for _, thing := range fleet.Sorted(w.State.Holdings) {
+	for _, thing := range d.things {
 		d.load[w.State.Holdings[thing].Host]++
 	}
 	d.void()
@@ -130,16 +131,7 @@ func (d *decision) unfit(host fleet.Host) string {
 }
 
 // maintenance says whether a person has taken the host out of service.
-func (d *decision) maintenance(host string) bool {
-	_, ok := d.w.State.Wishes["maintenance-"+host]
-	return ok
-}
-
-// Disarmed says whether a person has forbidden all fencing and moving.
-func (d *decision) disarmed() bool {
-	_, ok := d.w.State.Wishes["disarm"]
-	return ok
-}
+func (d *decision) maintenance(host string) bool { return d.see(host).maintenance }
 
 func (d *decision) record(r fleet.Record) { d.plan.Records = append(d.plan.Records, r) }
 
@@ -219,18 +211,12 @@ func (d *decision) to(o fleet.Order, host string) fleet.Order {
 }
 
 // reaches says whether it makes sense to send a host anything.
-func (d *decision) reaches(host string) bool {
-	switch d.w.Verdicts[host].Condition {
-	case fleet.Healthy, fleet.Degraded, fleet.Suspect:
-		return true
-	}
-	return false
-}
+func (d *decision) reaches(host string) bool { return d.see(host).reaches }
 
 // current returns a host's report if it speaks for the boot that is heard now.
-func (d *decision) current(host string) (fleet.Report, bool) {
-	r, ok := d.w.Reports[host]
-	return r, ok && r.Boot == d.w.Heard[host].Stint.Boot && r.Boot != ""
+func (d *decision) current(host string) (*fleet.Report, bool) {
+	s := d.see(host)
+	return &s.report, s.current
 }
 
 // void takes back the proof that a boot is dead which has spoken since: were it
@@ -288,7 +274,7 @@ func (d *decision) admit() {
 // onItsWay names a thing that was taken from an earlier boot of the host and has
 // not yet been seen working elsewhere.
 func (d *decision) onItsWay(host, boot string) string {
-	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+	for _, thing := range d.from[host] {
 		h := d.w.State.Holdings[thing]
 		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.arrived(h) && d.reaches(h.Host) {
 			return thing
@@ -353,7 +339,7 @@ func (d *decision) rounds() {
 // holders lists the stints that hold anything, one for each host.
 func (d *decision) holders() []fleet.Stint {
 	newest := map[string]fleet.Stint{}
-	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+	for _, thing := range d.things {
 		h := d.w.State.Holdings[thing]
 		if have, ok := newest[h.Host]; !ok || have.Boot != h.Boot || h.Stint > have.N {
 			newest[h.Host] = h.Holder()
@@ -398,12 +384,8 @@ func (d *decision) oath(id string, wish fleet.Wish) {
 
 // moveWish returns where a person wants a thing to be.
 func (d *decision) moveWish(thing string) (fleet.Wish, bool) {
-	for _, id := range fleet.Sorted(d.w.State.Wishes) {
-		if w := d.w.State.Wishes[id]; w.Verb == "move" && w.Thing == thing {
-			return w, true
-		}
-	}
-	return fleet.Wish{}, false
+	w, ok := d.moves[thing]
+	return w, ok
 }
 
 func split(thing string) (kind, name string) {

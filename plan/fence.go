@@ -39,7 +39,7 @@ func (d *decision) fences() {
 
 // needsFence says which boot of a host must be proved dead, and what for.
 func (d *decision) needsFence(host string) (boot, why string) {
-	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+	for _, thing := range d.on[host] {
 		h := d.w.State.Holdings[thing]
 		kind, name := split(thing)
 		if h.Host != host || kind != "service" {
@@ -55,7 +55,7 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		case fleet.Lapsed:
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
-			v, _ := d.w.Spec.Service(name)
+			v, _ := d.service(name)
 			s := d.w.Reports[host].Services[name]
 			if v.OnFailure == fleet.FailFence && v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(s) {
 				return h.Boot, fmt.Sprintf("%s failed %d times there and its rule is to fence", thing, s.Restarts)
@@ -74,7 +74,7 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 	switch {
 	case host.Name == d.w.Leader:
 		d.wait(about, "another leader: a leader never fences itself", "")
-	case d.disarmed():
+	case d.disarmed:
 		d.wait(about, "fencing to be armed again: it would be fenced now because "+why, "mainstay maintenance --arm")
 	case host.Fence.Driver == "":
 		d.wait(about, "a proof that it is off: it has no fence ("+why+")", oath)
@@ -163,7 +163,7 @@ func (d *decision) powerOn(host fleet.Host) {
 	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {
 		return
 	}
-	for _, thing := range fleet.Sorted(d.w.State.Holdings) {
+	for _, thing := range d.things {
 		h := d.w.State.Holdings[thing]
 		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.arrived(h) {
 			d.wait("host/"+host.Name, thing+" to arrive elsewhere before it is turned on again", "")

@@ -15,7 +15,7 @@ func (d *decision) services() {
 			d.passive(v)
 			continue
 		}
-		for _, host := range d.w.Spec.Homes(v) {
+		for _, host := range d.homes[v.Name] {
 			d.active(v, host)
 		}
 	}
@@ -23,22 +23,21 @@ func (d *decision) services() {
 
 // active keeps one copy of an active/active service running.
 func (d *decision) active(v fleet.Service, host string) {
+	x := d.see(host)
+	s, told := x.report.Services[v.Name]
+	if !told || !x.current || !x.reaches || x.maintenance || s.Phase == fleet.Running && !s.Stuck {
+		return
+	}
+	if d.w.State.Members[host].Admitted != x.report.Boot {
+		return
+	}
 	about := v.Name + "@" + host
-	m := d.w.State.Members[host]
-	r, ok := d.current(host)
-	if !ok || !d.reaches(host) || d.maintenance(host) || m.Admitted != r.Boot {
-		return
-	}
-	s, told := r.Services[v.Name]
-	if !told {
-		return
-	}
 	switch {
 	case s.Phase == fleet.Absent:
 		d.wait(about, fmt.Sprintf("a unit: none of %s exists on %s", strings.Join(v.Units, ", "), host), "apt-get install, or take the service out of the site's file")
 	case s.Phase == fleet.Unknown:
 		d.wait(about, "an answer about its state: "+s.Why, "systemctl status on "+host)
-	case s.Stuck:
+	case s.Stuck && s.Phase == fleet.Running: // not while it is being stopped already
 		if d.budget(v, s, about) {
 			d.order(d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/%d", v.Name, host, s.Restarts), Verb: fleet.VerbRestart,
 				Thing: v.Thing(), Why: "it is hung: " + s.Why}, host))
@@ -70,11 +69,11 @@ func (d *decision) budget(v fleet.Service, s fleet.ServiceState, about string) b
 // and is reached directly must be ready on this one.
 func (d *decision) lacks(v fleet.Service, host string) string {
 	for _, name := range v.After {
-		dep, ok := d.w.Spec.Service(name)
+		dep, ok := d.service(name)
 		if !ok {
 			continue
 		}
-		homes := d.w.Spec.Homes(dep)
+		homes := d.homes[dep.Name]
 		if dep.Mode == fleet.ActiveActive && dep.Listen.Port == 0 && slices.Contains(homes, host) {
 			homes = []string{host}
 		}
@@ -107,7 +106,7 @@ func (d *decision) passive(v fleet.Service) {
 		return
 	}
 	// A copy without the record is the danger itself: it is stopped, wherever.
-	for _, host := range d.w.Spec.Homes(v) {
+	for _, host := range d.homes[v.Name] {
 		r, ok := d.current(host)
 		s := r.Services[v.Name]
 		if !ok || host == h.Host || !d.reaches(host) || !alive(s) {
@@ -160,7 +159,7 @@ func alive(s fleet.ServiceState) bool {
 func (d *decision) placeFirst(v fleet.Service) {
 	thing := v.Thing()
 	var running, silent []string
-	for _, host := range d.w.Spec.Homes(v) {
+	for _, host := range d.homes[v.Name] {
 		r, ok := d.current(host)
 		s, told := r.Services[v.Name]
 		fresh := r.Epoch >= d.w.Epoch || !fleet.Armed(fleet.GuardInventory)
@@ -237,7 +236,7 @@ func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
 
 // fit lists the hosts that may run an active/passive service now.
 func (d *decision) fit(v fleet.Service) (fit, reasons []string) {
-	for _, host := range d.w.Spec.Homes(v) {
+	for _, host := range d.homes[v.Name] {
 		if why := d.cannotRun(v, host); why != "" {
 			reasons = append(reasons, why)
 			continue
@@ -292,7 +291,7 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		return
 	}
 	switch {
-	case s.Stuck && s.Generation == h.Generation:
+	case s.Stuck && s.Phase == fleet.Running && s.Generation == h.Generation:
 		if d.exhausted(v, h, s) {
 			return
 		}
@@ -364,7 +363,7 @@ func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceSt
 
 // shouldMove says why a service should leave a sound holder; "" if it should not.
 func (d *decision) shouldMove(v fleet.Service, h fleet.Holding, s fleet.ServiceState) string {
-	if d.disarmed() {
+	if d.disarmed {
 		return ""
 	}
 	for _, with := range v.With {

@@ -19,7 +19,7 @@ func (d *decision) routes() {
 			continue
 		}
 		servers := map[string]fleet.Route{}
-		for _, host := range d.w.Spec.Homes(v) {
+		for _, host := range d.homes[v.Name] {
 			servers[host] = d.route(v, host)
 		}
 		keepLast(servers)

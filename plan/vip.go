@@ -114,7 +114,7 @@ func (d *decision) giveAddress(a fleet.Address, old fleet.Holding, why string) {
 // carriers lists the hosts that may carry an address now, and why others may not.
 func (d *decision) carriers(a fleet.Address) (fit, reasons []string) {
 	for _, host := range d.w.Spec.Hosts {
-		if !d.w.Spec.MayCarry(a, host) {
+		if !d.mayCarry(a, host) {
 			continue
 		}
 		if why := d.cannotCarry(a, host.Name); why != "" {
@@ -210,7 +210,7 @@ func (d *decision) claim(a fleet.Address, host string, generation uint64, why st
 // shouldLeave says why a sound holder should hand the address over; "" if it
 // should stay. It leaves only if somebody else is ready to take it.
 func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
-	if d.disarmed() {
+	if d.disarmed {
 		return ""
 	}
 	others := false

@@ -607,7 +607,8 @@ func (a *agent) perform(d deed) {
 			return
 		}
 		proc, life := &a.host.agentProcess, a.host.agentProcess.life
-		u.operate(job{verb: o.Verb, generation: o.Generation, done: func(err string) {
+		refuses := func() string { return a.hand.Refuses(o, a.host.clock()) }
+		u.operate(job{verb: o.Verb, generation: o.Generation, refuses: refuses, done: func(err string) {
 			if proc.life != life {
 				return
 			}

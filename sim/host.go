@@ -193,6 +193,9 @@ func (h *host) killAgent() {
 		return
 	}
 	h.agentProcess.end()
+	for _, u := range h.copies { // what waited for its turn died with the process; systemd goes on
+		u.pending, u.working = nil, false
+	}
 	if h.run.ear != nil {
 		h.run.rows, h.run.ear = h.run.ear.Rows(), nil
 	}

@@ -38,7 +38,7 @@ func TestSeeds(t *testing.T) {
 	s := sum{next: *first, faults: map[string]int{}, guards: map[fleet.Guard]int{}, least: 1 << 30}
 	var wait sync.WaitGroup
 	for range min(*seeds, runtime.GOMAXPROCS(0)) {
-		wait.Go(func() { s.work(*first + uint64(*seeds)) })
+		wait.Go(func() { s.work(t, *first+uint64(*seeds)) })
 	}
 	wait.Wait()
 	spent := time.Since(began)
@@ -76,7 +76,7 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
-func (s *sum) work(end uint64) {
+func (s *sum) work(t *testing.T, end uint64) {
 	for {
 		s.mu.Lock()
 		seed := s.next
@@ -89,7 +89,9 @@ func (s *sum) work(end uint64) {
 		st := Draw(seed)
 		r := Play(st)
 		s.mu.Lock()
-		s.played++
+		if s.played++; s.played%500 == 0 {
+			t.Logf("%d seeds played", s.played)
+		}
 		s.virtual, s.awake = s.virtual+r.Virtual, s.awake+r.Played
 		s.turns, s.events, s.commands = s.turns+r.Turns, s.events+r.Events, s.commands+len(st.Commands)
 		faults := map[int]bool{}

@@ -28,7 +28,10 @@ type unit struct {
 type job struct {
 	verb       fleet.Verb
 	generation uint64
-	done       func(err string)
+	// refuses is asked right before the deed: what came first may have given the
+	// generation up.
+	refuses func() string
+	done    func(err string)
 }
 
 // alive says whether a process of it runs.
@@ -200,7 +203,12 @@ func (u *unit) work() {
 		}
 		u.working = false
 		j.done(err)
-		u.work()
+		u.host.agentProcess.in(0, u.work)
+	}
+	if why := j.refuses(); why != "" {
+		u.host.site.guard(fleet.GuardStint)
+		done(why)
+		return
 	}
 	switch j.verb {
 	case fleet.VerbStart:
@@ -229,7 +237,7 @@ func (u *unit) state() fleet.ServiceState {
 			st.Restarts++
 		}
 	}
-	if u.hung {
+	if u.hung && u.phase == fleet.Running {
 		st.Hung, st.Why = true, "no answer, no request finished, no CPU used"
 		st.Stuck = s.now-u.hungSince >= 10*second
 	}

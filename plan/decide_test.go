@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mainstay/fleet"
+)
+
+// small is a site of three controllers at rest: an address on c1, a service on
+// c2, nothing amiss. Each case changes one thing.
+func small() fleet.World {
+	w := large(4, 0)
+	w.Spec.Hosts = w.Spec.Hosts[:3]
+	w.Spec.Timing, w.Spec.Brakes = room, fleet.Brakes{Share: 40, Count: 1}
+	w.Spec.Addresses = w.Spec.Addresses[:1]
+	delete(w.State.Holdings, "address/public")
+	delete(w.Reports["c1"].Addresses, "public")
+	w.Spec.Services = []fleet.Service{{Name: "s", Mode: fleet.ActivePassive, Roles: []string{"controller"}, Restarts: fleet.Restarts{Count: 3}, OnFailure: fleet.FailMove}}
+	w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c2", Boot: "b", Stint: 1, Generation: 4, Why: "as ever"}
+	h := w.State.Holdings["address/internal"]
+	h.Why = "as ever"
+	w.State.Holdings["address/internal"] = h
+	w.State.Proofs, w.State.Intents, w.State.Wishes = map[string]fleet.Proof{}, map[string]fleet.Intent{}, map[string]fleet.Wish{}
+	w.Since = w.Now.Add(-time.Minute)
+	for i := range w.Spec.Hosts {
+		w.Spec.Hosts[i].Fence.Driver = "redfish"
+		w.Reports[w.Spec.Hosts[i].Name].Services["s"] = fleet.ServiceState{Phase: fleet.Stopped}
+	}
+	w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Running, Ready: true, Generation: 4}
+	return w
+}
+
+// silent lets a host fall silent for so long.
+func silent(w fleet.World, host string, d time.Duration) {
+	h := w.Heard[host]
+	h.Last, h.Nets = w.Now.Add(-d), nil
+	w.Heard[host] = h
+}
+
+// lapse ends a host's stint by promises.
+func lapse(w fleet.World, host string) {
+	silent(w, host, time.Second)
+	w.Rounds[host] = fleet.Round{Stint: w.Heard[host].Stint, Number: 1, Over: true, Promised: map[string]fleet.Moment{"c1": w.Now, "c3": w.Now}}
+}
+
+// reboot lets a host come back in another boot with nothing running.
+func reboot(w fleet.World, host, boot string) {
+	h, r := w.Heard[host], w.Reports[host]
+	h.Stint = fleet.Stint{Host: host, Boot: boot, N: 1}
+	r.Boot, r.Services, r.Addresses = boot, map[string]fleet.ServiceState{"s": {Phase: fleet.Stopped}}, nil
+	w.Heard[host], w.Reports[host] = h, r
+}
+
+// brief writes a plan in a few words, one for each thing that it does.
+func brief(p fleet.Plan) []string {
+	var out []string
+	for _, r := range p.Records {
+		word := r.Key
+		var h fleet.Holding
+		if strings.HasPrefix(r.Key, "holding/") && json.Unmarshal(r.Value, &h) == nil {
+			word += fmt.Sprintf("=%s#%d", h.Host, h.Generation)
+		}
+		if r.Value == nil {
+			word = "-" + word
+		}
+		out = append(out, word)
+	}
+	for _, r := range p.Asks {
+		out = append(out, fmt.Sprintf("ask %s %d", r.Stint.Host, r.Stint.N))
+	}
+	for _, o := range p.Orders {
+		if o.Verb != fleet.VerbSever {
+			out = append(out, fmt.Sprintf("%s: %s %s%s", o.To, o.Verb, o.Thing, o.Target.Host))
+		}
+	}
+	for _, x := range p.Waits {
+		out = append(out, x.About+" waits")
+	}
+	return out
+}
+
+func TestDecide(t *testing.T) {
+	report := func(w fleet.World, host string, change func(*fleet.Report)) {
+		r := w.Reports[host]
+		change(&r)
+		w.Reports[host] = r
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*fleet.World)
+		want   []string
+	}{
+		{"at rest", func(*fleet.World) {}, nil},
+		{"the holder is silent for a moment", func(w *fleet.World) { silent(*w, "c1", 200*ms); w.Leader = "c3" }, nil},
+		{"the holder is silent for W", func(w *fleet.World) { silent(*w, "c1", time.Second); w.Leader = "c3" }, []string{"ask c1 1"}},
+		{"its stint is over", func(w *fleet.World) { lapse(*w, "c1"); w.Leader = "c3" }, []string{"holding/address/internal=c3#2"}},
+		{"it has begun a later stint", func(w *fleet.World) {
+			h := w.Heard["c1"]
+			h.Stint.N = 2
+			w.Heard["c1"] = h
+		}, []string{"holding/address/internal=c3#2"}},
+		{"the record is not yet in effect", func(w *fleet.World) {
+			w.Reports["c1"].Addresses["internal"] = fleet.AddressState{}
+		}, []string{"c1: claim address/internal"}},
+		{"the holder's word", func(w *fleet.World) {
+			report(*w, "c1", func(r *fleet.Report) { r.GivenUp = map[string]uint64{"address/internal": 1} })
+		}, []string{"holding/address/internal=c3#2"}},
+		{"a lapsed lease frees no service", func(w *fleet.World) { lapse(*w, "c2"); w.Leader = "c3" },
+			[]string{"member/c2", "intent/c2", "service/s waits"}},
+		{"nobody is fenced in a leader's first seconds", func(w *fleet.World) { lapse(*w, "c2"); w.Since = w.Now.Add(-time.Second) },
+			[]string{"service/s waits", "host/c2 waits"}},
+		{"nor when disarmed", func(w *fleet.World) {
+			lapse(*w, "c2")
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"nor when many are lost", func(w *fleet.World) { lapse(*w, "c2"); silent(*w, "c3", time.Second) }, []string{"service/s waits", "host/c2 waits"}},
+		{"nor the leader by itself", func(w *fleet.World) { lapse(*w, "c2"); w.Leader = "c2" }, []string{"service/s waits", "host/c2 waits"}},
+		{"a stint after the one that holds is asked about as well", func(w *fleet.World) {
+			h := w.Heard["c2"]
+			h.Stint.N = 2
+			w.Heard["c2"] = h
+			silent(*w, "c2", time.Second)
+			w.Leader = "c3"
+		}, []string{"ask c2 2"}},
+		{"a proof frees it", func(w *fleet.World) {
+			lapse(*w, "c2")
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
+		}, []string{"holding/service/s=c3#5"}},
+		{"a proof of a boot that speaks is void", func(w *fleet.World) {
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
+		}, []string{"-proof/c2"}},
+		{"a later boot proves the former dead", func(w *fleet.World) { reboot(*w, "c2", "x") }, []string{"member/c2", "proof/c2", "ask c2 1", "service/s waits"}},
+		{"a boot two boots ago is dead as well", func(w *fleet.World) {
+			reboot(*w, "c2", "y")
+			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "x"}
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "w", Kind: "reboot", Evidence: "x spoke"}
+		}, []string{"member/c2", "proof/c2", "holding/service/s=c3#5", "ask c2 1"}},
+		{"a barred host whose fence came to nothing", func(w *fleet.World) {
+			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced"}
+		}, []string{"member/c2"}},
+		{"the off is asked again right before the start", func(w *fleet.World) {
+			lapse(*w, "c2")
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
+			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
+		}, []string{"c1: confirm service/sc2", "service/s waits"}},
+		{"but not of a host that has come back", func(w *fleet.World) {
+			reboot(*w, "c2", "x")
+			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced"}
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
+			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
+		}, []string{"c3: start service/s", "host/c2 waits"}},
+		{"a copy without the record is stopped", func(w *fleet.World) {
+			w.Reports["c3"].Services["s"] = fleet.ServiceState{Phase: fleet.Running}
+		}, []string{"c3: stop service/s", "service/s waits"}},
+		{"nobody holds it, and a home has not spoken in this epoch", func(w *fleet.World) {
+			delete(w.State.Holdings, "service/s")
+			w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Stopped}
+			report(*w, "c3", func(r *fleet.Report) { r.Epoch = 0 })
+		}, []string{"c3: inventory ", "service/s waits"}},
+		{"nobody holds it, and it runs nowhere", func(w *fleet.World) {
+			delete(w.State.Holdings, "service/s")
+			w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Stopped}
+		}, []string{"holding/service/s=c2#1"}},
+		{"it is found on one", func(w *fleet.World) {
+			delete(w.State.Holdings, "service/s")
+			w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Running}
+		}, []string{"holding/service/s=c2#1"}},
+		{"it is found on two", func(w *fleet.World) {
+			delete(w.State.Holdings, "service/s")
+			w.Reports["c3"].Services["s"] = fleet.ServiceState{Phase: fleet.Running}
+		}, []string{"service/s waits"}},
+		{"another program has the address", func(w *fleet.World) {
+			w.Reports["c3"].Addresses["internal"] = fleet.AddressState{Phase: fleet.Foreign, Why: "permanent"}
+		}, []string{"address/internal waits"}},
+		{"maintenance moves what the host has", func(w *fleet.World) {
+			w.State.Wishes["maintenance-c1"] = fleet.Wish{ID: "maintenance-c1", Verb: "maintenance", Host: "c1"}
+		}, []string{"c1: release address/internal"}},
+		{"a wish to move", func(w *fleet.World) {
+			w.State.Wishes["m"] = fleet.Wish{ID: "m", Verb: "move", Thing: "service/s", To: "c1", By: "root"}
+		}, []string{"c2: stop service/s"}},
+		{"a wish that has come true", func(w *fleet.World) {
+			w.State.Wishes["m"] = fleet.Wish{ID: "m", Verb: "move", Thing: "service/s", To: "c2", By: "root"}
+		}, []string{"-wish/m"}},
+		{"a blocked service waits for a person", func(w *fleet.World) {
+			h := w.State.Holdings["service/s"]
+			h.Blocked = "it failed"
+			w.State.Holdings["service/s"] = h
+		}, []string{"service/s waits"}},
+		{"who lets it go", func(w *fleet.World) {
+			h := w.State.Holdings["service/s"]
+			h.Blocked = "it failed"
+			w.State.Holdings["service/s"] = h
+			w.State.Wishes["m"] = fleet.Wish{ID: "m", Verb: "move", Thing: "service/s", To: "c3", By: "root"}
+		}, []string{"holding/service/s=c2#4", "c2: stop service/s"}},
+		{"an oath about a host that speaks is refused", func(w *fleet.World) {
+			w.State.Wishes["o"] = fleet.Wish{ID: "o", Verb: "oath", Host: "c2", Boot: "b", By: "root"}
+		}, []string{"-wish/o"}},
+		{"an oath about a silent one is a proof", func(w *fleet.World) {
+			lapse(*w, "c2")
+			w.Leader = "c3"
+			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced", Fenced: []time.Time{w.Wall, w.Wall, w.Wall}}
+			w.State.Wishes["o"] = fleet.Wish{ID: "o", Verb: "oath", Host: "c2", Boot: "b", By: "root"}
+		}, []string{"proof/c2", "-wish/o", "service/s waits", "host/c2 waits"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := small()
+			c.change(&w)
+			before, _ := json.Marshal(w)
+			_, p := Turn(w)
+			if diff := cmp.Diff(c.want, brief(p)); diff != "" {
+				t.Errorf("%s\n%+v", diff, p)
+			}
+			if after, _ := json.Marshal(w); string(after) != string(before) {
+				t.Error("the World was changed")
+			}
+			_, again := Turn(w)
+			if diff := cmp.Diff(p, again); diff != "" {
+				t.Errorf("decided otherwise the second time: %s", diff)
+			}
+			for _, r := range p.Records {
+				if r.Text == "" {
+					t.Errorf("%s has no reason", r.Key)
+				}
+			}
+			for _, o := range p.Orders {
+				if o.Why == "" || o.Epoch != w.Epoch {
+					t.Errorf("%s: %+v", o.Key, o)
+				}
+			}
+		})
+	}
+}
