@@ -92,6 +92,9 @@ type BenchRound struct {
 	Outage float64 `json:"outage_ms"`
 	// Failed are the tries that failed within FailedWithin after the power-off.
 	Failed int `json:"failed"`
+	// Why counts these by what the client said: a time-out is silence, a status or a
+	// refused connection somebody's answer.
+	Why map[string]int `json:"why,omitempty"`
 	// Load is the machine's load average just before: of two cores, all that is above
 	// 2 is somebody who waits.
 	Load float64 `json:"load"`
@@ -577,10 +580,12 @@ func (b *bench) round(ctx context.Context, p peer, leading bool) (r BenchRound, 
 		return r, fmt.Errorf("%s lost power, and then: %w", holder, err)
 	}
 	gap, _, _ := Gap(tries, deed.At, time.Now())
-	r.Outage = millis(gap)
+	r.Outage, r.Why = millis(gap), map[string]int{}
 	for _, t := range tries {
 		if !t.OK && t.Begun.After(deed.At) && t.Begun.Before(deed.At.Add(FailedWithin)) {
 			r.Failed++
+			why := t.Why[strings.LastIndex(t.Why, ": ")+1:]
+			r.Why[strings.TrimSpace(why)]++
 		}
 	}
 	have, err := b.holders(ctx)
