@@ -21,14 +21,16 @@ func (d *decision) services() {
 	}
 }
 
-// active keeps one copy of an active/active service running.
+// active keeps one copy of an active/active service running. It needs no admission:
+// a bar is for what only one host may have, and others may wait for this very copy
+// (after a loss of power of all, Galera goes on only with every member).
 func (d *decision) active(v fleet.Service, host string) {
 	x := d.see(host)
 	s, told := x.report.Services[v.Name]
 	if !told || !x.current || !x.reaches || x.maintenance || s.Phase == fleet.Running && !s.Stuck {
 		return
 	}
-	if d.w.State.Members[host].Admitted != x.report.Boot {
+	if _, joined := d.w.State.Members[host]; !joined {
 		return
 	}
 	about := v.Name + "@" + host
@@ -185,7 +187,7 @@ func (d *decision) placeFirst(v fleet.Service) {
 	case len(running) == 1 && d.blocked[running[0]] == "":
 		d.put(v, fleet.Holding{Thing: thing}, running[0], "it was found running there and is adopted")
 	case len(running) == 1:
-		d.wait(thing, d.blocked[running[0]], "")
+		d.wait(thing, "the host on which it was found to be fit: "+d.blocked[running[0]], "mainstay status")
 	case len(silent) > 0 && fleet.Armed(fleet.GuardInventory):
 		d.wait(thing, "word from "+strings.Join(silent, ", ")+" that it does not run there, or a proof that they are off",
 			"mainstay recover oath HOST, once you have seen that the host is off")

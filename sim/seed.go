@@ -212,7 +212,7 @@ func (d *drawer) fault(t time.Duration) {
 	case 33:
 		if d.added < 2 {
 			d.added++
-			d.add(t, fmt.Sprintf("voters add n%d", 2+d.added))
+			d.add(t, fmt.Sprintf("voters add n%d", 1+d.added))
 			return
 		}
 		d.add(t, "transfer "+v)
