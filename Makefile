@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab clean
+.PHONY: build test race lint seeds guards demo lab bench-failover clean
 
 # One static, stripped, versioned binary.
 build:
@@ -38,6 +38,11 @@ guards:
 # Three faults on a real Keystone, seen by a client. KEEP=1 leaves the lab running.
 demo: build
 	bin/mainstay demo $(if $(KEEP),--keep)
+
+# The time an address is silent when its holder loses power, beside keepalived and Pacemaker.
+ROUNDS ?= 10
+bench-failover: build
+	bin/mainstay lab bench --cloud --rounds $(ROUNDS)
 
 # The same lab without the story.
 lab: build

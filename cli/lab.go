@@ -2,9 +2,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +25,7 @@ also after a crash.`,
 		Example: "  mainstay lab up --cloud\n  mainstay lab poweroff c1\n  mainstay lab exec c2 -- mainstay status\n  mainstay lab down",
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; several can stand side by side")
-	cmd.AddCommand(a.labUpCommand(&name), a.labListCommand(), a.labBMCCommand(), a.labProbeCommand())
+	cmd.AddCommand(a.labUpCommand(&name), a.labListCommand(), a.labBenchCommand(), a.labBMCCommand(), a.labProbeCommand())
 	for _, v := range lab.Verbs() {
 		cmd.AddCommand(a.labVerbCommand(&name, v))
 	}
@@ -194,4 +198,45 @@ func writeLab(w io.Writer, s lab.Status) error {
 		fmt.Fprintf(w, "  cut: %+v\n", c)
 	}
 	return nil
+}
+
+func (a *app) labBenchCommand() *cobra.Command {
+	var c lab.BenchConfig
+	cmd := &cobra.Command{
+		Use: "bench", Short: "Power off the address's holder again and again, beside keepalived and Pacemaker", Args: cobra.NoArgs,
+		Long: `Measures, by a client outside, how long an address is silent when its holder loses
+power: keepalived at 1 s and 0.1 s, Pacemaker without STONITH, and Mainstay, each on
+the same hosts before the same HAProxy. Wants a quiet machine. Exit code 3: a target
+was missed.`,
+		Example: "  sudo mainstay lab bench --rounds 10 --cloud",
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			const name = "bench"
+			defer func() {
+				clean, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), 2*time.Minute)
+				defer cancel()
+				err = errors.Join(err, lab.Down(clean, name))
+			}()
+			if c.Lab, err = a.buildLab(cmd.Context(), labOptions{name: name, bare: true, cloud: c.Cloud}); err != nil {
+				return err
+			}
+			if c.Binary, err = os.Executable(); err != nil {
+				return err
+			}
+			r, err := lab.BenchFailover(cmd.Context(), c, a.progress)
+			if err != nil {
+				return err
+			}
+			if err := a.print(r, r.Print); err != nil {
+				return err
+			}
+			if len(r.Missed) > 0 {
+				return &exit{code: exitTrouble}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&c.Rounds, "rounds", 10, "power-offs of each peer; Mainstay gets twice as many, half of them with the lead on the holder")
+	cmd.Flags().StringSliceVar(&c.Peers, "peers", nil, "which of "+strings.Join(lab.BenchPeers(), ", ")+" (default: all)")
+	cmd.Flags().BoolVar(&c.Cloud, "cloud", false, "before a real Keystone, instead of a page of HAProxy's own")
+	return cmd
 }

@@ -202,7 +202,8 @@ func (n *node) run(ctx context.Context) error {
 			return n.system.ReloadUnit(ctx, service.HAProxyUnit)
 		}})
 		if err := n.haproxy.Configure(ctx, n.spec); err != nil {
-			return fmt.Errorf("configure HAProxy: %w", err)
+			// The old configuration stays in force; an address must not fall for it.
+			n.log.Error("configure HAProxy", "error", err, "help", "mainstay check")
 		}
 		balancer = n.haproxy
 	}
