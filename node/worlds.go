@@ -63,7 +63,13 @@ func (k *worlds) write(v api.WorldView) error {
 		return err
 	}
 	path := filepath.Join(k.dir, v.ID+".json")
-	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+	// Synced before it has its name: after a power cut a World is whole or not there.
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(path+".new", path); err != nil {
