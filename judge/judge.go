@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mainstay/fleet"
+	"mainstay/lease"
 )
 
 // Judge returns the verdict on every host of the site's file.
@@ -69,6 +70,9 @@ func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []str
 		if round, asked := w.Rounds[host.Name]; asked && round.Over {
 			v.Condition, v.Stint, v.Witnesses = fleet.Lapsed, round.Stint, fleet.Sorted(round.Promised)
 			v.Why = "nothing heard of it, and a majority of ears promised to acknowledge its last stint no more"
+			if Silent(round, round.Stint.Boot) {
+				v.Why = "nothing heard of it by a majority of ears"
+			}
 		}
 		return proved(w, v, host.Name)
 	}
@@ -76,6 +80,9 @@ func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []str
 	silence := w.Now.Sub(h.Last)
 	round, asked := w.Rounds[host.Name]
 	switch {
+	case asked && Silent(round, h.Stint.Boot) && h.Last.Before(round.Asked):
+		v.Condition, v.Witnesses = fleet.Lapsed, fleet.Sorted(round.Promised)
+		v.Why = fmt.Sprintf("%s have heard nothing of it for long enough", strings.Join(v.Witnesses, ", "))
 	case asked && round.Over && round.Stint == h.Stint:
 		v.Condition, v.Witnesses = fleet.Lapsed, fleet.Sorted(round.Promised)
 		v.Why = fmt.Sprintf("%s promised to acknowledge stint %d no more", strings.Join(v.Witnesses, ", "), h.Stint.N)
@@ -93,6 +100,12 @@ func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []str
 		}
 	}
 	return proved(w, v, host.Name)
+}
+
+// Silent says whether a round found that a majority of ears has heard nothing at
+// all of a boot, which says more than that a stint of it is over.
+func Silent(r fleet.Round, boot string) bool {
+	return r.Over && r.Stint.Boot == boot && r.Stint.N == lease.AnyStint
 }
 
 // proved turns a verdict into Dead where the boot in question is proved dead.

@@ -264,12 +264,21 @@ func (e *Ear) Beat(b Beat, now fleet.Moment) (ack bool, why string) {
 	return true, ""
 }
 
+// AnyStint in place of a stint's number asks about the whole boot. The answer to
+// that is no promise: it says only that nothing of the boot was heard for W. "Its
+// stint is over" may be a sign of life (it has begun the next one); before a host
+// is fenced, a majority must have heard nothing of it at all.
+const AnyStint = ^uint64(0)
+
 // Ask answers the leader's question: promise to acknowledge this stint no more?
 // With evict the promise is given although the host was heard a moment ago; the
 // leader then waits for W itself. A promise holds for Timing.Promise.
 func (e *Ear) Ask(stint fleet.Stint, evict bool, now fleet.Moment) (promised bool, why string) {
 	if now.Before(e.mute) {
 		return false, "this ear has just booted and does not know what it acknowledged before"
+	}
+	if stint.N == AnyStint {
+		return e.silent(stint, now)
 	}
 	r := e.row(stint)
 	if r.Stint.N > stint.N {
@@ -285,6 +294,18 @@ func (e *Ear) Ask(stint fleet.Stint, evict bool, now fleet.Moment) (promised boo
 	r.Promised = now.Add(e.timing.Promise())
 	r.PromisedN = max(r.PromisedN, stint.N)
 	return true, "silent long enough"
+}
+
+// silent answers a question about a whole boot.
+func (e *Ear) silent(stint fleet.Stint, now fleet.Moment) (bool, string) {
+	r, ok := e.Row(stint)
+	if !ok || r.Heard == 0 {
+		return true, "nothing heard of that boot"
+	}
+	if silence, want := now.Sub(r.Heard), e.timing.Silence(r.Late); silence < want {
+		return false, fmt.Sprintf("heard %v ago, silence of %v is needed", silence.Round(time.Millisecond), want)
+	}
+	return true, "nothing heard for long enough"
 }
 
 // Over says whether the answers to a round prove that its stint has ended: a

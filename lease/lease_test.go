@@ -151,6 +151,24 @@ func TestEar(t *testing.T) {
 	check("a beat later", ack(beat(3, room.Promise()), room.Promise()), true)
 }
 
+func TestAWholeBootsSilence(t *testing.T) {
+	e := NewEar(room, []Row{}, at(0))
+	w := room.Silence(fleet.GuardLate)
+	any := fleet.Stint{Host: "c1", Boot: "b1", N: AnyStint}
+	e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.GuardLate}, at(0))
+	e.Ask(stint(1), true, at(0))
+	e.Beat(Beat{Stint: stint(1), Sent: at(ms), Late: fleet.GuardLate}, at(ms)) // heard, not acknowledged
+	if ok, _ := e.Ask(any, false, at(w)); ok {
+		t.Error("a host that is heard is called silent because nobody answers it")
+	}
+	if ok, why := e.Ask(any, false, at(w+ms)); !ok {
+		t.Error(why)
+	}
+	if ok, _ := e.Beat(Beat{Stint: stint(2), Sent: at(w + 2*ms)}, at(w+2*ms)); !ok {
+		t.Error("the answer about a whole boot binds like a promise")
+	}
+}
+
 func TestEarReturnsFromAPause(t *testing.T) {
 	e := NewEar(room, []Row{}, at(0))
 	e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.GuardLate}, at(0))

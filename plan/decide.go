@@ -20,6 +20,7 @@ import (
 
 	"mainstay/fleet"
 	"mainstay/judge"
+	"mainstay/lease"
 )
 
 // How long an order may be on its way before it is sent again, and how long
@@ -306,28 +307,43 @@ func (d *decision) inEffect(h fleet.Holding) bool {
 	return s.Generation == h.Generation && s.Phase == fleet.Running
 }
 
-// rounds asks the ears about every stint that holds something and has been
-// silent, by the leader's own ear, for as long as an ear needs to promise.
+// rounds asks the ears about every host that holds something and has been silent,
+// by the leader's own ear, for as long as an ear needs to promise. As long as it
+// holds an address the question is about its stint, whose end lets the address
+// move; when only services are left it is about the whole boot, whose silence is
+// the least that a fence needs.
 func (d *decision) rounds() {
-	for _, stint := range d.holders() {
-		heard := d.w.Heard[stint.Host]
-		round, asked := d.w.Rounds[stint.Host]
-		if heard.Stint.Succeeds(stint) {
-			// Its own later stint frees the addresses of this one; the services of the
-			// boot need the end of the later one.
-			stint = heard.Stint
-		}
-		if asked && round.Stint == stint && round.Over {
+	for _, host := range fleet.Sorted(d.on) {
+		if d.w.Verdicts[host].Condition == fleet.Dead {
 			continue
 		}
-		if heard.Stint == stint {
+		heard := d.w.Heard[host]
+		round, asked := d.w.Rounds[host]
+		stint, address, service := d.holder(host)
+		// An address that nobody else can take yet must not keep its host from being
+		// fenced for what else it holds.
+		stuck := asked && round.Stint == stint && round.Over && d.w.Now.Sub(round.Asked) > d.w.Spec.Timing.Lease
+		if address && service && (stuck || judge.Silent(round, stint.Boot)) {
+			stint.N, address = lease.AnyStint, false
+		}
+		switch {
+		case heard.Stint.Boot != stint.Boot && heard.Stint.Boot != "" && d.reaches(host):
+			if !address {
+				continue // a later boot speaks, and will be admitted
+			}
+		case address && heard.Stint.Succeeds(stint):
+			continue // its own later stint says it
+		case heard.Stint.Boot == stint.Boot:
 			silence := d.w.Spec.Timing.Silence(heard.Late)
 			if left := silence - d.w.Now.Sub(heard.Last); left > 0 {
 				d.wake(left)
 				continue
 			}
 		}
-		if asked && round.Stint == stint && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
+		if asked && round.Stint == stint && round.Over && (address || heard.Stint.Boot != stint.Boot || heard.Last.Before(round.Asked)) {
+			continue
+		}
+		if asked && round.Stint == stint && !round.Over && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
 			d.wake(d.w.Spec.Timing.Lease - d.w.Now.Sub(round.Asked))
 			continue
 		}
@@ -336,20 +352,22 @@ func (d *decision) rounds() {
 	}
 }
 
-// holders lists the stints that hold anything, one for each host.
-func (d *decision) holders() []fleet.Stint {
-	newest := map[string]fleet.Stint{}
-	for _, thing := range d.things {
+// holder returns the newest stint under which a host holds an address, or if it
+// holds only services, their boot with any stint; and which of the two it holds.
+func (d *decision) holder(host string) (stint fleet.Stint, address, service bool) {
+	heard := d.w.Heard[host].Stint.Boot
+	for _, thing := range d.on[host] {
 		h := d.w.State.Holdings[thing]
-		if have, ok := newest[h.Host]; !ok || have.Boot != h.Boot || h.Stint > have.N {
-			newest[h.Host] = h.Holder()
+		kind, _ := split(thing)
+		service = service || kind == "service"
+		switch {
+		case kind == "address" && (!address || h.Boot == stint.Boot && h.Stint > stint.N || h.Boot != stint.Boot && h.Boot == heard):
+			stint, address = h.Holder(), true
+		case kind != "address" && !address && (stint.Boot == "" || h.Boot == heard):
+			stint = fleet.Stint{Host: host, Boot: h.Boot, N: lease.AnyStint}
 		}
 	}
-	var out []fleet.Stint
-	for _, host := range fleet.Sorted(newest) {
-		out = append(out, newest[host])
-	}
-	return out
+	return stint, address, service
 }
 
 // settle removes wishes that have come true.
@@ -360,6 +378,11 @@ func (d *decision) settle() {
 			d.oath(id, wish)
 		}
 		if wish.Verb != "move" {
+			continue
+		}
+		if x := d.failed[wish.Thing+"@"+wish.To]; x.times > 0 {
+			// Tried again and again it would cost an outage each time.
+			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s cannot be moved to %s: %s", wish.Thing, wish.To, x.why)))
 			continue
 		}
 		h, held := d.w.State.Holdings[wish.Thing]

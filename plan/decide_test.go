@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mainstay/fleet"
+	"mainstay/lease"
 )
 
 // small is a site of three controllers at rest: an address on c1, a service on
@@ -49,6 +50,13 @@ func lapse(w fleet.World, host string) {
 	w.Rounds[host] = fleet.Round{Stint: w.Heard[host].Stint, Number: 1, Over: true, Promised: map[string]fleet.Moment{"c1": w.Now, "c3": w.Now}}
 }
 
+// hush lets a host be heard by nobody at all.
+func hush(w fleet.World, host string) {
+	silent(w, host, time.Second)
+	w.Rounds[host] = fleet.Round{Stint: fleet.Stint{Host: host, Boot: "b", N: lease.AnyStint}, Number: 1, Asked: w.Now.Add(-10 * ms), Over: true,
+		Promised: map[string]fleet.Moment{"c1": w.Now, "c3": w.Now}}
+}
+
 // reboot lets a host come back in another boot with nothing running.
 func reboot(w fleet.World, host, boot string) {
 	h, r := w.Heard[host], w.Reports[host]
@@ -72,7 +80,11 @@ func brief(p fleet.Plan) []string {
 		out = append(out, word)
 	}
 	for _, r := range p.Asks {
-		out = append(out, fmt.Sprintf("ask %s %d", r.Stint.Host, r.Stint.N))
+		n := fmt.Sprint(r.Stint.N)
+		if r.Stint.N == lease.AnyStint {
+			n = "any"
+		}
+		out = append(out, "ask "+r.Stint.Host+" "+n)
 	}
 	for _, o := range p.Orders {
 		if o.Verb != fleet.VerbSever {
@@ -111,23 +123,37 @@ func TestDecide(t *testing.T) {
 		{"the holder's word", func(w *fleet.World) {
 			report(*w, "c1", func(r *fleet.Report) { r.GivenUp = map[string]uint64{"address/internal": 1} })
 		}, []string{"holding/address/internal=c3#2"}},
-		{"a lapsed lease frees no service", func(w *fleet.World) { lapse(*w, "c2"); w.Leader = "c3" },
+		{"a service that starts nowhere rests until its starts have aged", func(w *fleet.World) {
+			for _, host := range []string{"c1", "c2", "c3"} {
+				report(*w, host, func(r *fleet.Report) {
+					r.Services["s"] = fleet.ServiceState{Phase: fleet.Failed, Restarts: w.Spec.Services[0].Restarts.Count}
+					if host == "c2" {
+						r.GivenUp = map[string]uint64{"service/s": w.State.Holdings["service/s"].Generation}
+					}
+				})
+			}
+		}, []string{"service/s waits"}},
+		{"a lapsed lease frees no service", func(w *fleet.World) { hush(*w, "c2"); w.Leader = "c3" },
 			[]string{"member/c2", "intent/c2", "service/s waits"}},
-		{"nobody is fenced in a leader's first seconds", func(w *fleet.World) { lapse(*w, "c2"); w.Since = w.Now.Add(-time.Second) },
+		{"a stint that is over may have a successor: the boot is asked about", func(w *fleet.World) { lapse(*w, "c2"); w.Leader = "c3" },
+			[]string{"ask c2 any", "service/s waits"}},
+		{"a whole boot's silence moves no address: it is no promise", func(w *fleet.World) { hush(*w, "c1"); w.Leader = "c3" },
+			[]string{"ask c1 1"}},
+		{"nobody is fenced in a leader's first seconds", func(w *fleet.World) { hush(*w, "c2"); w.Since = w.Now.Add(-time.Second) },
 			[]string{"service/s waits", "host/c2 waits"}},
 		{"nor when disarmed", func(w *fleet.World) {
-			lapse(*w, "c2")
+			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
 		}, []string{"service/s waits", "host/c2 waits"}},
-		{"nor when many are lost", func(w *fleet.World) { lapse(*w, "c2"); silent(*w, "c3", time.Second) }, []string{"service/s waits", "host/c2 waits"}},
-		{"nor the leader by itself", func(w *fleet.World) { lapse(*w, "c2"); w.Leader = "c2" }, []string{"service/s waits", "host/c2 waits"}},
-		{"a stint after the one that holds is asked about as well", func(w *fleet.World) {
+		{"nor when many are lost", func(w *fleet.World) { hush(*w, "c2"); silent(*w, "c3", time.Second) }, []string{"service/s waits", "host/c2 waits"}},
+		{"nor the leader by itself", func(w *fleet.World) { hush(*w, "c2"); w.Leader = "c2" }, []string{"service/s waits", "host/c2 waits"}},
+		{"a service asks about the boot, whatever its stint", func(w *fleet.World) {
 			h := w.Heard["c2"]
 			h.Stint.N = 2
 			w.Heard["c2"] = h
 			silent(*w, "c2", time.Second)
 			w.Leader = "c3"
-		}, []string{"ask c2 2"}},
+		}, []string{"ask c2 any"}},
 		{"a proof frees it", func(w *fleet.World) {
 			lapse(*w, "c2")
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
@@ -135,12 +161,12 @@ func TestDecide(t *testing.T) {
 		{"a proof of a boot that speaks is void", func(w *fleet.World) {
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
 		}, []string{"-proof/c2"}},
-		{"a later boot proves the former dead", func(w *fleet.World) { reboot(*w, "c2", "x") }, []string{"member/c2", "proof/c2", "ask c2 1", "service/s waits"}},
+		{"a later boot proves the former dead", func(w *fleet.World) { reboot(*w, "c2", "x") }, []string{"member/c2", "proof/c2", "service/s waits"}},
 		{"a boot two boots ago is dead as well", func(w *fleet.World) {
 			reboot(*w, "c2", "y")
 			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "x"}
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "w", Kind: "reboot", Evidence: "x spoke"}
-		}, []string{"member/c2", "proof/c2", "holding/service/s=c3#5", "ask c2 1"}},
+		}, []string{"member/c2", "proof/c2", "holding/service/s=c3#5"}},
 		{"a barred host whose fence came to nothing", func(w *fleet.World) {
 			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced"}
 		}, []string{"member/c2"}},
@@ -202,7 +228,7 @@ func TestDecide(t *testing.T) {
 			w.State.Wishes["o"] = fleet.Wish{ID: "o", Verb: "oath", Host: "c2", Boot: "b", By: "root"}
 		}, []string{"-wish/o"}},
 		{"an oath about a silent one is a proof", func(w *fleet.World) {
-			lapse(*w, "c2")
+			hush(*w, "c2")
 			w.Leader = "c3"
 			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced", Fenced: []time.Time{w.Wall, w.Wall, w.Wall}}
 			w.State.Wishes["o"] = fleet.Wish{ID: "o", Verb: "oath", Host: "c2", Boot: "b", By: "root"}

@@ -53,6 +53,9 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		}
 		switch d.w.Verdicts[host].Condition {
 		case fleet.Lapsed:
+			if !judge.Silent(d.w.Rounds[host], h.Boot) {
+				continue // a stint that is over may have been followed by another
+			}
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
 			v, _ := d.service(name)

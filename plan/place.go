@@ -208,12 +208,6 @@ func (d *decision) give(v fleet.Service, old fleet.Holding, why string) {
 		d.wait(v.Thing(), "a host that may run it: "+join(reasons), "mainstay status")
 		return
 	}
-	if old.Host != "" && len(fit) > 1 {
-		// Where it has just failed or been taken from is the last choice.
-		if r, ok := d.current(old.Host); ok && v.Restarts.Count > 0 && r.Services[v.Name].Restarts >= v.Restarts.Count {
-			fit = slices.DeleteFunc(fit, func(host string) bool { return host == old.Host })
-		}
-	}
 	if wish, ok := d.moveWish(v.Thing()); ok && slices.Contains(fit, wish.To) {
 		fit = []string{wish.To}
 	}
@@ -259,6 +253,8 @@ func (d *decision) cannotRun(v fleet.Service, host string) string {
 		return host + " has not reported on it"
 	case s.Phase == fleet.Absent:
 		return "it is not installed on " + host
+	case v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(s):
+		return fmt.Sprintf("it was started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, host, s.Why)
 	}
 	for _, with := range v.With {
 		if h, held := d.w.State.Holdings[with]; !held || h.Host != host {

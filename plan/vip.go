@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"mainstay/fleet"
+	"mainstay/lease"
 )
 
 // addresses gives each virtual address to exactly one host.
@@ -52,7 +53,7 @@ func (d *decision) addressFree(h fleet.Holding, a fleet.Address) (string, bool) 
 	if heard.Stint.Succeeds(h.Holder()) {
 		return fmt.Sprintf("%s has begun stint %d itself", h.Host, heard.Stint.N), true
 	}
-	if r, ok := d.w.Rounds[h.Host]; ok && r.Over && r.Stint.Boot == h.Boot && r.Stint.N >= h.Stint {
+	if r, ok := d.w.Rounds[h.Host]; ok && r.Over && r.Stint.Boot == h.Boot && r.Stint.N >= h.Stint && r.Stint.N != lease.AnyStint {
 		return fmt.Sprintf("stint %d of %s is over: %v promised to acknowledge it no more", h.Stint, h.Host, fleet.Sorted(r.Promised)), true
 	}
 	if !fleet.Armed(fleet.GuardPromise) && d.w.Verdicts[h.Host].Condition == fleet.Suspect {

@@ -377,6 +377,9 @@ func (a *agent) askOver(v *host, net int, epoch uint64, r fleet.Round) {
 			return
 		}
 		a.host.agentProcess.in(back, func() {
+			if a.host.agent != a {
+				return
+			}
 			if x := a.asking[r.Stint.Host]; x.epoch != epoch || x.round.Number != r.Number {
 				return
 			} else if x.promised[v.name] {
@@ -391,9 +394,10 @@ func (a *agent) askOver(v *host, net int, epoch uint64, r fleet.Round) {
 
 func (a *agent) earAsk(stint fleet.Stint, evict bool) (bool, string) {
 	promised, why := a.ear.Ask(stint, evict, a.host.clock())
-	if promised {
-		a.host.site.watch.promised(a.host, stint)
-	} else {
+	switch {
+	case promised && stint.N == lease.AnyStint:
+		a.host.site.watch.silent(a.host, stint)
+	case !promised:
 		if strings.Contains(why, "just booted") {
 			a.host.site.guard(fleet.GuardEarWait)
 		} else {

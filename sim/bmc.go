@@ -30,7 +30,7 @@ const (
 func (b *bmc) call(from *process, do func() string, answer func(value string, err string)) {
 	s := b.host.site
 	there, back := s.between(2*millisecond, 30*millisecond), s.between(2*millisecond, 30*millisecond)
-	gone := b.dead
+	gone, life := b.dead, from.life
 	noAnswer := s.chance(b.lose)
 	s.after(there, func() {
 		if gone || b.dead {
@@ -38,7 +38,11 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 		}
 		v := do()
 		if !noAnswer {
-			from.in(back, func() { answer(v, "") })
+			from.in(back, func() {
+				if from.life == life {
+					answer(v, "")
+				}
+			})
 		}
 	})
 	if gone || noAnswer {

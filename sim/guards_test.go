@@ -26,10 +26,10 @@ func TestGuards(t *testing.T) {
 					continue
 				}
 				told++
-				if r := Play(st); r.Violation == nil {
+				if v := fails(st); v == nil {
 					t.Errorf("%s does not fail without it", file)
 				} else {
-					t.Logf("%s: %s: %s", file, r.Violation.Audit, r.Violation.Text)
+					t.Logf("%s: %s: %s", file, v.Audit, v.Text)
 				}
 			}
 			if told == 0 {
@@ -44,4 +44,16 @@ func TestGuards(t *testing.T) {
 			t.Logf("%d seeds do not see it", *hunt)
 		})
 	}
+}
+
+// fails plays a story with ten throws of the dice, its own first: some guards are
+// needed only when messages meet at a bad moment.
+func fails(st Story) *Violation {
+	for range 10 {
+		if r := Play(st); r.Violation != nil {
+			return r.Violation
+		}
+		st.Seed++
+	}
+	return nil
 }

@@ -95,9 +95,14 @@ func (l *leader) soon(d at) {
 	l.coming = true
 	reign := l.reigns
 	l.agent.host.agentProcess.in(d, func() {
-		if l.reigns == reign && l.on && l.coming {
-			l.turn()
+		if l.reigns != reign || !l.on || !l.coming {
+			return
 		}
+		if l.busy { // one turn at a time
+			l.coming, l.again = false, true
+			return
+		}
+		l.turn()
 	})
 }
 
@@ -123,7 +128,11 @@ func (l *leader) turn() {
 		for _, r := range p.Asks {
 			l.rounds[r.Stint.Host] = r
 			l.pending++
-			s.tell("every ear is asked to acknowledge stint %d of %s no more", r.Stint.N, r.Stint.Host)
+			if r.Stint.N == lease.AnyStint {
+				s.tell("every ear is asked whether it hears anything of %s", r.Stint.Boot)
+			} else {
+				s.tell("every ear is asked to acknowledge stint %d of %s no more", r.Stint.N, r.Stint.Host)
+			}
 			l.agent.ask(l.epoch, r)
 		}
 		for _, o := range p.Orders {
@@ -252,7 +261,11 @@ func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why strin
 	if _, known := promised[ear]; !known {
 		promised[ear] = arrived
 		l.pending++
-		l.agent.host.site.tell("%s promised to acknowledge stint %d of %s no more: %s", ear, r.Stint.N, r.Stint.Host, why)
+		if r.Stint.N == lease.AnyStint {
+			l.agent.host.site.tell("%s hears nothing of %s: %s", ear, r.Stint.Boot, why)
+		} else {
+			l.agent.host.site.tell("%s promised to acknowledge stint %d of %s no more: %s", ear, r.Stint.N, r.Stint.Host, why)
+		}
 	}
 	r.Promised = promised
 	r.Over = lease.Over(r, l.agent.spec.Voters(), l.agent.spec.Timing, l.agent.heard()[r.Stint.Host].Late, l.agent.host.clock())
@@ -315,8 +328,9 @@ func (l *leader) send(o fleet.Order, reign uint64) {
 	h := l.agent.host
 	s := h.site
 	p := &h.agentProcess
+	life := p.life // an answer to a process that has ended is nobody's
 	landed := func(e fleet.Effect) {
-		if l.reigns == reign {
+		if l.reigns == reign && p.life == life {
 			l.landed(e)
 		}
 	}

@@ -379,9 +379,9 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 	s := h.site
 	id := uint64(len(s.quorum.deeds))
 	s.quorum.deeds = append(s.quorum.deeds, w)
-	answered := false
+	answered, life := false, h.agentProcess.life
 	answer := func(ok, known bool) {
-		if !answered {
+		if !answered && h.agentProcess.life == life {
 			answered = true
 			done(ok, known)
 		}
@@ -544,7 +544,11 @@ func (a *agent) pings() {
 	id := a.lead.asked
 	h.quorumProcess.in(h.site.between(10*microsecond, 60*microsecond), func() {
 		m.ping(h.clock(), func(_ uint64, lead bool) {
-			h.agentProcess.in(20*microsecond, func() { a.pinged(id, asked, lead) })
+			h.agentProcess.in(20*microsecond, func() {
+				if h.agent == a {
+					a.pinged(id, asked, lead)
+				}
+			})
 		})
 	})
 	h.agentProcess.on(asked.Add(a.spec.Timing.Heartbeat), a.pings)

@@ -188,8 +188,8 @@ func (w *watch) power(h *host, on bool) {
 	}
 }
 
-// promised counts who promised about a boot.
-func (w *watch) promised(ear *host, stint fleet.Stint) {
+// silent counts who has said that nothing of a boot is heard.
+func (w *watch) silent(ear *host, stint fleet.Stint) {
 	if w.promises[stint.Boot] == nil {
 		w.promises[stint.Boot] = map[string]bool{}
 	}
@@ -342,7 +342,7 @@ func (w *watch) led() {
 			well++
 		}
 	}
-	if well < fleet.Majority(len(voters)) || s.nets[0].loss > 0 || s.nets[0].late > 0 {
+	if s.quorum.changing || well < fleet.Majority(len(voters)) || s.nets[0].loss > 0 || s.nets[0].late > 0 {
 		w.leaderAt = max(w.leaderAt, s.now)
 	}
 	bound := 12*at(s.timing.Election) + 2*second
