@@ -15,6 +15,7 @@ import (
 
 	"mainstay/api"
 	"mainstay/fleet"
+	"mainstay/lease"
 	"mainstay/plan"
 )
 
@@ -287,7 +288,7 @@ test by copying one file. Exit code 3: it decides differently.`,
 					fmt.Fprintf(w, "  record  %s: %s\n", r.Key, r.Text)
 				}
 				for _, r := range now.Asks {
-					fmt.Fprintf(w, "  ask     every ear about stint %d of %s\n", r.Stint.N, r.Stint.Host)
+					fmt.Fprintf(w, "  ask     every ear is %s\n", lease.Question(r.Stint))
 				}
 				for _, o := range now.Orders {
 					fmt.Fprintf(w, "  order   %s: %s %s: %s\n", o.To, o.Verb, o.Thing, o.Why)

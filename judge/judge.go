@@ -71,7 +71,7 @@ func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []str
 			v.Condition, v.Stint, v.Witnesses = fleet.Lapsed, round.Stint, fleet.Sorted(round.Promised)
 			v.Why = "nothing heard of it, and a majority of ears promised to acknowledge its last stint no more"
 			if Silent(round, round.Stint.Boot) {
-				v.Why = "nothing heard of it by a majority of ears"
+				v.Stint.N, v.Why = 0, "nothing heard of it by a majority of ears"
 			}
 		}
 		return proved(w, v, host.Name)

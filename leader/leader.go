@@ -232,7 +232,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	}
 	for _, r := range p.Asks {
 		l.rounds[r.Stint.Host] = r
-		l.book.note("order", "host/"+r.Stint.Host, fmt.Sprintf("every ear is asked to acknowledge stint %d of %s no more", r.Stint.N, r.Stint.Host))
+		l.book.note("order", "host/"+r.Stint.Host, "every ear is "+lease.Question(r.Stint))
 		l.Eyes.Ask(l.epoch, r)
 	}
 	for _, o := range p.Orders {
@@ -302,7 +302,7 @@ func (l *Leader) answered(a Answer) {
 	}
 	if _, known := promised[a.Ear]; !known {
 		promised[a.Ear] = a.Arrived
-		l.book.note("observation", "host/"+a.Stint.Host, fmt.Sprintf("%s promised to acknowledge stint %d of %s no more: %s", a.Ear, a.Stint.N, a.Stint.Host, a.Why))
+		l.book.note("observation", "host/"+a.Stint.Host, fmt.Sprintf("%s %s: %s", a.Ear, lease.Answer(a.Stint), a.Why))
 	}
 	r.Promised = promised
 	r.Over = lease.Over(r, spec.Voters(), spec.Timing, l.Eyes.Heard()[a.Stint.Host].Late, l.Now())

@@ -270,6 +270,23 @@ func (e *Ear) Beat(b Beat, now fleet.Moment) (ack bool, why string) {
 // is fenced, a majority must have heard nothing of it at all.
 const AnyStint = ^uint64(0)
 
+// Question and Answer say in words what a round asks of the ears, and what an ear
+// that says yes has said.
+func Question(s fleet.Stint) string {
+	if s.N == AnyStint {
+		return fmt.Sprintf("asked whether it hears anything of boot %s of %s", s.Boot, s.Host)
+	}
+	return fmt.Sprintf("asked to acknowledge stint %d of %s no more", s.N, s.Host)
+}
+
+// Answer is Question's counterpart.
+func Answer(s fleet.Stint) string {
+	if s.N == AnyStint {
+		return fmt.Sprintf("hears nothing of boot %s of %s", s.Boot, s.Host)
+	}
+	return fmt.Sprintf("promised to acknowledge stint %d of %s no more", s.N, s.Host)
+}
+
 // Ask answers the leader's question: promise to acknowledge this stint no more?
 // With evict the promise is given although the host was heard a moment ago; the
 // leader then waits for W itself. A promise holds for Timing.Promise.

@@ -128,11 +128,7 @@ func (l *leader) turn() {
 		for _, r := range p.Asks {
 			l.rounds[r.Stint.Host] = r
 			l.pending++
-			if r.Stint.N == lease.AnyStint {
-				s.tell("every ear is asked whether it hears anything of %s", r.Stint.Boot)
-			} else {
-				s.tell("every ear is asked to acknowledge stint %d of %s no more", r.Stint.N, r.Stint.Host)
-			}
+			s.tell("every ear is %s", lease.Question(r.Stint))
 			l.agent.ask(l.epoch, r)
 		}
 		for _, o := range p.Orders {
@@ -261,11 +257,7 @@ func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why strin
 	if _, known := promised[ear]; !known {
 		promised[ear] = arrived
 		l.pending++
-		if r.Stint.N == lease.AnyStint {
-			l.agent.host.site.tell("%s hears nothing of %s: %s", ear, r.Stint.Boot, why)
-		} else {
-			l.agent.host.site.tell("%s promised to acknowledge stint %d of %s no more: %s", ear, r.Stint.N, r.Stint.Host, why)
-		}
+		l.agent.host.site.tell("%s %s: %s", ear, lease.Answer(r.Stint), why)
 	}
 	r.Promised = promised
 	r.Over = lease.Over(r, l.agent.spec.Voters(), l.agent.spec.Timing, l.agent.heard()[r.Stint.Host].Late, l.agent.host.clock())
