@@ -782,11 +782,17 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
 		case a.foreign[addr.Name] != "":
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: a.foreign[addr.Name]}
+		case m.Seen[addr.Thing()] > 0:
+			// It has nothing, and a lower generation than this it will refuse.
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: m.Seen[addr.Thing()]}
 		}
 	}
 	for name, s := range a.services {
-		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && s.Phase != fleet.Stopped && s.Phase != fleet.Failed && s.Phase != fleet.Absent {
+		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive {
 			s.Generation = m.Running["service/"+name]
+			if s.Phase == fleet.Stopped || s.Phase == fleet.Failed || s.Phase == fleet.Absent {
+				s.Generation = m.Seen["service/"+name] // a lower one it will refuse
+			}
 		}
 		r.Services[name] = s
 	}

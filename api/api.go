@@ -83,6 +83,12 @@ type ServiceStatus struct {
 	Copies map[string]fleet.ServiceState `json:"copies"`
 }
 
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	// Valid is how long it shall be good for; 0: a quarter of an hour.
+	Valid time.Duration `json:"valid,omitempty"`
+}
+
 // JoinRequest asks for a certificate, with a one-time token's secret or, to
 // renew, with the certificate that is still good.
 type JoinRequest struct {

@@ -32,10 +32,10 @@ type Backend interface {
 	// Apply replaces the site's file.
 	Apply(ctx context.Context, text []byte, by string) error
 	SiteFile(ctx context.Context) ([]byte, error)
-	Token(ctx context.Context, by string) (string, error)
+	Token(ctx context.Context, by string, valid time.Duration) (string, error)
 	Join(ctx context.Context, r JoinRequest) (JoinAnswer, error)
 	Renew(ctx context.Context, host string, r JoinRequest) (JoinAnswer, error)
-	// Voters adds, replaces or removes a member of the store.
+	// Voters replaces or removes a member of the store, or moves the lead.
 	Voters(ctx context.Context, deed VoterDeed) (VoterAnswer, error)
 	Backup(ctx context.Context, w http.ResponseWriter) error
 	Report(ctx context.Context, r fleet.Report)
@@ -47,16 +47,17 @@ type Backend interface {
 
 // VoterDeed changes the list of voters by one.
 type VoterDeed struct {
-	Do   string `json:"do"` // "add", "remove", "replace", "lead" (move the lead to Host)
+	Do   string `json:"do"` // "remove", "replace", "lead" (move the lead to Host)
 	Host string `json:"host"`
 	Dead string `json:"dead,omitempty"` // of replace
 	By   string `json:"by"`
 }
 
-// VoterAnswer is what the new voter starts its store with.
+// VoterAnswer tells what was done. Token is, after "replace", what the new voter
+// joins with.
 type VoterAnswer struct {
-	Cluster string `json:"cluster,omitempty"`
-	Text    string `json:"text"`
+	Text  string `json:"text"`
+	Token string `json:"token,omitempty"`
 }
 
 // Refusal is an error that the caller caused or must act on.
@@ -154,7 +155,11 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		return answer(w, struct{}{}, b.Unwish(r.Context(), r.PathValue("id"), p.Name))
 	})
 	operate("POST /v1/tokens", func(w http.ResponseWriter, r *http.Request, p Person) error {
-		token, err := b.Token(r.Context(), p.Name)
+		var t TokenRequest
+		if err := decode(r, &t); err != nil {
+			return err
+		}
+		token, err := b.Token(r.Context(), p.Name, t.Valid)
 		return answer(w, map[string]string{"token": token}, err)
 	})
 	// A voter passes its operator's deed on to the one that leads.

@@ -145,9 +145,10 @@ func (a *app) writeUnits(ctx context.Context) error {
 
 func (a *app) tokenCommand() *cobra.Command {
 	var operator, role, dir string
+	var valid time.Duration
 	cmd := &cobra.Command{
 		Use: "token", Short: "Make a one-time token by which a host joins, or an operator's certificate", Args: cobra.NoArgs,
-		Long: `Prints a token that lets one host join within 15 minutes. With --operator, writes
+		Long: `Prints a token that lets one host join once, within 15 minutes unless told else. With --operator, writes
 a folder with a certificate by which that person reaches the API from elsewhere
 (mainstay --server HOST --cert FOLDER); only on a voter.`,
 		Example: "  mainstay token\n  mainstay token --operator ann --role operate --to ./ann",
@@ -157,13 +158,14 @@ a folder with a certificate by which that person reaches the API from elsewhere
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				var got map[string]string
-				if err := c.Do(ctx, "POST", "/v1/tokens", nil, &got); err != nil {
+				if err := c.Do(ctx, "POST", "/v1/tokens", api.TokenRequest{Valid: valid}, &got); err != nil {
 					return err
 				}
 				return a.print(got, func(w io.Writer) error { _, err := fmt.Fprintln(w, got["token"]); return err })
 			})
 		},
 	}
+	cmd.Flags().DurationVar(&valid, "valid", 15*time.Minute, "how long a host may join with it, a day at most")
 	cmd.Flags().StringVar(&operator, "operator", "", "a person's name")
 	cmd.Flags().StringVar(&role, "role", string(trust.Read), "read or operate")
 	cmd.Flags().StringVar(&dir, "to", "", "the folder to write (default: the person's name)")
@@ -248,6 +250,9 @@ func (a *app) join(ctx context.Context, voter, host, text string) error {
 	token, err := trust.ParseToken(text)
 	if err != nil {
 		return err
+	}
+	if dir := a.node().StoreDir(); store.Exists(dir) {
+		return fmt.Errorf("join: %s holds the store of a former voter: systemctl stop mainstay-quorum, move it away, and join again", dir)
 	}
 	csr, key, err := a.pendingRequest(host)
 	if err != nil {
