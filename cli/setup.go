@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"mainstay/api"
-	"mainstay/fence"
 	"mainstay/fleet"
 	"mainstay/node"
 	"mainstay/service"
@@ -381,7 +380,6 @@ func (a *app) quorumCommand() *cobra.Command {
 type checked struct {
 	File   string       `json:"file"`
 	Faults fleet.Faults `json:"faults"`
-	Host   []string     `json:"host,omitempty"` // what this host lacks
 	Sums   []fleet.Sum  `json:"sums,omitempty"`
 }
 
@@ -405,32 +403,8 @@ timings. Exit code 3: something is wrong; warnings alone are no error.`,
 			}
 			c := checked{File: file}
 			var spec fleet.Spec
-			spec, c.Faults = fleet.Read(file, text, service.Catalogue())
-			for _, h := range spec.Hosts {
-				if h.Fence.Driver == "" {
-					continue
-				}
-				warnings, err := fence.Check(h.Fence)
-				for _, w := range warnings {
-					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: w, Warning: true})
-				}
-				if err != nil {
-					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: err.Error()})
-				}
-			}
-			system := service.NewSystemd("")
-			defer system.Close()
-			for _, v := range spec.Services {
-				if s, err := service.Open(v, service.Env{Systemd: system}); err != nil {
-					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
-				} else if err := s.Close(); err != nil {
-					return fmt.Errorf("check service %s: %w", v.Name, err)
-				}
-			}
-			if here {
-				c.Host = node.CheckHost(cmd.Context(), a.node(), spec)
-			}
-			wrong := len(c.Faults.Errors()) > 0 || len(c.Host) > 0
+			spec, c.Faults = node.Check(cmd.Context(), a.node(), file, text, here)
+			wrong := len(c.Faults.Errors()) > 0
 			if !wrong {
 				c.Sums = spec.Sums()
 			}
@@ -451,11 +425,8 @@ func writeCheck(out io.Writer, c checked) error {
 	for _, f := range c.Faults {
 		fmt.Fprintln(out, f.Error())
 	}
-	for _, h := range c.Host {
-		fmt.Fprintln(out, "this host:", h)
-	}
 	if len(c.Sums) == 0 {
-		fmt.Fprintf(out, "%d mistakes in %s, %d on this host; nothing was changed.\n", len(c.Faults.Errors()), c.File, len(c.Host))
+		fmt.Fprintf(out, "%d mistakes; nothing was changed.\n", len(c.Faults.Errors()))
 		return nil
 	}
 	fmt.Fprintf(out, "%s: no mistakes, %d warnings.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, len(c.Faults.Warnings()))

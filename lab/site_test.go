@@ -102,6 +102,23 @@ func TestSite(t *testing.T) {
 		s.served(t, s.watch(t))
 	})
 
+	t.Run("check names what this host lacks", func(t *testing.T) {
+		host := s.lab.Hosts[0].Name
+		out, err := s.lab.Run(ctx, host, "sh", "-c", `cp -r /etc/mainstay /tmp/wrong && cd /tmp/wrong || exit
+			sed -i 's/^services:/&\n  nothing: {kind: systemd, mode: active\/active, why: a test, units: [no-such.service], roles: [controller]}/' site.yaml
+			mainstay check --config-dir /tmp/wrong; one=$?
+			rm tls/host.pem; mainstay check --config-dir /tmp/wrong
+			echo "exits $one $?"; rm -r /tmp/wrong`)
+		if err != nil {
+			t.Fatal(err, out)
+		}
+		for _, want := range []string{"site.yaml:", "no-such.service", "host.pem", "exits 3 3"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("check does not say %q:\n%s", want, out)
+			}
+		}
+	})
+
 	t.Run("every kept World is decided again alike", func(t *testing.T) {
 		leader := s.status(t).Leader
 		dir, err := s.lab.HostPath(leader)

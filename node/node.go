@@ -239,10 +239,28 @@ func (n *node) run(ctx context.Context) error {
 	wait.Go(func() { n.peers.run(ctx) })
 	wait.Go(func() { n.renew(ctx) })
 	wait.Go(func() { n.beAlive(ctx) })
+	wait.Go(func() { n.tellFaults(ctx) })
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
 	}
 	return n.agent.Run(ctx)
+}
+
+// tellFaults logs what mainstay check would find, beside the running agent: a
+// package that was removed is no reason to let addresses fall.
+func (n *node) tellFaults(ctx context.Context) {
+	text, err := os.ReadFile(n.cfg.siteFile())
+	if err != nil {
+		n.log.Error("check", "error", err)
+		return
+	}
+	_, faults := Check(ctx, n.cfg, n.cfg.siteFile(), text, true)
+	if ctx.Err() != nil {
+		return
+	}
+	for _, f := range faults.Errors() {
+		n.log.Error("check", "error", f.Error(), "help", "mainstay check")
+	}
 }
 
 // beAlive tells the supervisor that the loops make progress: a beat loop that
