@@ -191,6 +191,7 @@ func New(cfg Config) (*Agent, error) {
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), cfg.Spec.Timing, now)
 	a.hand = hand
 	if len(deeds) == 0 {
+		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
 		// The stint goes on: what it speaks for is taken up again, without a gap.
 		for _, thing := range fleet.Sorted(memory.Held) {
 			g := memory.Held[thing]
@@ -573,6 +574,13 @@ func (a *Agent) Ticking() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.cfg.Now().Sub(a.ticked) < 5*time.Second
+}
+
+// Epoch is the highest that this host has been told of.
+func (a *Agent) Epoch() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hand.Memory().Epoch
 }
 
 // Beats counts up with every beat of a boot that this ear hears: a host that

@@ -25,7 +25,7 @@ const (
     mode: active/passive
     why: a witness outside hears who runs it, and two would be one too many
     units: [solo.service]
-    roles: [controller]
+    hosts: [c1, c2, c3]
 `
 	soloUnit = `[Service]
 Type=exec
@@ -48,10 +48,13 @@ func TestMembership(t *testing.T) {
 	s := newLightSite(ctx, t, "member", "c4")
 
 	t.Run("a host is added", func(t *testing.T) { s.added(t, "c4") })
+	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
+	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
 	t.Run("a dead voter is replaced by a new machine", func(t *testing.T) { s.replaced(t, "c3") })
 	t.Run("what a dead host ran starts elsewhere by an oath", func(t *testing.T) { s.sworn(t) })
 	t.Run("a lost store is restored from a backup", func(t *testing.T) { s.restored(t) })
 	t.Run("a quorum lost for ever is recovered", func(t *testing.T) { s.recovered(t) })
+	t.Run("a host leaves", func(t *testing.T) { s.removed(t, "c4") })
 }
 
 // lightSite is a site without a cloud, with a witness and a record of generations.
@@ -338,7 +341,13 @@ func (s *lightSite) sworn(t *testing.T) {
 	if now := find(s.status(t), h.Thing); now.Host != h.Host {
 		t.Errorf("%s went to %s without a proof", h.Thing, now.Host)
 	}
-	s.run(t, "c1", "mainstay", "recover", "oath", h.Host, "--i-have-seen-that-it-is-off", "its cord is in my hand")
+	err := until(s.ctx, siteBound, func() error { // refused while it was heard a moment ago
+		_, err := s.lab.Run(s.ctx, "c1", "mainstay", "recover", "oath", h.Host, "--i-have-seen-that-it-is-off", "its cord is in my hand")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.awaitFrom(t, "c1", "the service elsewhere", func(st api.Status) bool {
 		now := find(st, h.Thing)
 		return now.Host != h.Host && now.Works

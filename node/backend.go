@@ -15,7 +15,6 @@ import (
 	"mainstay/api"
 	"mainstay/fleet"
 	"mainstay/judge"
-	"mainstay/service"
 	"mainstay/store"
 	"mainstay/trust"
 )
@@ -63,7 +62,7 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 		s.Leader = n.store.Leader()
 		parts := n.memberships(ctx)
 		for i := range s.Hosts {
-			s.Hosts[i].Store = parts[s.Hosts[i].Name]
+			s.Hosts[i].Store, s.Hosts[i].Site = parts[s.Hosts[i].Name], n.siteOf(s.Hosts[i].Name)
 		}
 	}
 	return s, nil
@@ -204,32 +203,6 @@ func (n *node) Unwish(ctx context.Context, id, by string) error {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "nobody wishes %q", id)
 	}
 	return n.store.Wish(ctx, []fleet.Record{fleet.Remove("wish/"+id, by+" takes the wish back: "+id)})
-}
-
-// SiteFile implements api.Backend.
-func (n *node) SiteFile(context.Context) ([]byte, error) { return os.ReadFile(n.cfg.siteFile()) }
-
-// Apply implements api.Backend.
-func (n *node) Apply(_ context.Context, text []byte, by string) error {
-	spec, faults := fleet.Read("the new site file", text, service.Catalogue())
-	if wrong := faults.Errors(); len(wrong) > 0 {
-		return api.Refuse(http.StatusUnprocessableEntity, "mainstay check --file FILE", "%v", wrong)
-	}
-	if spec.Site != n.spec.Site {
-		return api.Refuse(http.StatusUnprocessableEntity, "", "this is site %s, not %s", n.spec.Site, spec.Site)
-	}
-	if !slices.Equal(spec.Voters(), n.spec.Voters()) {
-		return api.Refuse(http.StatusUnprocessableEntity, "mainstay voters --help", "the list of voters is changed one at a time, by its own command: now %v, wished %v", n.spec.Voters(), spec.Voters())
-	}
-	path := n.cfg.siteFile()
-	if err := os.WriteFile(path+".new", text, 0o640); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	n.log.Info("the site's file was replaced; it takes effect with the next start of the agent", "by", by)
-	return nil
 }
 
 // Token implements api.Backend.
@@ -486,7 +459,12 @@ func (n *node) Backup(ctx context.Context, w http.ResponseWriter) error {
 }
 
 // Report implements api.Backend.
-func (n *node) Report(_ context.Context, r fleet.Report) { n.desk.Put(r) }
+func (n *node) Report(_ context.Context, r fleet.Report, site string) {
+	n.versions.mu.Lock()
+	n.versions.sums[r.Host] = site
+	n.versions.mu.Unlock()
+	n.desk.Put(r)
+}
 
 // Order implements api.Backend.
 func (n *node) Order(ctx context.Context, o fleet.Order) fleet.Effect { return n.agent.Order(ctx, o) }

@@ -144,8 +144,8 @@ func readBackup(r io.Reader) (Header, []line, error) {
 
 // Restore makes a new cluster of one member in the empty cfg.Dir from a backup.
 // RunQuorum runs it then; the other voters join it with AddVoter, their Dirs
-// empty. Join tokens are not restored, for they may have been used since, and
-// the epoch leaps. Refused if Dir has data or the site is another.
+// empty. Join tokens are not restored, for they may have been used since, nor is
+// the site's file, for the hosts may have a newer one; and the epoch leaps. Refused if Dir has data or the site is another.
 //
 // The new cluster has a new identity: members of the old one can neither join
 // it nor disturb it. But while a majority of those runs, there are two stores
@@ -210,7 +210,7 @@ func build(ctx context.Context, cfg QuorumConfig, dir string, lines []line) erro
 		// The epoch goes in last: without it nothing here counts as a state.
 		slices.SortStableFunc(lines, func(a, b line) int { return order(a) - order(b) })
 		for _, l := range lines {
-			if l.Key == votersKey || strings.HasPrefix(l.Key, tokenPrefix) {
+			if l.Key == votersKey || l.Key == privatePrefix+"site" || strings.HasPrefix(l.Key, tokenPrefix) {
 				continue
 			}
 			if l.Key == epochKey {
