@@ -80,7 +80,8 @@ func succeed(ctx context.Context) (pid int, err error) {
 		err = fmt.Errorf("it is not ready after %v", readyBound)
 	}
 	if err == nil {
-		return cmd.Process.Pid, cmd.Process.Release()
+		pid = cmd.Process.Pid // Release forgets it
+		return pid, cmd.Process.Release()
 	}
 	_ = cmd.Process.Kill() // it may have ended by itself
 	if ended := cmd.Wait(); ended != nil {

@@ -36,7 +36,7 @@ func (d *decision) address(a fleet.Address) {
 			return
 		}
 		h.Thing = thing
-		d.giveAddress(a, h, "nobody holds it")
+		d.giveAddress(a, h, "nobody held it")
 		return
 	}
 	d.hushOthers(a, h)
