@@ -183,7 +183,7 @@ with every other voter off for good: what only they knew is lost, and a voter
 that comes back would be a second truth. Your oath counts as the proof that they are
 off, so what they held starts elsewhere. Addresses come back when a majority of the
 site's voters hears again: replace the lost ones. The old data is kept beside the new.`,
-		Example: "  systemctl stop mainstay mainstay-quorum\n  mainstay recover quorum --the-others-are-gone 'c1 and c2 burnt, ann'\n  systemctl start mainstay",
+		Example: "  systemctl stop mainstay-quorum\n  mainstay recover quorum --the-others-are-gone 'c1 and c2 burnt, ann'\n  systemctl start mainstay-quorum\n  mainstay voters replace c1 c1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.swearing(&yes, "Are all other voters off for good? Say how you know"); err != nil {
 				return err
@@ -202,7 +202,7 @@ site's voters hears again: replace the lost ones. The old data is kept beside th
 				return err
 			}
 			return a.print(map[string]any{"header": h, "kept": kept}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay, then mainstay voters replace DEAD HOST for each of the others.\n", kept)
+				_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay-quorum, then mainstay voters replace DEAD HOST for each of the others.\n", kept)
 				return err
 			})
 		},
@@ -267,8 +267,11 @@ func (a *app) backupCommand() *cobra.Command {
 func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "restore FILE", Short: "Begin a new store on this voter from a backup", Args: cobra.ExactArgs(1),
-		Long:    "For a site whose stores are all lost. Refused while this host has data: stop the units\nand move /var/lib/mainstay/store away first. The other voters join again afterwards.",
-		Example: "  systemctl stop mainstay mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay",
+		Long: `For a site whose stores are all lost. Refused while this host has data: stop the store
+on every voter and move /var/lib/mainstay/store away first; the agents may run on, for
+no lease needs a store. Things may have changed hands since the backup, so the hosts
+are asked who holds what. The other voters join again afterwards.`,
+		Example: "  systemctl stop mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay-quorum",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {
@@ -288,7 +291,7 @@ func (a *app) restoreCommand() *cobra.Command {
 				return err
 			}
 			return a.print(h, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay\n", h.Site, h.Version)
+				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay-quorum\n", h.Site, h.Version)
 				return err
 			})
 		},

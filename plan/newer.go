@@ -12,7 +12,7 @@ import (
 // meanwhile, for no lease and no copy needs a store. A generation that a host
 // has seen is then never given again, and who works under a newer one than the
 // record's is the holder: the lost history gave it that right only when the one
-// before had ended [newer].
+// before had ended.
 
 // next is the generation of a thing's next change of hands: above the record, and
 // above whatever any host has reported of it.
