@@ -38,7 +38,11 @@ func TestRestoredStore(t *testing.T) {
 			quiet(w, "c1")
 			speak(w, "c2", 9)
 		}, []string{"holding/address/internal=c2#10"}},
-		{"also under the very generation of the backup", func(w *fleet.World) { forgot(w, address) }, []string{"holding/address/internal=c1#2"}},
+		{"also under the very generation of the backup", func(w *fleet.World) {
+			forgot(w, address)
+			quiet(w, "c1")
+			speak(w, "c3", 1)
+		}, []string{"holding/address/internal=c3#2"}},
 		{"and without any record at all", func(w *fleet.World) {
 			delete(w.State.Holdings, address)
 			quiet(w, "c1")
@@ -62,6 +66,13 @@ func TestRestoredStore(t *testing.T) {
 		}, []string{"holding/address/internal=c1#12"}},
 		{"one is heard and has not said", func(w *fleet.World) {
 			forgot(w, address)
+			quiet(w, "c1")
+			h := w.Heard["c3"]
+			h.Stint.N++
+			w.Heard["c3"] = h
+		}, []string{"address/internal waits"}},
+		{"one is heard and has not said, and nothing is recorded", func(w *fleet.World) {
+			delete(w.State.Holdings, address)
 			quiet(w, "c1")
 			h := w.Heard["c3"]
 			h.Stint.N++
