@@ -549,15 +549,13 @@ func (a *Agent) Heard() map[string]fleet.Heard {
 	if a.ear == nil {
 		return out
 	}
+	now := a.cfg.Now()
 	for _, host := range a.ear.Hosts() {
-		boots := a.ear.Boots(host)
-		if boots[0].Heard == 0 {
+		newest, rival := a.ear.Newest(host, now)
+		if newest.Heard == 0 {
 			continue // only asked about
 		}
-		h := fleet.Heard{Stint: boots[0].Stint, Last: boots[0].Heard, Late: boots[0].Late, Nets: map[string]fleet.Moment{}}
-		if len(boots) > 1 && boots[1].Heard != 0 && boots[1].Heard.After(boots[0].First) {
-			h.Rival = boots[1].Stint.Boot
-		}
+		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival, Nets: map[string]fleet.Moment{}}
 		if s := a.senses[host]; s != nil {
 			h.Leased = s.leased
 			for network, at := range s.nets {

@@ -343,14 +343,15 @@ func (d *decision) offStill(v fleet.Service, h fleet.Holding) bool {
 			return true
 		}
 	}
-	f, flying := d.order(fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
+	o := fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
 		To: d.w.Leader, Thing: v.Thing(), Generation: h.Generation, Target: h.From,
-		Why: fmt.Sprintf("the start on %s relies on %s being off", h.Host, h.From.Host)})
-	if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done {
+		Why: fmt.Sprintf("the start on %s relies on %s being off", h.Host, h.From.Host)}
+	if f := d.w.Flights[o.Key]; f.Effect != nil && f.Effect.Outcome == fleet.Done && d.w.Now.Sub(f.Arrived) <= restMin {
 		p.Confirmed = h.Generation
 		d.record(fleet.Put("proof/"+p.Host, p, fmt.Sprintf("%s is off, asked again before %s starts", p.Host, v.Thing())))
 		return false
 	}
+	d.order(o) // an answer that is older than that is asked for anew
 	d.wait(v.Thing(), "the BMC of "+h.From.Host+" to say once more that it is off", "mainstay recover oath "+h.From.Host)
 	return false
 }
