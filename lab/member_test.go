@@ -62,6 +62,7 @@ type lightSite struct {
 	*site
 	config  SiteConfig
 	witness *witness
+	next    string // a program of another version
 }
 
 // newLightSite brings up four hosts and makes them a site; those named later stand
@@ -72,7 +73,7 @@ func newLightSite(ctx context.Context, t *testing.T, name string, later ...strin
 	l := up(t, Config{Name: name, Hosts: []Host{{Name: "c1"}, {Name: "c2"}, {Name: "c3"}, {Name: "c4"}}, Disk: 2 << 30})
 	s := &lightSite{
 		site:   &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/", l.Virtual()["internal"])},
-		config: SiteConfig{Binary: binary, Services: memberServices, Later: later},
+		config: SiteConfig{Binary: binary, Services: memberServices, Later: later}, next: build(ctx, t, "two"),
 	}
 	s.witness = newWitness(t, l)
 	for _, m := range l.Hosts {

@@ -126,8 +126,7 @@ func (s *lightSite) unmoved(t *testing.T, before api.Status) {
 // upgraded replaces the program on one host after another, agent and store, under
 // load. The lead is handed over when the leader's store stops.
 func (s *lightSite) upgraded(t *testing.T) {
-	next := build(s.ctx, t, "two")
-	binary, err := os.ReadFile(next)
+	binary, err := os.ReadFile(s.next)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +166,13 @@ func (s *lightSite) upgraded(t *testing.T) {
 	s.unfailing(t, log)
 	s.unmoved(t, before)
 	s.once(t)
-	s.binary, s.config.Binary = next, next
+	s.binary, s.config.Binary = s.next, s.next
+	// systemd knows the process that took over as the unit's own.
+	s.run(t, "c2", "systemctl", "kill", "-s", "KILL", "mainstay")
+	s.await(t, "c2 to be back", func(st api.Status) bool { return s.settled(st) })
+	if pid := strings.TrimSpace(s.run(t, "c2", "systemctl", "show", "-P", "MainPID", "mainstay")); pid == "0" {
+		t.Error("nobody restarted the agent that had taken over and was killed")
+	}
 }
 
 func (s *lightSite) votes(t *testing.T, host string) bool {

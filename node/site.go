@@ -159,10 +159,11 @@ const offerBound = 8 * time.Second
 // offer brings a file to every member of the site at once, to this host last, and
 // returns what came of it. An error that is no refusal says that the host is away.
 func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[string]error {
-	ctx, cancel := context.WithTimeout(ctx, offerBound)
+	bounded, cancel := context.WithTimeout(ctx, offerBound)
 	defer cancel()
 	members := n.store.State().Members
 	o.Epoch = n.store.State().Epoch
+	w, _, _ := n.look(ctx)
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	out := map[string]error{}
@@ -170,15 +171,22 @@ func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[
 		if _, joined := members[h.Name]; !joined || h.Name == n.host {
 			continue
 		}
+		switch c := w.Verdicts[h.Name].Condition; c {
+		case fleet.Lapsed, fleet.Dead, fleet.Unheard:
+			out[h.Name] = fmt.Errorf("it is %s", c)
+			continue
+		}
 		wait.Go(func() {
-			err := n.offerTo(ctx, h.Name, o)
+			err := n.offerTo(bounded, h.Name, o)
 			mu.Lock()
 			defer mu.Unlock()
 			out[h.Name] = err
 		})
 	}
 	wait.Wait()
-	out[n.host] = n.OfferSite(ctx, o)
+	mine, cancel := context.WithTimeout(ctx, offerBound)
+	defer cancel()
+	out[n.host] = n.OfferSite(mine, o)
 	return out
 }
 
