@@ -169,10 +169,17 @@ func (s *lightSite) upgraded(t *testing.T) {
 	s.binary, s.config.Binary = s.next, s.next
 	// systemd knows the process that took over as the unit's own.
 	s.run(t, "c2", "systemctl", "kill", "-s", "KILL", "mainstay")
-	s.await(t, "c2 to be back", func(st api.Status) bool { return s.settled(st) })
-	if pid := strings.TrimSpace(s.run(t, "c2", "systemctl", "show", "-P", "MainPID", "mainstay")); pid == "0" {
-		t.Error("nobody restarted the agent that had taken over and was killed")
+	err = until(s.ctx, siteBound, func() error {
+		out, err := s.lab.Run(s.ctx, "c2", "systemctl", "show", "-P", "MainPID", "-P", "NRestarts", "mainstay")
+		if pid, restarts, _ := strings.Cut(strings.TrimSpace(out), "\n"); err == nil && (pid == "0" || restarts == "0") {
+			err = fmt.Errorf("process %s after %s restarts", pid, restarts)
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("the agent that had taken over was killed, and is not back: %v", err)
 	}
+	s.await(t, "calm", s.settled)
 }
 
 func (s *lightSite) votes(t *testing.T, host string) bool {

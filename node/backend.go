@@ -413,6 +413,13 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		return api.VoterAnswer{Text: d.Host + " leads now"}, nil
 	case "remove":
+		all, err := n.store.Voters(ctx)
+		if err != nil {
+			return none, err
+		}
+		if !slices.ContainsFunc(all, func(v store.Voter) bool { return v.Name == d.Host }) {
+			return none, api.Refuse(http.StatusNotFound, "mainstay status", "%s is no member of the store", d.Host)
+		}
 		if err := patiently(ctx, changeBound, func() error { return n.store.RemoveVoter(ctx, d.Host) }); err != nil {
 			return none, err
 		}
