@@ -288,7 +288,7 @@ func (s *lightSite) added(t *testing.T, host string) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	s.refused(t, host, good, "used already", "--config-dir", "/tmp/again", "--state-dir", "/tmp/again")
-	s.run(t, host, "systemctl", "enable", "--now", "mainstay")
+	s.enable(t, host)
 	s.await(t, host+" in service", s.settled)
 	s.served(t, log)
 	s.once(t)
@@ -318,7 +318,15 @@ func (s *lightSite) back(t *testing.T, host string) {
 	if said, err := s.join(t, host, answer.Token); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
+	s.enable(t, host)
+}
+
+// enable lets a host's agent run, also after a power cut: what systemd writes for
+// that is not synced by itself.
+func (s *lightSite) enable(t *testing.T, host string) {
+	t.Helper()
 	s.run(t, host, "systemctl", "enable", "--now", "mainstay")
+	s.run(t, host, "sync")
 }
 
 // sworn cuts the power of the host that runs the service, BMC and all: no proof

@@ -201,6 +201,7 @@ func (s *lightSite) put(t *testing.T, host, path string, data []byte) {
 	if err := s.lab.CopyIn(host, path, data, mode); err != nil {
 		t.Fatal(err)
 	}
+	s.run(t, host, "sync")
 }
 
 // told waits until the agent's log says something.
