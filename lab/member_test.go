@@ -296,6 +296,9 @@ func (s *lightSite) added(t *testing.T, host string) {
 
 func (s *lightSite) replaced(t *testing.T, host string) {
 	log := s.watch(t)
+	if out, err := s.lab.Run(s.ctx, "c1", "mainstay", "voters", "replace", host, host); err == nil || !strings.Contains(err.Error(), "it is not dead") {
+		t.Errorf("a voter that lives may be replaced: %v\n%s", err, out)
+	}
 	s.deed(t)(s.lab.Renew(s.ctx, host, s.furniture()))
 	s.furnish(t, host)
 	// A machine with an empty disk must not take a place in which another has voted.

@@ -429,6 +429,10 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		if !ok {
 			return none, n.noHost(d.Host)
 		}
+		// Two machines under one name would be two ears that count as one.
+		if h, ok := n.agent.Heard()[d.Dead]; ok && n.now().Sub(h.Last) < n.spec.Timing.Silence(fleet.CoarseLate) {
+			return none, api.Refuse(http.StatusConflict, "cut its power first, for good", "%s was heard %v ago: it is not dead", d.Dead, n.now().Sub(h.Last).Round(time.Millisecond))
+		}
 		peer, err := PeerURL(host)
 		if err != nil {
 			return none, err

@@ -163,7 +163,6 @@ func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[
 	defer cancel()
 	members := n.store.State().Members
 	o.Epoch = n.store.State().Epoch
-	w, _, _ := n.look(ctx)
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	out := map[string]error{}
@@ -171,9 +170,10 @@ func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[
 		if _, joined := members[h.Name]; !joined || h.Name == n.host {
 			continue
 		}
-		switch c := w.Verdicts[h.Name].Condition; c {
-		case fleet.Lapsed, fleet.Dead, fleet.Unheard:
-			out[h.Name] = fmt.Errorf("it is %s", c)
+		if err := n.away(h.Name); err != nil {
+			mu.Lock()
+			out[h.Name] = err
+			mu.Unlock()
 			continue
 		}
 		wait.Go(func() {
@@ -188,6 +188,22 @@ func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[
 	defer cancel()
 	out[n.host] = n.OfferSite(mine, o)
 	return out
+}
+
+// awayAfter is the silence after which nothing is sent to a host: to connect to one
+// that has no power takes seconds.
+const awayAfter = 5 * time.Second
+
+// away says why a host cannot be reached at present; nil if it may be.
+func (n *node) away(host string) error {
+	h, ok := n.agent.Heard()[host]
+	if silent := n.now().Sub(h.Last); ok && silent > awayAfter {
+		return fmt.Errorf("nothing was heard of it for %v", silent.Round(time.Second))
+	}
+	if !ok {
+		return errors.New("nothing was heard of it")
+	}
+	return nil
 }
 
 func (n *node) offerTo(ctx context.Context, host string, o api.SiteOffer) error {
@@ -303,9 +319,9 @@ func (n *node) keepSite(ctx context.Context) {
 		n.versions.sums[n.host] = n.sum
 		var others []string
 		for _, host := range fleet.Sorted(n.versions.sums) {
-			if n.versions.sums[host] != want {
+			if n.versions.sums[host] != want && (host == n.host || n.away(host) == nil) {
 				others = append(others, host)
-			} else {
+			} else if n.versions.sums[host] == want {
 				delete(n.versions.refused, host)
 			}
 		}
