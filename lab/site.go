@@ -21,6 +21,8 @@ type SiteConfig struct {
 	Mode   string // act or shadow; empty: act
 	// Services is the site file's section; empty: haproxy alone.
 	Services string
+	// Voters is how many of the hosts vote, the first ones; 0: all.
+	Voters int
 	// Extra is appended to the site's file.
 	Extra string
 }
@@ -62,7 +64,7 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 		}
 	}
 	fmt.Fprintf(&b, "  management6: {cidr: \"%s\"}\nhosts:\n", l.Networks[0].V6.Masked())
-	for _, m := range l.Hosts {
+	for i, m := range l.Hosts {
 		fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n    addresses: {", m.Name)
 		for _, n := range l.Networks {
 			if n.Name != oob {
@@ -72,6 +74,9 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 		fmt.Fprintf(&b, "management6: \"%s\"}\n", m.Addresses[l.Networks[0].Name].V6.Addr())
 		fmt.Fprintf(&b, "    fence: {driver: redfish, url: \"%s\", user: %s, password_file: /etc/mainstay/bmc/%s, ca_file: /etc/mainstay/bmc/ca.pem}\n",
 			m.BMC.URL(), m.BMC.User, m.Name)
+		if c.Voters > 0 && i >= c.Voters {
+			b.WriteString("    voter: false\n")
+		}
 	}
 	v := l.Virtual()
 	fmt.Fprintf(&b, "addresses:\n  internal: {address: %s, with: [haproxy]}\n  public: {address: %s, with: [haproxy]}\n  internal6: {address: \"%s\", with: [haproxy]}\n",
@@ -145,7 +150,7 @@ func (l *Lab) Deploy(ctx context.Context, c SiteConfig, progress func(string)) e
 			return false
 		}
 		for _, h := range s.Hosts {
-			if h.Condition != "healthy" || h.Store != "votes" {
+			if h.Condition != "healthy" || h.Voter && h.Store != "votes" {
 				return false
 			}
 		}

@@ -226,7 +226,7 @@ func (s *site) settled(st api.Status) bool {
 		return false
 	}
 	for _, h := range st.Hosts {
-		if h.Condition != fleet.Healthy || h.Store != "votes" {
+		if h.Condition != fleet.Healthy || h.Voter && h.Store != "votes" {
 			return false
 		}
 	}
