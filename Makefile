@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab bench-failover clean
+.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover clean
 
 # One static, stripped, versioned binary.
 build:
@@ -47,6 +47,11 @@ bench-failover: build
 # The same lab without the story.
 lab: build
 	bin/mainstay lab up --cloud
+
+# Every fault in turn, on a lab of five hosts and on one with a cloud. FAULT=name plays some.
+FAULT ?=
+lab-faults: build
+	go test ./lab -count=1 -timeout 0 -v -run 'TestFaults$(if $(FAULT),/$(FAULT))' -faults
 
 clean:
 	rm -rf bin dist
