@@ -123,6 +123,7 @@ type Agent struct {
 	severed  map[string]uint64
 	foreign  map[string]string
 	links    map[string]bool
+	paths    lease.Paths
 	services map[string]fleet.ServiceState
 	watchers map[string]*watcher
 	watching bool // all watchers are there
@@ -309,16 +310,24 @@ func (a *Agent) tick(every, length time.Duration) {
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
 	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
+	// While what the former stint held is not yet gone, this one must not be heard of,
+	// by this host's own ear neither.
+	silent := a.hand.Silent()
 	if a.ear != nil {
-		a.heardBeat(b, "", now)
-		if a.earBeat(b, now) {
-			a.acked(a.cfg.Host, b.Stint, b.Sent, now)
+		if !silent {
+			a.heardBeat(b, "", now)
+			if a.earBeat(b, now) {
+				a.acked(a.cfg.Host, b.Stint, b.Sent, now)
+			}
 		}
 		a.suspect(now)
 	}
 	spec := a.spec
 	a.mu.Unlock()
 	a.poke(a.tell)
+	if silent {
+		return
+	}
 	me, _ := spec.Host(a.cfg.Host)
 	for _, name := range spec.Voters() {
 		if name == a.cfg.Host {
@@ -353,6 +362,9 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 	case heartbeat.Ack:
 		now := a.cfg.Now()
 		a.mu.Lock()
+		if m.Stint.Boot == a.cfg.Boot {
+			a.paths.Acked(d.Network, m.Sent)
+		}
 		a.acked(d.Host, m.Stint, m.Sent, now)
 		a.mu.Unlock()
 	case heartbeat.Ask:
@@ -866,8 +878,10 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 		}
 		r.Services[name] = s
 	}
+	me, _ := a.spec.Host(a.cfg.Host)
+	_, length := a.spec.Beats(me)
 	for k, v := range a.links {
-		r.Links[k] = v
+		r.Links[k] = v && !a.paths.Broken(k, length)
 	}
 	for k, v := range a.severed {
 		r.Severed[k] = v

@@ -32,11 +32,7 @@ func (a *Agent) do(ctx context.Context, d deed) {
 	case plan.DoRenew:
 		a.renew()
 	case plan.DoDrop:
-		a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
-		if err := a.cfg.Addresses.Drop(ctx); err != nil {
-			a.cfg.Log.Error("drop every address", "error", err)
-		}
-		a.poke(a.tell)
+		a.drop(ctx, d)
 	case plan.DoClaim:
 		a.claim(ctx, d)
 	case plan.DoRelease:
@@ -53,6 +49,34 @@ func (a *Agent) do(ctx context.Context, d deed) {
 		go a.perform(ctx, d)
 	}
 }
+
+// drop removes every address, and tries until it has: before that this host does
+// not beat, so nobody takes its new stint for the word that they are gone.
+func (a *Agent) drop(ctx context.Context, d deed) {
+	a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
+	for {
+		err := a.cfg.Addresses.Drop(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		a.cfg.Log.Error("drop every address; until that is done this host is silent", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(dropAgain):
+		}
+	}
+	a.mu.Lock()
+	a.hand.Dropped(d.Generation)
+	a.mu.Unlock()
+	a.poke(a.tell)
+}
+
+// dropAgain is how soon a drop that failed is tried again.
+const dropAgain = 100 * time.Millisecond
 
 func (a *Agent) stint() fleet.Stint {
 	a.mu.Lock()
@@ -233,6 +257,8 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 			return
 		}
 		a.done(d, w.operate(ctx, a, o))
+	case plan.VerbInventory:
+		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		proof, err := a.cfg.Fence(ctx, o)
 		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Done, Proof: proof, Wall: a.cfg.Wall()}
