@@ -72,8 +72,9 @@ func newLightSite(ctx context.Context, t *testing.T, name string, later ...strin
 	binary := build(ctx, t, "one")
 	l := up(t, Config{Name: name, Hosts: []Host{{Name: "c1"}, {Name: "c2"}, {Name: "c3"}, {Name: "c4"}}, Disk: 2 << 30})
 	s := &lightSite{
-		site:   &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/", l.Virtual()["internal"])},
-		config: SiteConfig{Binary: binary, Services: memberServices, Later: later}, next: build(ctx, t, "two"),
+		site: &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/", l.Virtual()["internal"])},
+		// A lease that a busy machine does not end by itself.
+		config: SiteConfig{Binary: binary, Timing: "wide", Services: memberServices, Later: later}, next: build(ctx, t, "two"),
 	}
 	s.witness = newWitness(t, l)
 	for _, m := range l.Hosts {

@@ -262,7 +262,7 @@ func (s *lightSite) applied(t *testing.T) {
 		{strings.Replace(present, "mode: act\n", "mode: act\nmoode: act\nbrake: 1\n", 1), "moode", "brake"}, // all in one run
 		{strings.Replace(present, "site: lab-", "site: other-", 1), "this is site", ""},
 		{strings.Replace(strings.Replace(present, "voter: false", "voter: true", 1), "  c3:\n", "  c3:\n    voter: false\n", 1), "mainstay voters replace", ""},
-		{strings.Replace(present, "timing: rack", "timing: room", 1), "every agent stopped", ""},
+		{strings.Replace(present, "timing: wide", "timing: room", 1), "every agent stopped", ""},
 		{strings.Replace(present, "services:\n", "services:\n"+lone, 1), "c2 refuses it", "lone"},
 	} {
 		if out, err := apply("c2", c.text); err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.and) {

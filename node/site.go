@@ -260,6 +260,9 @@ func (n *node) OfferSite(ctx context.Context, o api.SiteOffer) error {
 // lacking leaves out of a host's faults those that it has already with the file in
 // use: a unit that is missing today is no reason to refuse tomorrow's file.
 func (n *node) lacking(faults fleet.Faults) fleet.Faults {
+	if len(faults) == 0 {
+		return nil
+	}
 	text, err := os.ReadFile(n.cfg.siteFile())
 	if err != nil {
 		return faults
