@@ -296,16 +296,23 @@ func (a *Agent) tick(every, length time.Duration) {
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
 	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
+	// What the former stint held is not yet gone: this one must not be heard of.
+	silent := a.hand.Silent()
 	if a.ear != nil {
-		a.heardBeat(b, "", now)
-		if a.earBeat(b, now) {
-			a.acked(a.cfg.Host, b.Stint, b.Sent, now)
+		if !silent {
+			a.heardBeat(b, "", now)
+			if a.earBeat(b, now) {
+				a.acked(a.cfg.Host, b.Stint, b.Sent, now)
+			}
 		}
 		a.suspect(now)
 	}
 	spec := a.spec
 	a.mu.Unlock()
 	a.poke(a.tell)
+	if silent {
+		return
+	}
 	me, _ := spec.Host(a.cfg.Host)
 	for _, name := range spec.Voters() {
 		if name == a.cfg.Host {

@@ -35,7 +35,12 @@ func (a *Agent) do(ctx context.Context, d deed) {
 		a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
 		if err := a.cfg.Addresses.Drop(ctx); err != nil {
 			a.cfg.Log.Error("drop every address", "error", err)
+			a.again(ctx, d) // until then this host is silent
+			return
 		}
+		a.mu.Lock()
+		a.hand.Dropped(d.Generation)
+		a.mu.Unlock()
 		a.poke(a.tell)
 	case plan.DoClaim:
 		a.claim(ctx, d)
@@ -53,6 +58,19 @@ func (a *Agent) do(ctx context.Context, d deed) {
 		go a.perform(ctx, d)
 	}
 }
+
+// again puts a deed that failed back in its queue after a moment.
+func (a *Agent) again(ctx context.Context, d deed) {
+	time.AfterFunc(retry, func() {
+		select {
+		case a.deeds <- d:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// retry is how long a failed drop rests.
+const retry = 100 * time.Millisecond
 
 func (a *Agent) stint() fleet.Stint {
 	a.mu.Lock()
@@ -82,6 +100,7 @@ func (a *Agent) renew() {
 		a.cfg.Log.Error("renew addresses", "error", err)
 	}
 	a.mu.Lock()
+	a.hand.Kept(until) // these hands move; what they could not do, they say themselves
 	a.late = late
 	a.mu.Unlock()
 }
@@ -156,6 +175,7 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 	a.mu.Lock()
 	a.late = late
 	a.speaking[nameOf(d.Thing)] = d.Generation
+	a.hand.Kept(until)
 	a.mu.Unlock()
 	a.done(d, nil)
 }
