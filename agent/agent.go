@@ -191,6 +191,7 @@ func New(cfg Config) (*Agent, error) {
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), cfg.Spec.Timing, now)
 	a.hand = hand
 	if len(deeds) == 0 {
+		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
 		// The stint goes on: what it speaks for is taken up again, without a gap.
 		for _, thing := range fleet.Sorted(memory.Held) {
 			g := memory.Held[thing]
@@ -580,6 +581,13 @@ func (a *Agent) Ticking() bool {
 	return a.cfg.Now().Sub(a.ticked) < 5*time.Second
 }
 
+// Epoch is the highest that this host has been told of.
+func (a *Agent) Epoch() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hand.Memory().Epoch
+}
+
 // Beats counts up with every beat of a boot that this ear hears: a host that
 // still beats is not off, whatever its BMC says.
 func (a *Agent) Beats(host, boot string) uint64 {
@@ -787,11 +795,17 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
 		case a.foreign[addr.Name] != "":
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: a.foreign[addr.Name]}
+		case m.Seen[addr.Thing()] > 0:
+			// It has nothing, and a lower generation than this it will refuse.
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: m.Seen[addr.Thing()]}
 		}
 	}
 	for name, s := range a.services {
-		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && s.Phase != fleet.Stopped && s.Phase != fleet.Failed && s.Phase != fleet.Absent {
+		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive {
 			s.Generation = m.Running["service/"+name]
+			if s.Phase == fleet.Stopped || s.Phase == fleet.Failed || s.Phase == fleet.Absent {
+				s.Generation = m.Seen["service/"+name] // a lower one it will refuse
+			}
 		}
 		r.Services[name] = s
 	}

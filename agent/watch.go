@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -68,11 +69,8 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 		a.cfg.Log.Error("prepare service", "service", w.service.Name, "error", err)
 	}
 	events := w.copy.Events(ctx)
-	every := w.service.Check.Every
-	if every <= 0 {
-		every = time.Second
-	}
-	ticker := time.NewTicker(every)
+	w.service.Check.Every = cmp.Or(w.service.Check.Every, time.Second) // only a Spec that no file was read for says nothing
+	ticker := time.NewTicker(w.service.Check.Every)
 	defer ticker.Stop()
 	p := newPulse(w.service, a)
 	for {

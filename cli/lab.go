@@ -202,6 +202,7 @@ func writeLab(w io.Writer, s lab.Status) error {
 
 func (a *app) labBenchCommand() *cobra.Command {
 	var c lab.BenchConfig
+	var keep bool
 	cmd := &cobra.Command{
 		Use: "bench", Short: "Power off the address's holder again and again, beside keepalived and Pacemaker", Args: cobra.NoArgs,
 		Long: `Measures, by a client outside, how long an address is silent when its holder loses
@@ -212,6 +213,10 @@ was missed.`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			const name = "bench"
 			defer func() {
+				if keep {
+					a.progress("kept: mainstay lab --name " + name + " exec HOST -- mainstay events; then mainstay lab --name " + name + " down")
+					return
+				}
 				clean, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), 2*time.Minute)
 				defer cancel()
 				err = errors.Join(err, lab.Down(clean, name))
@@ -237,6 +242,7 @@ was missed.`,
 	}
 	cmd.Flags().IntVar(&c.Rounds, "rounds", 10, "power-offs of each peer; Mainstay gets twice as many, half of them with the lead on the holder")
 	cmd.Flags().StringSliceVar(&c.Peers, "peers", nil, "which of "+strings.Join(lab.BenchPeers(), ", ")+" (default: all)")
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab as it is at the end, also after a mistake, to look around")
 	cmd.Flags().BoolVar(&c.Cloud, "cloud", false, "before a real Keystone, instead of a page of HAProxy's own")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -378,6 +379,7 @@ func (r *reader) services(f field, s Spec, catalogue map[string]Service) []Servi
 			v.Restarts = Restarts{Count: 3, Within: 10 * time.Minute}
 		}
 		r.service(&v, e)
+		v.Check.Every, v.Check.Deadline = cmp.Or(v.Check.Every, time.Second), cmp.Or(v.Check.Deadline, time.Second)
 		if !known && v.Kind == "" && !r.told(e.path) {
 			right := "kind, mode and units of a service of your own, or one of the catalogue: " + strings.Join(Sorted(catalogue), ", ")
 			if n := nearest(e.name, Sorted(catalogue)); n != "" {

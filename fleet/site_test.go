@@ -118,7 +118,7 @@ func TestReadFills(t *testing.T) {
 		t.Errorf("the network is found by what contains the address: %+v", a)
 	}
 	k, _ := s.Service("keystone")
-	if k.Restarts.Count != 0 || k.Check.Port != 5000 || k.Check.Deadline != 3*time.Second || !k.Listen.TLS || k.Listen.Backend != 5000 || k.Listen.Network != "management" {
+	if k.Restarts.Count != 0 || k.Check.Port != 5000 || k.Check.Deadline != 3*time.Second || k.Check.Every != time.Second || !k.Listen.TLS || k.Listen.Backend != 5000 || k.Listen.Network != "management" {
 		t.Errorf("what is written replaces what the catalogue says, and no more: %+v", k)
 	}
 	m, _ := s.Service("mariadb")

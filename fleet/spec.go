@@ -135,7 +135,8 @@ type Restarts struct {
 	Within time.Duration `json:"within"`
 }
 
-// Check is how a service is asked whether it serves.
+// Check is how a service is asked whether it serves: Every so often, and an answer
+// is awaited until the Deadline; a site's file that says neither means 1 s.
 type Check struct {
 	Kind     string        `json:"kind,omitempty"` // "tcp", "http", "memcached", or "" for the unit's state alone
 	Port     int           `json:"port,omitempty"`

@@ -98,6 +98,8 @@ type BenchRound struct {
 	// Load is the machine's load average just before: of two cores, all that is above
 	// 2 is somebody who waits.
 	Load float64 `json:"load"`
+	// Steps are how Mainstay went about it, and the client's first answer after it.
+	Steps []Step `json:"steps,omitempty"`
 	// Token is the longest time without a new token.
 	Token float64 `json:"token_outage_ms,omitempty"`
 }
@@ -369,7 +371,7 @@ func (b *bench) peer(ctx context.Context, p peer) (out BenchPeer, err error) {
 			return out, fmt.Errorf("round %d of %d: %w", n+1, rounds, err)
 		}
 		out.Rounds = append(out.Rounds, r)
-		b.say(fmt.Sprintf("%s: %d of %d: %s lost power%s, %s answered after %.0f ms", p.name, n+1, rounds, r.Victim, led(r), r.Next, r.Outage))
+		b.say(fmt.Sprintf("%s: %d of %d: %s lost power%s, %s answered after %.0f ms (%s)", p.name, n+1, rounds, r.Victim, led(r), r.Next, r.Outage, brief(r.Steps, r.At)))
 	}
 	return out, nil
 }
@@ -588,6 +590,10 @@ func (b *bench) round(ctx context.Context, p peer, leading bool) (r BenchRound, 
 			r.Why[strings.TrimSpace(why)]++
 		}
 	}
+	if p.name == mainstay {
+		r.Steps = b.timeline(ctx, deed.At, holder)
+	}
+	r.Steps = append(r.Steps, resumed(tries, deed.At, time.Now())...)
 	have, err := b.holders(ctx)
 	if err != nil {
 		return r, err

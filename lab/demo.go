@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -39,13 +38,6 @@ type Fault struct {
 	Failed int           `json:"failed"`
 	Tries  int           `json:"tries"`
 	Broken string        `json:"broken,omitempty"` // the promise that was not kept
-}
-
-// Step is one line of a timeline: what, when, and which record says so.
-type Step struct {
-	Name   string    `json:"name"`
-	At     time.Time `json:"at"`
-	Source string    `json:"source"`
 }
 
 // Result is all that the demo has measured.
@@ -207,7 +199,7 @@ func (d Demo) dies(ctx context.Context, log *Log, title, victim string) (Fault, 
 	}
 	f.At = deed.At
 	d.measure(ctx, log, &f)
-	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, d.timeline(ctx, f.At, victim)...)
+	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, d.Lab.timeline(ctx, f.At, victim)...)
 	d.answered(log, &f)
 	if f.Broken != "" {
 		return f, nil
@@ -311,58 +303,6 @@ func (d Demo) answered(log *Log, f *Fault) {
 	if gap, _, ended := Gap(log.Tries(), f.At, f.At.Add(promise)); !ended.IsZero() {
 		f.Steps = append(f.Steps, Step{"answered", ended, fmt.Sprintf("the client's own log, after %v without an answer", gap.Round(time.Millisecond))})
 	}
-}
-
-// timeline finds the steps of a fault in the recorded events.
-func (d Demo) timeline(ctx context.Context, since time.Time, victim string) []Step {
-	var out []Step
-	add := func(name string, e fleet.Event) {
-		for _, s := range out {
-			if s.Name == name {
-				return
-			}
-		}
-		out = append(out, Step{name, e.At, "event " + e.ID + ": " + e.Text})
-	}
-	for _, e := range d.events(ctx) {
-		if e.At.Before(since) {
-			continue
-		}
-		switch {
-		case e.Kind == "leader":
-			add("new leader", e)
-		case e.About == "host/"+victim && (e.Kind == "verdict" || e.Kind == "observation"):
-			add("seen", e)
-			if strings.Contains(e.Text, "is lapsed") {
-				add("judged", e)
-			}
-		case e.Kind == "record" && e.About == "address/internal":
-			add("decided", e)
-		case e.Kind == "effect" && e.About == "address/internal" && strings.Contains(e.Text, "claim"):
-			add("taken over", e)
-		}
-	}
-	return out
-}
-
-func (d Demo) events(ctx context.Context) []fleet.Event {
-	for _, m := range d.Lab.Hosts {
-		if on, err := d.Lab.Powered(m.Name); err != nil || !on {
-			continue
-		}
-		c, err := d.Lab.APIClient(m.Name)
-		if err != nil {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		list, err := c.Events(ctx, "", 0)
-		cancel()
-		c.Close()
-		if err == nil {
-			return list
-		}
-	}
-	return nil
 }
 
 // FaultsPerYear is the stated rate for the computed availability: each of three
