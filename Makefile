@@ -8,10 +8,12 @@ GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X mainstay/cli.Version=$(VERSION)' -o bin/mainstay ./cmd/mainstay
 
-# One package after another: several boot hosts, and all of them watch silence.
+# One package after another: several boot hosts, and all of them watch silence. Then
+# every guard is taken away, and its stories must notice.
 test: build
 	go vet ./...
 	go test -p 1 -timeout 50m ./...
+	go test -tags=mutate ./sim -count=1 -run Guards
 
 # The race detector, without what takes minutes.
 race:

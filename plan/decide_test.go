@@ -61,7 +61,7 @@ func hush(w fleet.World, host string) {
 func fencing(w fleet.World, e *fleet.Effect) {
 	hush(w, "c2")
 	w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced", Fenced: []time.Time{w.Wall}}
-	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: "redfish", Executor: "c1", Epoch: w.Epoch, At: w.Wall, Lasts: fenceLasts}
+	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: "redfish", Executor: "c1", Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}
 	if e != nil {
 		w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Tries: 1, Effect: e, Arrived: w.Now.Add(-5 * time.Second)}
 	}
@@ -168,7 +168,7 @@ func TestDecide(t *testing.T) {
 		{"one that is heard again before the order is not fenced", func(w *fleet.World) {
 			fencing(*w, nil)
 			silent(*w, "c2", 0)
-		}, []string{"-intent/c2"}},
+		}, []string{"-intent/c2", "host/c2 waits"}},
 		{"no power switch is touched in a turn that writes", func(w *fleet.World) {
 			fencing(*w, nil)
 			lapse(*w, "c1")

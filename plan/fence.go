@@ -13,12 +13,14 @@ import (
 const (
 	// leaderPause: a new leader fences nobody for so long (HOLES 14).
 	leaderPause = 3 * time.Second
-	// fenceLasts bounds one attempt to prove a host off.
-	fenceLasts = 30 * time.Second
 	// fenceLoop attempts within fenceSpan end in a wait for a person.
 	fenceLoop = 3
 	fenceSpan = time.Hour
 )
+
+// FenceLasts bounds one attempt to prove a host off: so long its intent is open, and
+// nothing of it can act later.
+const FenceLasts = 30 * time.Second
 
 // fences proves hosts off whose boot holds what only a proof can free.
 func (d *decision) fences() {
@@ -103,7 +105,7 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 		m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
 		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
 		d.record(fleet.Put("intent/"+host.Name, fleet.Intent{
-			Host: host.Name, Boot: boot, Device: host.Fence.Driver, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: fenceLasts,
+			Host: host.Name, Boot: boot, Device: host.Fence.Driver, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
 		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
 	}
 }
