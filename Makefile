@@ -29,7 +29,7 @@ lint:
 N ?= 1000
 FROM ?= 1
 seeds:
-	GOGC=400 go test ./sim -count=1 -timeout 0 -v -run Seeds -seeds $(N) -seed $(FROM)
+	go test ./sim -count=1 -timeout 0 -v -run Seeds -seeds $(N) -seed $(FROM)
 
 # Every guard of docs/DESIGN.md section 3 taken away, one at a time: its story must fail, and a seed
 # among HUNT should.
