@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab bench-failover clean
+.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest clean
 
 # One static, stripped, versioned binary.
 build:
@@ -46,9 +46,19 @@ ROUNDS ?= 10
 bench-failover: build
 	bin/mainstay lab bench --cloud --rounds $(ROUNDS)
 
+# What Mainstay itself takes at rest: three voters and a plain host, ten minutes.
+FOR ?= 10m
+rest: build
+	bin/mainstay lab up --name rest --hosts 4 --timing room && bin/mainstay lab load --name rest --for $(FOR); code=$$?; bin/mainstay lab down --name rest; exit $$code
+
 # The same lab without the story.
 lab: build
 	bin/mainstay lab up --cloud
+
+# Every fault in turn, on a lab of five hosts and on one with a cloud. FAULT=name plays some.
+FAULT ?=
+lab-faults: build
+	go test ./lab -count=1 -timeout 0 -v -run 'TestFaults$(if $(FAULT),/$(FAULT))' -faults
 
 clean:
 	rm -rf bin dist

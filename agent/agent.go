@@ -123,6 +123,7 @@ type Agent struct {
 	severed  map[string]uint64
 	foreign  map[string]string
 	links    map[string]bool
+	paths    lease.Paths
 	services map[string]fleet.ServiceState
 	watchers map[string]*watcher
 	routes   fleet.Routes // as last told by a leader
@@ -297,7 +298,8 @@ func (a *Agent) tick(every, length time.Duration) {
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
 	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
-	// What the former stint held is not yet gone: this one must not be heard of.
+	// While what the former stint held is not yet gone, this one must not be heard of,
+	// by this host's own ear neither.
 	silent := a.hand.Silent()
 	if a.ear != nil {
 		if !silent {
@@ -348,6 +350,9 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 	case heartbeat.Ack:
 		now := a.cfg.Now()
 		a.mu.Lock()
+		if m.Stint.Boot == a.cfg.Boot {
+			a.paths.Acked(d.Network, m.Sent)
+		}
 		a.acked(d.Host, m.Stint, m.Sent, now)
 		a.mu.Unlock()
 	case heartbeat.Ask:
@@ -809,8 +814,10 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 		}
 		r.Services[name] = s
 	}
+	me, _ := a.spec.Host(a.cfg.Host)
+	_, length := a.spec.Beats(me)
 	for k, v := range a.links {
-		r.Links[k] = v
+		r.Links[k] = v && !a.paths.Broken(k, length)
 	}
 	for k, v := range a.severed {
 		r.Severed[k] = v

@@ -32,16 +32,7 @@ func (a *Agent) do(ctx context.Context, d deed) {
 	case plan.DoRenew:
 		a.renew()
 	case plan.DoDrop:
-		a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
-		if err := a.cfg.Addresses.Drop(ctx); err != nil {
-			a.cfg.Log.Error("drop every address", "error", err)
-			a.again(ctx, d) // until then this host is silent
-			return
-		}
-		a.mu.Lock()
-		a.hand.Dropped(d.Generation)
-		a.mu.Unlock()
-		a.poke(a.tell)
+		a.drop(ctx, d)
 	case plan.DoClaim:
 		a.claim(ctx, d)
 	case plan.DoRelease:
@@ -59,18 +50,33 @@ func (a *Agent) do(ctx context.Context, d deed) {
 	}
 }
 
-// again puts a deed that failed back in its queue after a moment.
-func (a *Agent) again(ctx context.Context, d deed) {
-	time.AfterFunc(retry, func() {
-		select {
-		case a.deeds <- d:
-		case <-ctx.Done():
+// drop removes every address, and tries until it has: before that this host does
+// not beat, so nobody takes its new stint for the word that they are gone.
+func (a *Agent) drop(ctx context.Context, d deed) {
+	a.cfg.Log.Warn("a new stint begins with nothing", "stint", a.stint().N, "why", d.Why)
+	for {
+		err := a.cfg.Addresses.Drop(ctx)
+		if err == nil {
+			break
 		}
-	})
+		if ctx.Err() != nil {
+			return
+		}
+		a.cfg.Log.Error("drop every address; until that is done this host is silent", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(dropAgain):
+		}
+	}
+	a.mu.Lock()
+	a.hand.Dropped(d.Generation)
+	a.mu.Unlock()
+	a.poke(a.tell)
 }
 
-// retry is how long a failed drop rests.
-const retry = 100 * time.Millisecond
+// dropAgain is how soon a drop that failed is tried again.
+const dropAgain = 100 * time.Millisecond
 
 func (a *Agent) stint() fleet.Stint {
 	a.mu.Lock()
@@ -252,6 +258,8 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 			return
 		}
 		a.done(d, w.operate(ctx, a, o))
+	case plan.VerbInventory:
+		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		proof, err := a.cfg.Fence(ctx, o)
 		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Done, Proof: proof, Wall: a.cfg.Wall()}

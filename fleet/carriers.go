@@ -22,7 +22,8 @@ type Report struct {
 	Addresses map[string]AddressState `json:"addresses,omitempty"`
 	Services  map[string]ServiceState `json:"services,omitempty"`
 	// Links says for each network whether its interface has a carrier and the
-	// host's own address.
+	// host's own address, and whether beats over it are acknowledged as those over
+	// the others are.
 	Links map[string]bool `json:"links,omitempty"`
 	// GivenUp is, by thing, the highest generation that this stint gave back:
 	// the holder's word.

@@ -630,26 +630,38 @@ func loadAverage() (load float64, err error) {
 
 // watchTokens asks for a token again and again.
 func (b *bench) watchTokens(ctx context.Context) error {
-	root, err := b.HostPath(b.Hosts[0].Name)
+	body, err := b.tokenRequest()
 	if err != nil {
 		return err
 	}
+	b.tokens, err = b.Watch(ctx, Probe{URL: b.url + "/auth/tokens", Every: b.cfg.TokenEvery, Patience: 10 * b.cfg.TokenEvery, Body: body, Expect: http.StatusCreated}, b.cfg.Binary)
+	return err
+}
+
+// tokenRequest is what asks the Keystone of a seed for a token of its
+// administrator.
+func (l *Lab) tokenRequest() (string, error) {
+	root, err := l.HostPath(l.Hosts[0].Name)
+	if err != nil {
+		return "", err
+	}
 	password, err := os.ReadFile(filepath.Join(root, AdminPasswordFile))
 	if err != nil {
-		return fmt.Errorf("read the cloud's password: %w", err)
+		return "", fmt.Errorf("read the cloud's password: %w", err)
 	}
+	return passwordRequest("admin", strings.TrimSpace(string(password)))
+}
+
+// passwordRequest asks for a token of a user, for the project admin.
+func passwordRequest(user, password string) (string, error) {
 	type object = map[string]any
 	domain := object{"id": "default"}
 	body, err := json.Marshal(object{"auth": object{
 		"identity": object{"methods": []string{"password"}, "password": object{
-			"user": object{"name": "admin", "domain": domain, "password": strings.TrimSpace(string(password))}}},
+			"user": object{"name": user, "domain": domain, "password": password}}},
 		"scope": object{"project": object{"name": "admin", "domain": domain}},
 	}})
-	if err != nil {
-		return err
-	}
-	b.tokens, err = b.Watch(ctx, Probe{URL: b.url + "/auth/tokens", Every: b.cfg.TokenEvery, Patience: 10 * b.cfg.TokenEvery, Body: string(body), Expect: http.StatusCreated}, b.cfg.Binary)
-	return err
+	return string(body), err
 }
 
 // finish computes what is told of the rounds.

@@ -201,13 +201,12 @@ func (l *Lab) makeNamespace(m Machine) error {
 	if err != nil {
 		return err
 	}
-	for i, n := range l.Networks {
+	for _, n := range l.Networks {
 		a, on := m.Addresses[n.Name]
 		if !on {
 			continue
 		}
 		outer := l.link(m.Name, n.Name)
-		last := a.V4.Addr().As4()[3]
 		if _, err := inside.LinkByName(n.Name); err != nil {
 			// A veth whose other end is missing was left by a crash between two labs of
 			// this name.
@@ -215,11 +214,10 @@ func (l *Lab) makeNamespace(m Machine) error {
 				return err
 			}
 			veth := &netlink.Veth{
-				LinkAttrs:     netlink.LinkAttrs{Name: outer},
-				PeerName:      n.Name,
-				PeerNamespace: netlink.NsFd(ns.Fd()),
-				// The same after each boot, as a real card's.
-				PeerHardwareAddr: net.HardwareAddr{0x02, 0x6d, 0x73, byte(l.Block), byte(i), last},
+				LinkAttrs:        netlink.LinkAttrs{Name: outer},
+				PeerName:         n.Name,
+				PeerNamespace:    netlink.NsFd(ns.Fd()),
+				PeerHardwareAddr: cardOf(a),
 			}
 			if err := netlink.LinkAdd(veth); err != nil {
 				return fmt.Errorf("make the cable %s: %w", outer, err)
@@ -251,6 +249,13 @@ func (l *Lab) makeNamespace(m Machine) error {
 		}
 	}
 	return nil
+}
+
+// cardOf is the hardware address with which somebody is on a network: the same
+// after each boot, as a real card's.
+func cardOf(a Address) net.HardwareAddr {
+	v4 := a.V4.Addr().As4()
+	return net.HardwareAddr{0x02, 0x6d, 0x73, v4[1], v4[2], v4[3]}
 }
 
 // makeNetns makes a named network namespace, as ip netns does.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,12 +157,13 @@ func TestSite(t *testing.T) {
 	})
 }
 
-// site is a lab with a cloud under Mainstay.
+// site is a lab under Mainstay.
 type site struct {
 	ctx    context.Context
 	lab    *Lab
 	binary string
 	url    string // what a client asks for
+	wire   *Wire  // of all its addresses
 }
 
 // build makes a program of a given version.
@@ -176,9 +178,9 @@ func build(ctx context.Context, t *testing.T, version string) string {
 	return binary
 }
 
+// newSite is a lab with a cloud under Mainstay.
 func newSite(ctx context.Context, t *testing.T) *site {
 	t.Helper()
-	binary := build(ctx, t, "one")
 	base, err := Base(ctx, DefaultSuite, func(text string) { t.Log(text) })
 	if err != nil {
 		t.Fatal(err)
@@ -187,25 +189,60 @@ func newSite(ctx context.Context, t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const name = "testsite"
+	return deploySite(ctx, t, Config{Name: "testsite", Layers: []string{layer}}, SiteConfig{Services: CloudServices})
+}
+
+// deploySite builds a lab and makes a site of it.
+func deploySite(ctx context.Context, t *testing.T, cfg Config, c SiteConfig) *site {
+	t.Helper()
+	binary := build(ctx, t, "one")
 	t.Cleanup(func() {
-		if err := Down(context.Background(), name); err != nil {
+		if err := Down(context.Background(), cfg.Name); err != nil {
 			t.Error(err)
 		}
 	})
-	l, err := Up(ctx, Config{Name: name, Layers: []string{layer}}, func(text string) { t.Log(text) })
+	l, err := Up(ctx, cfg, func(text string) { t.Log(text) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
-		t.Fatal(err)
+	if c.Services == CloudServices {
+		if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := l.Deploy(ctx, SiteConfig{Binary: binary, Services: CloudServices}, func(text string) { t.Log(text) }); err != nil {
+	c.Binary = binary
+	if err := l.Deploy(ctx, c, func(text string) { t.Log(text) }); err != nil {
 		t.Fatal(err)
 	}
 	s := &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/v3", l.Virtual()["internal"])}
-	s.await(t, "the cloud in service", s.settled)
+	if s.wire, err = l.Wire(slices.Collect(maps.Values(l.Virtual()))...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.wire.Close(); err != nil {
+			t.Error(err)
+		}
+		s.alone(t, time.Time{})
+	})
+	s.await(t, "everything in service", s.settled)
 	return s
+}
+
+// wireBound is for how long two hosts may speak for one address: not at all, by the
+// arithmetic of docs/DESIGN.md section 3. What remains is how late the kernel's
+// guard may be.
+const wireBound = fleet.GuardLate
+
+// alone fails if since then two hosts have spoken for one address.
+func (s *site) alone(t *testing.T, since time.Time) {
+	t.Helper()
+	for _, o := range Overlaps(s.wire.Claims(since)) {
+		if o.Lasted > wireBound {
+			t.Errorf("%s and %s both spoke for %s, for %v from %s on", o.Hosts[0], o.Hosts[1], o.Address, o.Lasted, o.From.Format("15:04:05.000"))
+		} else {
+			t.Logf("%s spoke once more for %s than its right, %v after %s began", o.Hosts[0], o.Address, o.Lasted, o.Hosts[1])
+		}
+	}
 }
 
 // settled says whether all is in order.
@@ -247,10 +284,10 @@ func find(st api.Status, thing string) api.HoldingStatus {
 	return api.HoldingStatus{}
 }
 
-// other names a host that is not the given one and has power.
-func (s *site) other(host string) string {
+// other names a host that is none of the given ones and has power.
+func (s *site) other(hosts ...string) string {
 	for _, m := range s.lab.Hosts {
-		if on, err := s.lab.Powered(m.Name); m.Name != host && err == nil && on {
+		if on, err := s.lab.Powered(m.Name); !slices.Contains(hosts, m.Name) && err == nil && on {
 			return m.Name
 		}
 	}

@@ -160,7 +160,7 @@ func (d *decision) lacksAddressNeeds(a fleet.Address, host string) string {
 		return host + " has not reported"
 	}
 	if up, known := r.Links[a.Network]; known && !up {
-		return fmt.Sprintf("%s has no link on %s", host, a.Network)
+		return fmt.Sprintf("%s has no link on %s, or no answer comes back over it", host, a.Network)
 	}
 	if slices.Contains(d.w.Verdicts[host].Silent, a.Network) {
 		return fmt.Sprintf("%s is not heard over %s", host, a.Network)

@@ -30,6 +30,8 @@ type agent struct {
 	hand   *plan.Hand
 	ear    *lease.Ear
 	late   time.Duration
+	length time.Duration // of its lease
+	paths  lease.Paths
 
 	senses   []sense // by host
 	ears     map[string]fleet.Heard
@@ -107,6 +109,7 @@ func newAgent(h *host) *agent {
 	me, _ := a.spec.Host(h.name)
 	timing := a.spec.Timing
 	a.every, timing.Lease = a.spec.Beats(me)
+	a.length = timing.Lease
 	h.every = a.every
 	memory := h.run.memory
 	memory.End = 0
@@ -246,8 +249,11 @@ func (a *agent) earBeat(b *beat, now fleet.Moment) bool {
 	return ack
 }
 
-func (a *agent) hearAck(from *host, b *beat) {
+func (a *agent) hearAck(from *host, net int, b *beat) {
 	now := a.host.clock()
+	if b.stint.Boot == a.host.boot {
+		a.paths.Acked(a.host.site.nets[net].name, b.sent)
+	}
 	a.acked(from.name, b.stint, b.sent, now)
 }
 
@@ -720,10 +726,17 @@ func (a *agent) poke() {
 	a.host.agentProcess.in(100*microsecond, a.report)
 }
 
-// remind pokes when the report is a second old or the lease's state has changed.
+// remind pokes when the report is a second old, or the lease's or a network's state
+// has changed.
 func (a *agent) remind(now fleet.Moment) {
 	if !a.everTold || a.hand.Leased(now) != a.sayLed || now.Sub(a.saidAt) >= time.Second {
 		a.poke()
+		return
+	}
+	for i, up := range a.host.links {
+		if name := a.host.site.nets[i].name; a.said.Links[name] != (up && !a.paths.Broken(name, a.length)) {
+			a.poke()
+		}
 	}
 }
 
@@ -795,7 +808,8 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		r.Services[name] = st
 	}
 	for i, up := range a.host.links {
-		r.Links[a.host.site.nets[i].name] = up
+		name := a.host.site.nets[i].name
+		r.Links[name] = up && !a.paths.Broken(name, a.length)
 	}
 	for _, name := range fleet.Sorted(a.severed) {
 		r.Severed[name] = a.severed[name]

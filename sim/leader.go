@@ -26,10 +26,12 @@ type leader struct {
 	rounds  map[string]fleet.Round
 	flights map[string]fleet.Flight
 	told    map[string]string
-	pending int          // events that are not written yet
-	held    fleet.Moment // since when they wait
-	plan    fleet.Plan
-	calm    int // turns in a row that had nothing to do
+	// verdicts is what was last told of each host.
+	verdicts map[string]string
+	pending  int          // events that are not written yet
+	held     fleet.Moment // since when they wait
+	plan     fleet.Plan
+	calm     int // turns in a row that had nothing to do
 }
 
 const opDeadline = 5 * time.Second
@@ -56,6 +58,7 @@ func (l *leader) elected() {
 		l.reigns++
 		l.epoch = before + 1
 		l.rounds, l.flights, l.told = map[string]fleet.Round{}, map[string]fleet.Flight{}, map[string]string{}
+		l.verdicts = map[string]string{}
 		l.pending, l.held, l.calm = 1, 0, 0
 		h.site.tell("%s leads in epoch %d", h.name, l.epoch)
 		l.turn()
@@ -442,17 +445,16 @@ func (l *leader) once(topic string, aloud bool, format string, args ...any) {
 // note tells verdicts and waits that are new, and counts the guards that show.
 func (l *leader) note(w fleet.World, p fleet.Plan) {
 	s := l.agent.host.site
-	for _, host := range fleet.Sorted(w.Verdicts) {
-		v := w.Verdicts[host]
+	for _, h := range s.hosts {
+		v := w.Verdicts[h.name]
 		said := string(v.Condition)
 		for _, n := range v.Silent {
 			said += " " + n
 		}
-		topic := "verdict/" + host
-		if l.told[topic] != said {
-			l.told[topic] = said
+		if l.verdicts[h.name] != said {
+			l.verdicts[h.name] = said
 			l.pending++
-			s.tell("%s is %s: %s", host, v.Condition, v.Why)
+			s.tell("%s is %s: %s", h.name, v.Condition, v.Why)
 		}
 	}
 	open := map[string]bool{}

@@ -207,7 +207,7 @@ func (s *Site) step() {
 	case beatEvent:
 		e.proc.host.agent.hearBeat(e.from, int(e.net), e.beat)
 	case ackEvent:
-		e.proc.host.agent.hearAck(e.from, e.beat)
+		e.proc.host.agent.hearAck(e.from, int(e.net), e.beat)
 	case raftEvent:
 		e.proc.host.member.step(e.raft)
 	case raftTickEvent:
