@@ -93,6 +93,7 @@ type faulted struct {
 func (f *faulted) step(t *testing.T, name string, play func(*testing.T)) {
 	t.Run(name, func(t *testing.T) {
 		begun := time.Now()
+		defer f.mend(t)
 		play(t)
 		f.await(t, "all to be well again", f.settled)
 		f.answered(t, f.log, 10)
@@ -113,6 +114,21 @@ func (f *faulted) step(t *testing.T, name string, play func(*testing.T)) {
 		}
 		f.alone(t, begun)
 	})
+}
+
+// mend undoes what a step that failed has left, so that the next one can be played.
+func (f *faulted) mend(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	for _, m := range f.lab.Hosts {
+		_, healed := f.lab.Heal(f.ctx, m.Name, All)
+		_, started := f.lab.Start(f.ctx, m.Name)
+		_, thawed := f.lab.Resume(f.ctx, m.Name, Disk)
+		_, resumed := f.lab.Resume(f.ctx, m.Name, All)
+		t.Logf("mending %s: %v", m.Name, errors.Join(healed, started, thawed, resumed))
+	}
+	f.await(t, "all to be well again", f.settled)
 }
 
 // answered waits until the newest n tries of a client all ended well.
