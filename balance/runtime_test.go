@@ -38,6 +38,9 @@ func TestCommands(t *testing.T) {
 		{"backup ready backup", true, "drain! ready ready!"},
 		{"backup backup ready", true, "drain! drain! ready"},
 		{"dead ready backup", true, "maint! ready ready!"},
+		// Another was chosen because this one hangs: what waits there for ever is ended.
+		{"out ready backup", true, "drain! ready ready!"},
+		{"backup ready out", true, "drain! ready drain!"},
 		// Nobody leads, and this host's own ear took the writer out: the first stand-in
 		// takes over, and what it is given is not taken away again.
 		{"out backup backup", true, "drain ready ready!"},
@@ -293,6 +296,11 @@ func TestWriter(t *testing.T) {
 	at("c3")
 	if err := three.works(); err != nil {
 		t.Errorf("a session on the writer: %v", err)
+	}
+	apply("ready backup out")
+	at("c1")
+	if three.works() == nil {
+		t.Error("a session on a server that hangs goes on, although another takes the writes")
 	}
 }
 

@@ -215,7 +215,7 @@ func (f *faulted) slowRequest(t *testing.T) {
 		t.Fatalf("make a user: %d %v", code, err)
 	}
 	writer := f.writer(t)
-	f.run(t, writer, "sh", "-c", `hash=$(python3 -c 'import bcrypt; print(bcrypt.hashpw(b"slow", bcrypt.gensalt(14)).decode())') &&
+	f.run(t, writer, "sh", "-c", `hash=$(python3 -c 'import bcrypt; print(bcrypt.hashpw(b"slow", bcrypt.gensalt(13)).decode())') &&
 		mariadb keystone -e "UPDATE password SET password_hash = '$hash' WHERE local_user_id = (SELECT id FROM local_user WHERE name = '`+name+`')"`)
 	body := fmt.Sprintf(`{"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": %q, "domain": {"id": "default"}, "password": "slow"}}}}}`, name)
 	before := f.restarts(t)
@@ -296,7 +296,7 @@ func (f *faulted) lostPath(t *testing.T) {
 	}
 	begun := time.Now()
 	address := f.lab.Hosts[slices.Index(f.lab.names(), writer)].Addresses["management"].V4.Addr()
-	f.run(t, victim, "nft", fmt.Sprintf("table ip faults { chain out { type filter hook output priority 0; ip daddr %s tcp dport 3306 drop; } }", address))
+	f.run(t, victim, "nft", fmt.Sprintf("add table ip faults; add chain ip faults out { type filter hook output priority 0; }; add rule ip faults out ip daddr %s tcp dport 3306 drop", address))
 	f.lasts(15 * time.Second)
 	r, err := f.rotation(by, "keystone")
 	t.Logf("after 15 s: %v %v", r, err)
