@@ -508,7 +508,7 @@ func TestFormerWorker(t *testing.T) {
 	s.spec.Site = "renamed"
 	s.must(s.Configure(t.Context(), s.spec))
 	s.must(d.works())
-	s.must(s.Apply(t.Context(), r("out ready backup")))
+	s.must(s.Apply(t.Context(), r("out backup backup")))
 	s.must(d.works())
 	s.must(s.Apply(t.Context(), r("dead ready backup")))
 	if d.works() == nil {
