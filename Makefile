@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover clean
+.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest clean
 
 # One static, stripped, versioned binary.
 build:
@@ -43,6 +43,11 @@ demo: build
 ROUNDS ?= 10
 bench-failover: build
 	bin/mainstay lab bench --cloud --rounds $(ROUNDS)
+
+# What Mainstay itself takes at rest: three voters and a plain host, ten minutes.
+FOR ?= 10m
+rest: build
+	bin/mainstay lab up --name rest --hosts 4 --timing room && bin/mainstay lab load --name rest --for $(FOR); code=$$?; bin/mainstay lab down --name rest; exit $$code
 
 # The same lab without the story.
 lab: build

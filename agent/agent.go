@@ -192,6 +192,7 @@ func New(cfg Config) (*Agent, error) {
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), cfg.Spec.Timing, now)
 	a.hand = hand
 	if len(deeds) == 0 {
+		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
 		// The stint goes on: what it speaks for is taken up again, without a gap.
 		for _, thing := range fleet.Sorted(memory.Held) {
 			g := memory.Held[thing]
@@ -560,15 +561,13 @@ func (a *Agent) Heard() map[string]fleet.Heard {
 	if a.ear == nil {
 		return out
 	}
+	now := a.cfg.Now()
 	for _, host := range a.ear.Hosts() {
-		boots := a.ear.Boots(host)
-		if boots[0].Heard == 0 {
+		newest, rival := a.ear.Newest(host, now)
+		if newest.Heard == 0 {
 			continue // only asked about
 		}
-		h := fleet.Heard{Stint: boots[0].Stint, Last: boots[0].Heard, Late: boots[0].Late, Nets: map[string]fleet.Moment{}}
-		if len(boots) > 1 && boots[1].Heard != 0 && boots[1].Heard.After(boots[0].First) {
-			h.Rival = boots[1].Stint.Boot
-		}
+		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival, Nets: map[string]fleet.Moment{}}
 		if s := a.senses[host]; s != nil {
 			h.Leased = s.leased
 			for network, at := range s.nets {
@@ -585,6 +584,13 @@ func (a *Agent) Ticking() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.cfg.Now().Sub(a.ticked) < 5*time.Second
+}
+
+// Epoch is the highest that this host has been told of.
+func (a *Agent) Epoch() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hand.Memory().Epoch
 }
 
 // Beats counts up with every beat of a boot that this ear hears: a host that
@@ -794,11 +800,17 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
 		case a.foreign[addr.Name] != "":
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: a.foreign[addr.Name]}
+		case m.Seen[addr.Thing()] > 0:
+			// It has nothing, and a lower generation than this it will refuse.
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: m.Seen[addr.Thing()]}
 		}
 	}
 	for name, s := range a.services {
-		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && s.Phase != fleet.Stopped && s.Phase != fleet.Failed && s.Phase != fleet.Absent {
+		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive {
 			s.Generation = m.Running["service/"+name]
+			if s.Phase == fleet.Stopped || s.Phase == fleet.Failed || s.Phase == fleet.Absent {
+				s.Generation = m.Seen["service/"+name] // a lower one it will refuse
+			}
 		}
 		r.Services[name] = s
 	}

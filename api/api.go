@@ -54,13 +54,15 @@ type HostStatus struct {
 	Voter bool     `json:"voter"`
 	// Store is its part in the store: "votes", "learns" (still catching up: it
 	// counts for no majority), or nothing.
-	Store       string          `json:"store,omitempty"`
-	Condition   fleet.Condition `json:"condition"`
-	Why         string          `json:"why"`
-	Stint       fleet.Stint     `json:"stint"`
-	Version     string          `json:"version,omitempty"`
-	Barred      string          `json:"barred,omitempty"`
-	Maintenance string          `json:"maintenance,omitempty"`
+	Store     string          `json:"store,omitempty"`
+	Condition fleet.Condition `json:"condition"`
+	Why       string          `json:"why"`
+	Stint     fleet.Stint     `json:"stint"`
+	Version   string          `json:"version,omitempty"`
+	// Site says how its site file differs from the site's; empty if it does not.
+	Site        string `json:"site,omitempty"`
+	Barred      string `json:"barred,omitempty"`
+	Maintenance string `json:"maintenance,omitempty"`
 }
 
 // HoldingStatus is one exclusive thing.
@@ -81,6 +83,36 @@ type ServiceStatus struct {
 	Why    string                        `json:"why"`
 	Writer string                        `json:"writer,omitempty"`
 	Copies map[string]fleet.ServiceState `json:"copies"`
+}
+
+// ApplyRequest asks for a new site file.
+type ApplyRequest struct {
+	Text string `json:"text"`
+	// Preview asks what it would change, and who would refuse it; nothing is changed.
+	Preview bool   `json:"preview,omitempty"`
+	By      string `json:"by,omitempty"`
+}
+
+// ApplyAnswer says what a new site file changes and where it has arrived.
+type ApplyAnswer struct {
+	Sum      string            `json:"sum"` // the file's version
+	Changes  []string          `json:"changes"`
+	Warnings []string          `json:"warnings,omitempty"`
+	Hosts    map[string]string `json:"hosts"` // by host, what became of it there
+}
+
+// SiteOffer brings a host the site's file.
+type SiteOffer struct {
+	Text  string `json:"text"`
+	By    string `json:"by"`
+	Epoch uint64 `json:"epoch"`          // of the leader who brings it
+	Only  string `json:"only,omitempty"` // "check": change nothing
+}
+
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	// Valid is how long it shall be good for; 0: a quarter of an hour.
+	Valid time.Duration `json:"valid,omitempty"`
 }
 
 // JoinRequest asks for a certificate, with a one-time token's secret or, to

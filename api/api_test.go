@@ -40,7 +40,11 @@ type backend struct{ Backend }
 
 func (backend) Status(context.Context, bool) (Status, error) { return Status{Site: "x"}, nil }
 func (backend) Wish(context.Context, fleet.Wish) error       { return nil }
-func (backend) Report(context.Context, fleet.Report)         {}
+func (backend) Report(context.Context, fleet.Report, string) {}
+func (backend) OfferSite(context.Context, SiteOffer) error   { return nil }
+func (backend) Apply(context.Context, ApplyRequest) (ApplyAnswer, error) {
+	return ApplyAnswer{}, nil
+}
 func (backend) Order(context.Context, fleet.Order) fleet.Effect {
 	return fleet.Effect{Outcome: fleet.Done}
 }
@@ -71,6 +75,13 @@ func TestWhoMay(t *testing.T) {
 		{n1, "POST", "/v1/host/report", `{"host":"n1"}`, 204},
 		{n1, "POST", "/v1/host/report", `{"host":"c1"}`, 403},
 		{operate, "POST", "/v1/host/report", `{"host":"otto"}`, 403},
+		{c1, "POST", "/v1/host/site", `{}`, 200},
+		{n1, "POST", "/v1/host/site", `{}`, 403},
+		{operate, "POST", "/v1/host/site", `{}`, 403},
+		{operate, "POST", "/v1/site", `{}`, 200},
+		{c1, "POST", "/v1/site", `{}`, 200},
+		{n1, "POST", "/v1/site", `{}`, 403},
+		{read, "POST", "/v1/site", `{}`, 403},
 		{c1, "POST", "/v1/host/order", `{"verb":"start"}`, 200},
 		{n1, "POST", "/v1/host/order", `{"verb":"start"}`, 403},
 		{operate, "POST", "/v1/host/order", `{"verb":"start"}`, 403},

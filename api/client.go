@@ -184,7 +184,7 @@ func (c *Client) Order(ctx context.Context, o fleet.Order) fleet.Effect {
 	return e
 }
 
-// Report delivers a host's testimony to a voter.
-func (c *Client) Report(ctx context.Context, r fleet.Report) error {
-	return c.Do(ctx, "POST", "/v1/host/report", r, nil)
+// Report delivers a host's testimony to a voter, with the version of its site file.
+func (c *Client) Report(ctx context.Context, r fleet.Report, site string) error {
+	return c.Do(ctx, "POST", "/v1/host/report?site="+url.QueryEscape(site), r, nil)
 }

@@ -29,16 +29,19 @@ type Backend interface {
 	// Wish records what a person wants; Unwish takes it back.
 	Wish(ctx context.Context, w fleet.Wish) error
 	Unwish(ctx context.Context, id, by string) error
-	// Apply replaces the site's file.
-	Apply(ctx context.Context, text []byte, by string) error
+	// Apply checks a new site file on every host and brings it to all of them;
+	// OfferSite takes it on this one.
+	Apply(ctx context.Context, r ApplyRequest) (ApplyAnswer, error)
+	OfferSite(ctx context.Context, o SiteOffer) error
 	SiteFile(ctx context.Context) ([]byte, error)
-	Token(ctx context.Context, by string) (string, error)
+	Token(ctx context.Context, by string, valid time.Duration) (string, error)
 	Join(ctx context.Context, r JoinRequest) (JoinAnswer, error)
 	Renew(ctx context.Context, host string, r JoinRequest) (JoinAnswer, error)
-	// Voters adds, replaces or removes a member of the store.
+	// Voters replaces or removes a member of the store, or moves the lead.
 	Voters(ctx context.Context, deed VoterDeed) (VoterAnswer, error)
 	Backup(ctx context.Context, w http.ResponseWriter) error
-	Report(ctx context.Context, r fleet.Report)
+	// Report takes a host's testimony; site is the version of its site file.
+	Report(ctx context.Context, r fleet.Report, site string)
 	Order(ctx context.Context, o fleet.Order) fleet.Effect
 	// IsVoter says whether a host may give orders.
 	IsVoter(host string) bool
@@ -47,16 +50,17 @@ type Backend interface {
 
 // VoterDeed changes the list of voters by one.
 type VoterDeed struct {
-	Do   string `json:"do"` // "add", "remove", "replace", "lead" (move the lead to Host)
+	Do   string `json:"do"` // "remove", "replace", "lead" (move the lead to Host)
 	Host string `json:"host"`
 	Dead string `json:"dead,omitempty"` // of replace
 	By   string `json:"by"`
 }
 
-// VoterAnswer is what the new voter starts its store with.
+// VoterAnswer tells what was done. Token is, after "replace", what the new voter
+// joins with.
 type VoterAnswer struct {
-	Cluster string `json:"cluster,omitempty"`
-	Text    string `json:"text"`
+	Text  string `json:"text"`
+	Token string `json:"token,omitempty"`
 }
 
 // Refusal is an error that the caller caused or must act on.
@@ -135,13 +139,6 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		return err
 	})
 	read("GET /metrics", func(w http.ResponseWriter, r *http.Request) error { b.Metrics().ServeHTTP(w, r); return nil })
-	operate("PUT /v1/site", func(w http.ResponseWriter, r *http.Request, p Person) error {
-		text, err := body(r)
-		if err != nil {
-			return err
-		}
-		return answer(w, struct{}{}, b.Apply(r.Context(), text, p.Name))
-	})
 	operate("POST /v1/wishes", func(w http.ResponseWriter, r *http.Request, p Person) error {
 		var wish fleet.Wish
 		if err := decode(r, &wish); err != nil {
@@ -154,7 +151,11 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		return answer(w, struct{}{}, b.Unwish(r.Context(), r.PathValue("id"), p.Name))
 	})
 	operate("POST /v1/tokens", func(w http.ResponseWriter, r *http.Request, p Person) error {
-		token, err := b.Token(r.Context(), p.Name)
+		var t TokenRequest
+		if err := decode(r, &t); err != nil {
+			return err
+		}
+		token, err := b.Token(r.Context(), p.Name, t.Valid)
 		return answer(w, map[string]string{"token": token}, err)
 	})
 	// A voter passes its operator's deed on to the one that leads.
@@ -170,6 +171,27 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		a, err := b.Voters(r.Context(), d)
 		return answer(w, a, err)
 	}))
+	mux.HandleFunc("POST /v1/site", guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
+		var q ApplyRequest
+		if err := decode(r, &q); err != nil {
+			return err
+		}
+		if p, _ := r.Context().Value(personKey{}).(Person); !p.Host {
+			q.By = p.Name
+		}
+		a, err := b.Apply(r.Context(), q)
+		return answer(w, a, err)
+	}))
+	host("POST /v1/host/site", func(w http.ResponseWriter, r *http.Request, p Person) error {
+		if !b.IsVoter(p.Name) {
+			return Refuse(http.StatusForbidden, "", "%s is no voter and brings no site file", p.Name)
+		}
+		var o SiteOffer
+		if err := decode(r, &o); err != nil {
+			return err
+		}
+		return answer(w, struct{}{}, b.OfferSite(r.Context(), o))
+	})
 	operate("GET /v1/backup", func(w http.ResponseWriter, r *http.Request, _ Person) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		return b.Backup(r.Context(), w)
@@ -182,7 +204,7 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		if report.Host != p.Name {
 			return Refuse(http.StatusForbidden, "", "%s may not report for %s", p.Name, report.Host)
 		}
-		b.Report(r.Context(), report)
+		b.Report(r.Context(), report, r.URL.Query().Get("site"))
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -136,7 +137,10 @@ func (a *app) votersCommand() *cobra.Command {
 					if err := c.Do(ctx, "POST", "/v1/voters", make(args), &answer); err != nil {
 						return err
 					}
-					return a.print(answer, func(w io.Writer) error { _, err := fmt.Fprintln(w, answer.Text); return err })
+					return a.print(answer, func(w io.Writer) error {
+						_, err := fmt.Fprintln(w, strings.TrimSpace(answer.Text+"\n"+answer.Token))
+						return err
+					})
 				})
 			},
 		}
@@ -146,7 +150,8 @@ func (a *app) votersCommand() *cobra.Command {
 			func(args []string) api.VoterDeed { return api.VoterDeed{Do: "lead", Host: args[0]} }),
 		deed("remove HOST", "Take a voter out of the store", "  mainstay voters remove c3", 1,
 			func(args []string) api.VoterDeed { return api.VoterDeed{Do: "remove", Host: args[0]} }),
-		deed("replace DEAD HOST", "Put a host in the place of a dead voter", "  mainstay voters replace c3 c3   # a new machine under the old name", 2,
+		deed("replace DEAD HOST", "Put a host in the place of a dead voter, and make the token by which it joins",
+			"  mainstay voters replace c3 c3   # a new machine under the old name\n  # on the new machine: mainstay join 10.0.0.11 TOKEN && systemctl enable --now mainstay", 2,
 			func(args []string) api.VoterDeed { return api.VoterDeed{Do: "replace", Dead: args[0], Host: args[1]} }),
 	)
 	return cmd
@@ -175,9 +180,10 @@ host still runs, two copies will write to the same data.`,
 		Use: "quorum", Short: "Go on from this voter's own data when the majority is lost for ever", Args: cobra.NoArgs,
 		Long: `Makes this host's copy of the store the only one. Do it on the voter that led last,
 with every other voter off for good: what only they knew is lost, and a voter
-that comes back would be a second truth. They join again afterwards as new ones.
-The old data is kept beside the new.`,
-		Example: "  systemctl stop mainstay mainstay-quorum\n  mainstay recover quorum --the-others-are-gone 'c1 and c2 burnt, ann'\n  systemctl start mainstay",
+that comes back would be a second truth. Your oath counts as the proof that they are
+off, so what they held starts elsewhere. Addresses come back when a majority of the
+site's voters hears again: replace the lost ones. The old data is kept beside the new.`,
+		Example: "  systemctl stop mainstay-quorum\n  mainstay recover quorum --the-others-are-gone 'c1 and c2 burnt, ann'\n  systemctl start mainstay-quorum\n  mainstay voters replace c1 c1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.swearing(&yes, "Are all other voters off for good? Say how you know"); err != nil {
 				return err
@@ -186,12 +192,17 @@ The old data is kept beside the new.`,
 			if err != nil {
 				return err
 			}
-			h, kept, err := store.Recover(cmd.Context(), q)
+			spec, _, err := node.ReadSite(a.dirs.site())
+			if err != nil {
+				return err
+			}
+			gone := slices.DeleteFunc(spec.Voters(), func(v string) bool { return v == q.Name })
+			h, kept, err := store.Recover(cmd.Context(), q, gone, fleet.Wish{Verb: "oath", By: person(), Why: yes, At: time.Now()})
 			if err != nil {
 				return err
 			}
 			return a.print(map[string]any{"header": h, "kept": kept}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay, then mainstay voters replace DEAD HOST for each of the others.\n", kept)
+				_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay-quorum, then mainstay voters replace DEAD HOST for each of the others.\n", kept)
 				return err
 			})
 		},
@@ -199,6 +210,14 @@ The old data is kept beside the new.`,
 	quorum.Flags().StringVar(&yes, "the-others-are-gone", "", "how you know; asked for when left out")
 	cmd.AddCommand(oath, quorum)
 	return cmd
+}
+
+// person is who acts as root here, as sudo knows it.
+func person() string {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return name + " (root)"
+	}
+	return "root"
 }
 
 // swearing asks a person for an oath, unless it was given on the command line.
@@ -248,8 +267,11 @@ func (a *app) backupCommand() *cobra.Command {
 func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "restore FILE", Short: "Begin a new store on this voter from a backup", Args: cobra.ExactArgs(1),
-		Long:    "For a site whose stores are all lost. Refused while this host has data: stop the units\nand move /var/lib/mainstay/store away first. The other voters join again afterwards.",
-		Example: "  systemctl stop mainstay mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay",
+		Long: `For a site whose stores are all lost. Refused while this host has data: stop the store
+on every voter and move /var/lib/mainstay/store away first; the agents may run on, for
+no lease needs a store. Things may have changed hands since the backup, so the hosts
+are asked who holds what. The other voters join again afterwards.`,
+		Example: "  systemctl stop mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay-quorum",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {
@@ -269,7 +291,7 @@ func (a *app) restoreCommand() *cobra.Command {
 				return err
 			}
 			return a.print(h, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay\n", h.Site, h.Version)
+				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay-quorum\n", h.Site, h.Version)
 				return err
 			})
 		},

@@ -183,6 +183,10 @@ const limit = 15 * time.Second
 
 // ask runs f with a client and a deadline.
 func (a *app) ask(ctx context.Context, f func(context.Context, *api.Client) error) error {
+	return a.askFor(ctx, limit, f)
+}
+
+func (a *app) askFor(ctx context.Context, limit time.Duration, f func(context.Context, *api.Client) error) error {
 	c, err := a.client()
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ also after a crash.`,
 		Example: "  mainstay lab up --cloud\n  mainstay lab poweroff c1\n  mainstay lab exec c2 -- mainstay status\n  mainstay lab down",
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab's name; several can stand side by side")
-	cmd.AddCommand(a.labUpCommand(&name), a.labListCommand(), a.labBenchCommand(), a.labBMCCommand(), a.labProbeCommand())
+	cmd.AddCommand(a.labUpCommand(&name), a.labListCommand(), a.labBenchCommand(), a.labLoadCommand(&name), a.labBMCCommand(), a.labProbeCommand())
 	for _, v := range lab.Verbs() {
 		cmd.AddCommand(a.labVerbCommand(&name, v))
 	}
@@ -122,6 +122,27 @@ func (a *app) labListCommand() *cobra.Command {
 			})
 		},
 	}
+}
+
+func (a *app) labLoadCommand(name *string) *cobra.Command {
+	var d time.Duration
+	cmd := &cobra.Command{
+		Use: "load", Short: "Measure what Mainstay itself takes on each host", Args: cobra.NoArgs,
+		Example: "  mainstay lab up --hosts 4 --timing room && mainstay lab load --for 10m",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			loads, err := l.Load(cmd.Context(), d)
+			if err != nil {
+				return err
+			}
+			return a.print(loads, loads.Print)
+		},
+	}
+	cmd.Flags().DurationVar(&d, "for", time.Minute, "how long")
+	return cmd
 }
 
 func (a *app) labBMCCommand() *cobra.Command {

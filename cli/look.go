@@ -91,7 +91,7 @@ func sound(s api.Status) bool {
 		return false
 	}
 	for _, h := range s.Hosts {
-		if h.Condition != fleet.Healthy || h.Voter && h.Store != "votes" {
+		if h.Condition != fleet.Healthy || h.Voter && h.Store != "votes" || h.Site != "" {
 			return false
 		}
 	}
@@ -124,6 +124,9 @@ func writeStatus(out io.Writer, s api.Status) error {
 		}
 		if h.Voter && h.Store != "votes" {
 			why += "; IT DOES NOT VOTE YET: the store can bear one loss less"
+		}
+		if h.Site != "" {
+			why += "; it " + h.Site
 		}
 		name := h.Name
 		if h.Name == s.Leader {

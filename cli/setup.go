@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -18,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"mainstay/api"
-	"mainstay/fence"
 	"mainstay/fleet"
 	"mainstay/node"
 	"mainstay/service"
@@ -145,9 +146,10 @@ func (a *app) writeUnits(ctx context.Context) error {
 
 func (a *app) tokenCommand() *cobra.Command {
 	var operator, role, dir string
+	var valid time.Duration
 	cmd := &cobra.Command{
 		Use: "token", Short: "Make a one-time token by which a host joins, or an operator's certificate", Args: cobra.NoArgs,
-		Long: `Prints a token that lets one host join within 15 minutes. With --operator, writes
+		Long: `Prints a token that lets one host join once, within 15 minutes unless told else. With --operator, writes
 a folder with a certificate by which that person reaches the API from elsewhere
 (mainstay --server HOST --cert FOLDER); only on a voter.`,
 		Example: "  mainstay token\n  mainstay token --operator ann --role operate --to ./ann",
@@ -157,13 +159,14 @@ a folder with a certificate by which that person reaches the API from elsewhere
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				var got map[string]string
-				if err := c.Do(ctx, "POST", "/v1/tokens", nil, &got); err != nil {
+				if err := c.Do(ctx, "POST", "/v1/tokens", api.TokenRequest{Valid: valid}, &got); err != nil {
 					return err
 				}
 				return a.print(got, func(w io.Writer) error { _, err := fmt.Fprintln(w, got["token"]); return err })
 			})
 		},
 	}
+	cmd.Flags().DurationVar(&valid, "valid", 15*time.Minute, "how long a host may join with it, a day at most")
 	cmd.Flags().StringVar(&operator, "operator", "", "a person's name")
 	cmd.Flags().StringVar(&role, "role", string(trust.Read), "read or operate")
 	cmd.Flags().StringVar(&dir, "to", "", "the folder to write (default: the person's name)")
@@ -248,6 +251,9 @@ func (a *app) join(ctx context.Context, voter, host, text string) error {
 	token, err := trust.ParseToken(text)
 	if err != nil {
 		return err
+	}
+	if dir := a.node().StoreDir(); store.Exists(dir) {
+		return fmt.Errorf("join: %s holds the store of a former voter: systemctl stop mainstay-quorum, move it away, and join again", dir)
 	}
 	csr, key, err := a.pendingRequest(host)
 	if err != nil {
@@ -353,6 +359,11 @@ func (a *app) runCommand() *cobra.Command {
 			// Outside systemd nobody listens, and that is no error.
 			c.Ready = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
 			c.Alive = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog) }
+			c.Successor = func(pid int) { _, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", pid)) }
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			c.Reload = reload
 			return node.Run(cmd.Context(), c)
 		},
 	}
@@ -376,7 +387,6 @@ func (a *app) quorumCommand() *cobra.Command {
 type checked struct {
 	File   string       `json:"file"`
 	Faults fleet.Faults `json:"faults"`
-	Host   []string     `json:"host,omitempty"` // what this host lacks
 	Sums   []fleet.Sum  `json:"sums,omitempty"`
 }
 
@@ -400,32 +410,8 @@ timings. Exit code 3: something is wrong; warnings alone are no error.`,
 			}
 			c := checked{File: file}
 			var spec fleet.Spec
-			spec, c.Faults = fleet.Read(file, text, service.Catalogue())
-			for _, h := range spec.Hosts {
-				if h.Fence.Driver == "" {
-					continue
-				}
-				warnings, err := fence.Check(h.Fence)
-				for _, w := range warnings {
-					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: w, Warning: true})
-				}
-				if err != nil {
-					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "hosts/" + h.Name + "/fence", Rule: "fence", Problem: err.Error()})
-				}
-			}
-			system := service.NewSystemd("")
-			defer system.Close()
-			for _, v := range spec.Services {
-				if s, err := service.Open(v, service.Env{Systemd: system}); err != nil {
-					c.Faults = append(c.Faults, fleet.Fault{File: file, Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
-				} else if err := s.Close(); err != nil {
-					return fmt.Errorf("check service %s: %w", v.Name, err)
-				}
-			}
-			if here {
-				c.Host = node.CheckHost(cmd.Context(), a.node(), spec)
-			}
-			wrong := len(c.Faults.Errors()) > 0 || len(c.Host) > 0
+			spec, c.Faults = node.Check(cmd.Context(), a.node(), file, text, here)
+			wrong := len(c.Faults.Errors()) > 0
 			if !wrong {
 				c.Sums = spec.Sums()
 			}
@@ -446,11 +432,8 @@ func writeCheck(out io.Writer, c checked) error {
 	for _, f := range c.Faults {
 		fmt.Fprintln(out, f.Error())
 	}
-	for _, h := range c.Host {
-		fmt.Fprintln(out, "this host:", h)
-	}
 	if len(c.Sums) == 0 {
-		fmt.Fprintf(out, "%d mistakes in %s, %d on this host; nothing was changed.\n", len(c.Faults.Errors()), c.File, len(c.Host))
+		fmt.Fprintf(out, "%d mistakes; nothing was changed.\n", len(c.Faults.Errors()))
 		return nil
 	}
 	fmt.Fprintf(out, "%s: no mistakes, %d warnings.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, len(c.Faults.Warnings()))
@@ -463,15 +446,76 @@ func writeCheck(out io.Writer, c checked) error {
 }
 
 func (a *app) applyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "apply FILE", Short: "Check a new site file and put it in the place of this host's", Args: cobra.ExactArgs(1),
-		Example: "  mainstay check --file new.yaml && mainstay apply new.yaml && systemctl reload mainstay",
+	var yes, preview bool
+	cmd := &cobra.Command{
+		Use: "apply FILE", Short: "Give the whole site a new file", Args: cobra.ExactArgs(1),
+		Long: `Checks a new site file, has every host that can be reached check it too, shows what
+it changes, and asks you. Then the leader records it and brings it to every host; one
+that is away gets it when it returns. If anybody refuses it, nothing is changed
+anywhere. Agents go on with it in a new process: no address moves, no connection
+breaks. A service that is left out runs on, but is Mainstay's no more.
+
+The list of voters and the timings cannot be changed in this way.`,
+		Example: "  mainstay check --file new.yaml && mainstay apply new.yaml\n  mainstay apply new.yaml --preview",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			text, err := os.ReadFile(args[0])
 			if err != nil {
 				return fmt.Errorf("apply: %w", err)
 			}
-			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error { return c.Do(ctx, "PUT", "/v1/site", text, nil) })
+			ask := func(preview bool) (answer api.ApplyAnswer, err error) {
+				err = a.askFor(cmd.Context(), applyLimit, func(ctx context.Context, c *api.Client) error {
+					return c.Do(ctx, "POST", "/v1/site", api.ApplyRequest{Text: string(text), Preview: preview}, &answer)
+				})
+				return answer, err
+			}
+			if !yes || preview {
+				answer, err := ask(true)
+				if err != nil {
+					return err
+				}
+				if preview {
+					return a.print(answer, func(w io.Writer) error { return writeApply(w, answer) })
+				}
+				if err := writeApply(a.err, answer); err != nil {
+					return err
+				}
+				word := ""
+				if err := a.swearing(&word, "Apply it? (yes)"); err != nil {
+					return err
+				}
+				if word != "yes" && word != "y" {
+					return &exit{exitUsage, errors.New("nothing was changed")}
+				}
+			}
+			answer, err := ask(false)
+			if err != nil {
+				return err
+			}
+			return a.print(answer, func(w io.Writer) error { return writeApply(w, answer) })
 		},
 	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&preview, "preview", false, "only show what it would change")
+	return cmd
+}
+
+// applyLimit bounds an apply: every host checks the file, then takes it.
+const applyLimit = 45 * time.Second
+
+func writeApply(out io.Writer, a api.ApplyAnswer) error {
+	for _, w := range a.Warnings {
+		fmt.Fprintln(out, w)
+	}
+	for _, c := range a.Changes {
+		fmt.Fprintln(out, c)
+	}
+	if len(a.Changes) == 0 {
+		fmt.Fprintln(out, "It changes nothing but its own text.")
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(w, "\nHOST\tFILE %s\n", a.Sum)
+	for _, host := range fleet.Sorted(a.Hosts) {
+		fmt.Fprintf(w, "%s\t%s\n", host, a.Hosts[host])
+	}
+	return w.Flush()
 }

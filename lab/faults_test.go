@@ -200,7 +200,7 @@ func light(t *testing.T, name string) (Config, SiteConfig) {
 		}, SiteConfig{
 			// Four hosts on a small machine are late now and then; what is played here is
 			// the order of things, and that is the same with any timing.
-			Timing: "wide", Voters: 3,
+			Timing: "wide",
 			Services: strings.Replace(benchServices, "addresses: [internal]", "addresses: [internal, internal6, public]", 1) + `  secure:
     kind: systemd
     mode: active/active

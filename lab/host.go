@@ -293,6 +293,32 @@ func (l *Lab) demolish(ctx context.Context, m Machine) error {
 	return l.removeHostCgroups(ctx, m.Name)
 }
 
+// Renew puts a new machine in a host's place: under the same name, on the same
+// cables and with the same BMC, but with an empty disk but for the files given. It
+// returns when that has booted.
+func (l *Lab) Renew(ctx context.Context, host string, files map[string]File) (Deed, error) {
+	if _, err := l.Kill(ctx, host); err != nil {
+		return Deed{}, err
+	}
+	return l.do("renew", host, nil, func(*Deed) error {
+		m, err := l.powered(host)
+		if err != nil {
+			return err
+		}
+		if err := os.Remove(l.hostPath(m, "disk.img")); err != nil {
+			return err
+		}
+		if err := l.makeDisk(ctx, m, files); err != nil {
+			return err
+		}
+		if _, err := l.Start(ctx, host); err != nil {
+			return err
+		}
+		_, err = l.Booted(ctx, host)
+		return err
+	})
+}
+
 // Hang stops processes with SIGSTOP, as a host or a service that hangs, or Disk:
 // then every write and fsync of the host waits, until Resume. Otherwise what is
 // All (the whole host; its kernel still answers ping, as a hung one's does), a

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,10 +22,24 @@ type SiteConfig struct {
 	Mode   string // act or shadow; empty: act
 	// Services is the site file's section; empty: haproxy alone.
 	Services string
-	// Voters is how many of the hosts vote, the first ones; 0: all.
-	Voters int
 	// Extra is appended to the site's file.
 	Extra string
+	// Hosts are the names of those that belong to the site; empty: all. With an even
+	// number of them the last one does not vote.
+	Hosts []string
+	// Later names hosts that stand in the site's file and do not join yet.
+	Later []string
+}
+
+// hosts are the machines of the site.
+func (c SiteConfig) hosts(l *Lab) []Machine {
+	var out []Machine
+	for _, m := range l.Hosts {
+		if len(c.Hosts) == 0 || slices.Contains(c.Hosts, m.Name) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // CloudServices is the SiteConfig.Services of a lab that carries Seed's cloud.
@@ -64,8 +79,13 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 		}
 	}
 	fmt.Fprintf(&b, "  management6: {cidr: \"%s\"}\nhosts:\n", l.Networks[0].V6.Masked())
-	for i, m := range l.Hosts {
-		fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n    addresses: {", m.Name)
+	hosts := c.hosts(l)
+	for i, m := range hosts {
+		fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n", m.Name)
+		if i == len(hosts)-1 && i%2 == 1 {
+			fmt.Fprintf(&b, "    voter: false\n")
+		}
+		fmt.Fprintf(&b, "    addresses: {")
 		for _, n := range l.Networks {
 			if n.Name != oob {
 				fmt.Fprintf(&b, "%s: %s, ", n.Name, m.Addresses[n.Name].V4.Addr())
@@ -74,9 +94,6 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 		fmt.Fprintf(&b, "management6: \"%s\"}\n", m.Addresses[l.Networks[0].Name].V6.Addr())
 		fmt.Fprintf(&b, "    fence: {driver: redfish, url: \"%s\", user: %s, password_file: /etc/mainstay/bmc/%s, ca_file: /etc/mainstay/bmc/ca.pem}\n",
 			m.BMC.URL(), m.BMC.User, m.Name)
-		if c.Voters > 0 && i >= c.Voters {
-			b.WriteString("    voter: false\n")
-		}
 	}
 	v := l.Virtual()
 	fmt.Fprintf(&b, "addresses:\n  internal: {address: %s, with: [haproxy]}\n  public: {address: %s, with: [haproxy]}\n  internal6: {address: \"%s\", with: [haproxy]}\n",
@@ -92,36 +109,15 @@ func (l *Lab) Deploy(ctx context.Context, c SiteConfig, progress func(string)) e
 	if progress == nil {
 		progress = func(string) {}
 	}
-	if c.Binary == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("deploy: find this program: %w", err)
-		}
-		c.Binary = exe
-	}
-	binary, err := os.ReadFile(c.Binary)
-	if err != nil {
-		return fmt.Errorf("deploy: %w", err)
-	}
-	ca, err := os.ReadFile(l.Path("bmc.crt"))
-	if err != nil {
-		return fmt.Errorf("deploy: the BMCs' certificate: %w", err)
-	}
-	first := l.Hosts[0]
-	for _, m := range l.Hosts {
-		files := map[string]File{
-			"/usr/bin/mainstay":        {Data: binary, Mode: 0o755},
-			"/etc/mainstay/bmc/ca.pem": {Data: ca},
-		}
-		for _, other := range l.Hosts {
-			files["/etc/mainstay/bmc/"+other.Name] = File{Data: []byte(other.BMC.Password), Mode: 0o600}
-		}
-		if m.Name == first.Name {
-			files["/etc/mainstay/site.yaml"] = File{Data: []byte(l.SiteFile(c))}
-		}
-		if err := l.Install(m.Name, files); err != nil {
+	hosts := c.hosts(l)
+	first := hosts[0]
+	for _, m := range hosts {
+		if err := l.InstallSite(m.Name, c); err != nil {
 			return fmt.Errorf("deploy on %s: %w", m.Name, err)
 		}
+	}
+	if err := l.Install(first.Name, map[string]File{"/etc/mainstay/site.yaml": {Data: []byte(l.SiteFile(c))}}); err != nil {
+		return fmt.Errorf("deploy on %s: %w", first.Name, err)
 	}
 	progress(first.Name + " begins the site")
 	for _, argv := range [][]string{
@@ -133,29 +129,59 @@ func (l *Lab) Deploy(ctx context.Context, c SiteConfig, progress func(string)) e
 			return fmt.Errorf("deploy on %s: %w\n%s", first.Name, err, out)
 		}
 	}
-	for _, m := range l.Hosts[1:] {
+	joined := slices.DeleteFunc(slices.Clone(hosts), func(m Machine) bool { return slices.Contains(c.Later, m.Name) })
+	for _, m := range joined[1:] {
 		progress(m.Name + " joins")
 		if err := l.joinSite(ctx, first, m); err != nil {
 			return fmt.Errorf("deploy on %s: %w", m.Name, err)
 		}
 	}
-	for _, m := range l.Hosts {
+	for _, m := range joined {
 		// What was never synced would not be there after a power cut.
 		if _, err := l.Run(ctx, m.Name, "sync"); err != nil {
 			return fmt.Errorf("deploy on %s: %w", m.Name, err)
 		}
 	}
 	return l.Await(ctx, first.Name, "a leader and all hosts healthy", func(s api.Status) bool {
-		if s.Leader == "" || len(s.Hosts) != len(l.Hosts) {
+		if s.Leader == "" || len(s.Hosts) != len(hosts) {
 			return false
 		}
 		for _, h := range s.Hosts {
-			if h.Condition != "healthy" || h.Voter && h.Store != "votes" {
+			later := slices.Contains(c.Later, h.Name)
+			if !later && h.Condition != "healthy" || !later && h.Voter && h.Store != "votes" {
 				return false
 			}
 		}
 		return true
 	})
+}
+
+// InstallSite puts on a host what every host of the site has before it joins: the
+// program, and what the BMCs are asked with.
+func (l *Lab) InstallSite(host string, c SiteConfig) error {
+	if c.Binary == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find this program: %w", err)
+		}
+		c.Binary = exe
+	}
+	binary, err := os.ReadFile(c.Binary)
+	if err != nil {
+		return err
+	}
+	ca, err := os.ReadFile(l.Path("bmc.crt"))
+	if err != nil {
+		return fmt.Errorf("the BMCs' certificate: %w", err)
+	}
+	files := map[string]File{
+		"/usr/bin/mainstay":        {Data: binary, Mode: 0o755},
+		"/etc/mainstay/bmc/ca.pem": {Data: ca},
+	}
+	for _, other := range l.Hosts {
+		files["/etc/mainstay/bmc/"+other.Name] = File{Data: []byte(other.BMC.Password), Mode: 0o600}
+	}
+	return l.Install(host, files)
 }
 
 // joinSite makes one host join with a fresh token, as soon as the site can give one.

@@ -94,6 +94,8 @@ type Leader struct {
 	rounds  map[string]fleet.Round
 	flights map[string]fleet.Flight
 	last    last
+	// held is since when events wait to be written; 0: none do.
+	held fleet.Moment
 	// busy is when the present turn began; zero while the loop waits for news.
 	busy atomic.Int64
 }
@@ -214,21 +216,18 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	if w.Spec.Mode == "shadow" {
 		l.book.shadow(p)
 		l.last.set(ctx, view{w, p})
-		return l.rest(p, now), l.flush(ctx)
+		return l.flush(ctx, w, l.rest(p, now))
 	}
 	var id string
 	if len(p.Records)+len(p.Orders)+len(p.Asks) > 0 && l.Keep != nil {
 		id = l.Keep(w, p)
 	}
 	if len(p.Records) > 0 {
-		if !l.Quorum.Holds(l.Now()) {
-			return 0, errLead
-		}
 		for _, r := range p.Records {
 			l.book.record(r, id)
 		}
-		if err := l.Quorum.Commit(ctx, l.epoch, p.Records, l.book.take()); err != nil {
-			return 0, fmt.Errorf("commit in epoch %d: %w", l.epoch, err)
+		if err := l.commit(ctx, p.Records); err != nil {
+			return 0, err
 		}
 	}
 	for _, r := range p.Asks {
@@ -245,7 +244,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	if len(p.Records) > 0 {
 		return 0, nil // the World has changed: what rests on the records comes now
 	}
-	return l.rest(p, now), l.flush(ctx)
+	return l.flush(ctx, w, l.rest(p, now))
 }
 
 func (l *Leader) rest(p fleet.Plan, now fleet.Moment) time.Duration {
@@ -255,19 +254,58 @@ func (l *Leader) rest(p fleet.Plan, now fleet.Moment) time.Duration {
 	return min(restless, max(0, p.Wake.Sub(now)))
 }
 
-// flush writes events that no record carried along.
-func (l *Leader) flush(ctx context.Context) error {
-	events := l.book.take()
-	if len(events) == 0 {
-		return nil
-	}
+// commit writes records, and the events that have gathered, if this host leads.
+func (l *Leader) commit(ctx context.Context, records []fleet.Record) error {
 	if !l.Quorum.Holds(l.Now()) {
 		return errLead
 	}
-	if err := l.Quorum.Commit(ctx, l.epoch, nil, events); err != nil {
-		return fmt.Errorf("write events in epoch %d: %w", l.epoch, err)
+	// A slow disk is the store's to judge; the loop that waits for it does not hang.
+	l.busy.Store(0)
+	l.held = 0
+	err := l.Quorum.Commit(ctx, l.epoch, records, l.book.take())
+	l.busy.Store(int64(l.Now()))
+	if err != nil {
+		return fmt.Errorf("commit in epoch %d: %w", l.epoch, err)
 	}
 	return nil
+}
+
+// flush writes events that no record carried along. While a decision about a host's
+// life is about to fall they wait a little: a write takes as long as a disk takes,
+// and the loop hears nothing meanwhile. It returns how long to wait for news.
+func (l *Leader) flush(ctx context.Context, w fleet.World, rest time.Duration) (time.Duration, error) {
+	if len(l.book.pending) == 0 {
+		return rest, nil
+	}
+	if l.held == 0 {
+		l.held = w.Now
+	}
+	t := w.Spec.Timing
+	if left := t.Silence(fleet.GuardLate) + t.Lease - w.Now.Sub(l.held); left > 0 && l.urgent(w) {
+		return min(rest, left), nil
+	}
+	return rest, l.commit(ctx, nil)
+}
+
+// urgent says whether a host is being lost, the ears are being asked, or a claim is
+// on its way.
+func (l *Leader) urgent(w fleet.World) bool {
+	for _, v := range w.Verdicts {
+		if v.Condition == fleet.Suspect {
+			return true
+		}
+	}
+	for _, r := range l.rounds {
+		if !r.Over && !lease.Stale(r, w.Spec.Timing, w.Now) {
+			return true
+		}
+	}
+	for _, f := range l.flights {
+		if f.Order.Verb == fleet.VerbClaim && f.Effect == nil && w.Now.Sub(f.Sent) < w.Spec.Timing.Lease {
+			return true
+		}
+	}
+	return false
 }
 
 // world gathers all that a decision may rest on.

@@ -43,7 +43,7 @@ type Holder struct {
 	length time.Duration
 	stint  fleet.Stint
 	ears   []string
-	acked  map[string]fleet.Moment
+	acked  []fleet.Moment // by ear: when the newest beat that it acknowledged was sent
 	end    fleet.Moment
 	over   bool
 }
@@ -51,7 +51,7 @@ type Holder struct {
 // NewHolder begins a stint with nothing acknowledged. ears are the names of all
 // voters, length is L.
 func NewHolder(stint fleet.Stint, ears []string, length time.Duration) *Holder {
-	return &Holder{length: length, stint: stint, ears: slices.Clone(ears), acked: map[string]fleet.Moment{}}
+	return &Holder{length: length, stint: stint, ears: slices.Clone(ears), acked: make([]fleet.Moment, len(ears))}
 }
 
 // Resume begins with a lease that a former process of this host left behind: it
@@ -88,14 +88,13 @@ func (h *Holder) Ack(ear string, sent, now fleet.Moment) (renewed bool) {
 	if h.Over(now) && fleet.Armed(fleet.GuardStint) {
 		return false
 	}
-	if !slices.Contains(h.ears, ear) || sent.After(now) || !sent.After(h.acked[ear]) {
+	i := slices.Index(h.ears, ear)
+	if i < 0 || sent.After(now) || !sent.After(h.acked[i]) {
 		return false
 	}
-	h.acked[ear] = sent
-	times := make([]fleet.Moment, 0, len(h.ears))
-	for _, name := range h.ears {
-		times = append(times, h.acked[name])
-	}
+	h.acked[i] = sent
+	var few [8]fleet.Moment // more ears than that are allowed, and cost an allocation
+	times := append(few[:0], h.acked...)
 	slices.Sort(times)
 	need := fleet.Majority(len(h.ears))
 	if !fleet.Armed(fleet.GuardEars) {
@@ -115,13 +114,21 @@ func (h *Holder) Ack(ear string, sent, now fleet.Moment) (renewed bool) {
 
 // SetEars changes the list of voters. An acknowledgement of a removed ear no
 // longer counts; the end that was reached stands.
-func (h *Holder) SetEars(ears []string) { h.ears = slices.Clone(ears) }
+func (h *Holder) SetEars(ears []string) {
+	acked := make([]fleet.Moment, len(ears))
+	for i, ear := range ears {
+		if k := slices.Index(h.ears, ear); k >= 0 {
+			acked[i] = h.acked[k]
+		}
+	}
+	h.ears, h.acked = slices.Clone(ears), acked
+}
 
 // Hears says how many ears acknowledged a beat sent within the lease's length.
 func (h *Holder) Hears(now fleet.Moment) int {
 	n := 0
-	for _, ear := range h.ears {
-		if at := h.acked[ear]; at != 0 && now.Sub(at) < h.length {
+	for _, at := range h.acked {
+		if at != 0 && now.Sub(at) < h.length {
 			n++
 		}
 	}
@@ -190,6 +197,26 @@ func (e *Ear) Boots(host string) []Row {
 	out := slices.Clone(e.hosts[host])
 	slices.SortStableFunc(out, func(a, b Row) int { return cmp.Compare(b.Heard, a.Heard) })
 	return out
+}
+
+// Newest returns the row of the boot of a host that was heard most recently, empty if
+// none was, and its rival: another boot that was heard within the last two leases
+// and after the newest one had begun to speak. A single beat that was long on its
+// way makes a rival for so long only.
+func (e *Ear) Newest(host string, now fleet.Moment) (newest Row, rival string) {
+	var before Row
+	for _, r := range e.hosts[host] {
+		switch {
+		case r.Heard > newest.Heard:
+			newest, before = r, newest
+		case r.Heard > before.Heard:
+			before = r
+		}
+	}
+	if before.Heard != 0 && before.Heard.After(newest.First) && now.Sub(before.Heard) < 2*e.timing.Lease {
+		rival = before.Stint.Boot
+	}
+	return newest, rival
 }
 
 // Row returns what is known of one boot of a host.

@@ -55,22 +55,35 @@ func (a *addresses) manage(spec fleet.Spec, host string) error {
 
 // interfaceOf finds the interface that carries one of this host's own addresses.
 func interfaceOf(own netip.Addr) (string, error) {
+	all, err := ownAddresses()
+	if err != nil {
+		return "", err
+	}
+	if name, ok := all[own]; ok {
+		return name, nil
+	}
+	return "", fmt.Errorf("no interface of this host has %s, its own address in the site's file", own)
+}
+
+// ownAddresses are the addresses of this host, each with its interface.
+func ownAddresses() (map[netip.Addr]string, error) {
 	all, err := net.Interfaces()
 	if err != nil {
-		return "", fmt.Errorf("list interfaces: %w", err)
+		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
+	out := map[netip.Addr]string{}
 	for _, i := range all {
 		addrs, err := i.Addrs()
 		if err != nil {
-			return "", fmt.Errorf("list addresses of %s: %w", i.Name, err)
+			return nil, fmt.Errorf("list addresses of %s: %w", i.Name, err)
 		}
 		for _, x := range addrs {
-			if p, err := netip.ParsePrefix(x.String()); err == nil && p.Addr().Unmap() == own {
-				return i.Name, nil
+			if p, err := netip.ParsePrefix(x.String()); err == nil {
+				out[p.Addr().Unmap()] = i.Name
 			}
 		}
 	}
-	return "", fmt.Errorf("no interface of this host has %s, its own address in the site's file", own)
+	return out, nil
 }
 
 func (a *addresses) Claim(ctx context.Context, addr netip.Addr, until fleet.Moment) (time.Duration, error) {

@@ -15,13 +15,16 @@ import (
 	"mainstay/api"
 	"mainstay/fleet"
 	"mainstay/judge"
-	"mainstay/service"
 	"mainstay/store"
 	"mainstay/trust"
 )
 
-// tokenLife is how long a join token is good for.
-const tokenLife = 15 * time.Minute
+// tokenLife is how long a join token is good for unless told else, tokenMost how
+// long it can be.
+const (
+	tokenLife = 15 * time.Minute
+	tokenMost = 24 * time.Hour
+)
 
 // look returns what the leader last saw and decided; elsewhere what this host
 // alone sees, with why it is not the leader's view.
@@ -59,7 +62,7 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 		s.Leader = n.store.Leader()
 		parts := n.memberships(ctx)
 		for i := range s.Hosts {
-			s.Hosts[i].Store = parts[s.Hosts[i].Name]
+			s.Hosts[i].Store, s.Hosts[i].Site = parts[s.Hosts[i].Name], n.siteOf(s.Hosts[i].Name)
 		}
 	}
 	return s, nil
@@ -202,42 +205,22 @@ func (n *node) Unwish(ctx context.Context, id, by string) error {
 	return n.store.Wish(ctx, []fleet.Record{fleet.Remove("wish/"+id, by+" takes the wish back: "+id)})
 }
 
-// SiteFile implements api.Backend.
-func (n *node) SiteFile(context.Context) ([]byte, error) { return os.ReadFile(n.cfg.siteFile()) }
-
-// Apply implements api.Backend.
-func (n *node) Apply(_ context.Context, text []byte, by string) error {
-	spec, faults := fleet.Read("the new site file", text, service.Catalogue())
-	if wrong := faults.Errors(); len(wrong) > 0 {
-		return api.Refuse(http.StatusUnprocessableEntity, "mainstay check --file FILE", "%v", wrong)
-	}
-	if spec.Site != n.spec.Site {
-		return api.Refuse(http.StatusUnprocessableEntity, "", "this is site %s, not %s", n.spec.Site, spec.Site)
-	}
-	if !slices.Equal(spec.Voters(), n.spec.Voters()) {
-		return api.Refuse(http.StatusUnprocessableEntity, "mainstay voters --help", "the list of voters is changed one at a time, by its own command: now %v, wished %v", n.spec.Voters(), spec.Voters())
-	}
-	path := n.cfg.siteFile()
-	if err := os.WriteFile(path+".new", text, 0o640); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	n.log.Info("the site's file was replaced; it takes effect with the next start of the agent", "by", by)
-	return nil
-}
-
 // Token implements api.Backend.
-func (n *node) Token(ctx context.Context, by string) (string, error) {
+func (n *node) Token(ctx context.Context, by string, valid time.Duration) (string, error) {
 	if err := n.voter(); err != nil {
 		return "", err
+	}
+	if valid == 0 {
+		valid = tokenLife
+	}
+	if valid < 0 || valid > tokenMost {
+		return "", api.Refuse(http.StatusBadRequest, "", "a token can be good for %v at most, not %v", tokenMost, valid)
 	}
 	ca, err := trust.LoadCA(n.cfg.tls())
 	if err != nil {
 		return "", err
 	}
-	token, invite := ca.NewToken(time.Now(), tokenLife)
+	token, invite := ca.NewToken(time.Now(), valid)
 	if err := n.store.PutToken(ctx, invite.Hash, invite.Expires); err != nil {
 		return "", err
 	}
@@ -286,21 +269,41 @@ func (n *node) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, err
 }
 
 // addVoter makes room for a new member, waiting for the one before to grow up.
-func (n *node) addVoter(ctx context.Context, name, peer string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+func (n *node) addVoter(ctx context.Context, name, peer string) (cluster string, err error) {
+	err = patiently(ctx, 30*time.Second, func() (err error) {
+		cluster, err = n.store.AddVoter(ctx, name, peer)
+		return err
+	})
+	switch {
+	case errors.Is(err, store.ErrExists):
+		return "", api.Refuse(http.StatusConflict, fmt.Sprintf("if that machine is gone: mainstay voters replace %s %s", name, name), "%v", err)
+	case err != nil:
+		return "", fmt.Errorf("make %s a voter: %w", name, err)
+	}
+	return cluster, nil
+}
+
+// patiently repeats a change of the store's members while another is under way or
+// etcd finds that they have not been in touch for long enough.
+func patiently(ctx context.Context, bound time.Duration, change func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	for {
-		cluster, err := n.store.AddVoter(ctx, name, peer)
-		if err == nil {
-			return cluster, nil
+		err := change()
+		if err == nil || errors.Is(err, store.ErrExists) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("make %s a voter: %w", name, err)
+			return err
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
+
+// changeBound is how long a change of voters may take; the command line waits a
+// little longer for its answer.
+const changeBound = 12 * time.Second
 
 func (n *node) grant(host fleet.Host, csr string) (api.JoinAnswer, error) {
 	var none api.JoinAnswer
@@ -410,7 +413,7 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		return api.VoterAnswer{Text: d.Host + " leads now"}, nil
 	case "remove":
-		if err := n.store.RemoveVoter(ctx, d.Host); err != nil {
+		if err := patiently(ctx, changeBound, func() error { return n.store.RemoveVoter(ctx, d.Host) }); err != nil {
 			return none, err
 		}
 		return api.VoterAnswer{Text: d.Host + " is no member of the store any more"}, nil
@@ -423,11 +426,25 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		if err != nil {
 			return none, err
 		}
-		cluster, err := n.store.ReplaceVoter(ctx, d.Dead, d.Host, peer)
+		err = patiently(ctx, changeBound, func() error {
+			_, err := n.store.ReplaceVoter(ctx, d.Dead, d.Host, peer)
+			return err
+		})
 		if err != nil {
 			return none, err
 		}
-		return api.VoterAnswer{Cluster: cluster, Text: fmt.Sprintf("%s takes the place of %s: on it, mainstay join", d.Host, d.Dead)}, nil
+		token, err := n.Token(ctx, d.By, 0)
+		if err != nil {
+			return none, err
+		}
+		me, _ := n.spec.Host(n.host)
+		at := me.Addresses["management"]
+		for _, network := range fleet.Sorted(me.Addresses) {
+			if !at.IsValid() {
+				at = me.Addresses[network]
+			}
+		}
+		return api.VoterAnswer{Token: token, Text: fmt.Sprintf("%s takes the place of %s. On it, within %v: mainstay join %s TOKEN && systemctl enable --now mainstay", d.Host, d.Dead, tokenLife, at)}, nil
 	}
 	return none, api.Refuse(http.StatusBadRequest, "", "no such deed: %q; there are lead, remove and replace", d.Do)
 }
@@ -442,7 +459,12 @@ func (n *node) Backup(ctx context.Context, w http.ResponseWriter) error {
 }
 
 // Report implements api.Backend.
-func (n *node) Report(_ context.Context, r fleet.Report) { n.desk.Put(r) }
+func (n *node) Report(_ context.Context, r fleet.Report, site string) {
+	n.versions.mu.Lock()
+	n.versions.sums[r.Host] = site
+	n.versions.mu.Unlock()
+	n.desk.Put(r)
+}
 
 // Order implements api.Backend.
 func (n *node) Order(ctx context.Context, o fleet.Order) fleet.Effect { return n.agent.Order(ctx, o) }

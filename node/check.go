@@ -2,42 +2,116 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
+	"strings"
 	"time"
 
+	"mainstay/fence"
 	"mainstay/fleet"
 	"mainstay/service"
 	"mainstay/trust"
 )
 
-// CheckHost says what this host lacks to run its part of the site: a good
-// certificate, its own addresses, HAProxy, and the units of its services. It
-// changes nothing.
-func CheckHost(ctx context.Context, c Config, spec fleet.Spec) []string {
-	files := trust.Files{Dir: c.tls()}
-	id, err := files.Load()
-	if err != nil {
-		return []string{err.Error() + "; mainstay init (on the first voter) or mainstay join makes one"}
-	}
-	me, ok := spec.Host(id.Name)
-	if !ok {
-		return []string{fmt.Sprintf("its certificate says %s, which the site's file does not name", id.Name)}
-	}
-	var out []string
-	for _, network := range fleet.Sorted(me.Addresses) {
-		if _, err := interfaceOf(me.Addresses[network]); err != nil {
-			out = append(out, fmt.Sprintf("network %s: %v", network, err))
-		}
-	}
-	if runsHAProxy(spec, me.Name) {
-		if _, err := exec.LookPath("haproxy"); err != nil {
-			out = append(out, "no haproxy here: apt-get install haproxy (or dnf, zypper)")
-		}
+// Check returns all that is wrong with a site's file and, if host, with this host's
+// part of the site, each with the line of the file that it is about: what the file
+// says wrongly, what the fence drivers and the kinds of service refuse, a certificate
+// that is not good, own addresses, HAProxy and units that do not exist. It changes
+// nothing.
+func Check(ctx context.Context, c Config, file string, text []byte, host bool) (fleet.Spec, fleet.Faults) {
+	spec, faults := fleet.Read(file, text, service.Catalogue())
+	var more fleet.Faults
+	for _, h := range spec.Hosts {
+		more = append(more, checkFence(h)...)
 	}
 	system := service.NewSystemd("")
 	defer system.Close()
+	for _, v := range spec.Services {
+		s, err := service.Open(v, service.Env{Systemd: system})
+		if err != nil {
+			more = append(more, fleet.Fault{Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
+			continue
+		}
+		_ = s.Close() // nothing was changed through it
+	}
+	var own fleet.Faults
+	if host {
+		var about fleet.Faults
+		about, own = checkHere(ctx, c, spec, system)
+		more = append(more, about...)
+	}
+	faults = append(faults, more.Locate(file, text)...)
+	faults.Sort()
+	return spec, append(faults, own...)
+}
+
+// checkFence tells every parameter of a host's fence that its driver refuses, on
+// the parameter's own line.
+func checkFence(h fleet.Host) (out fleet.Faults) {
+	if h.Fence.Driver == "" {
+		return nil
+	}
+	path := "hosts/" + h.Name + "/fence"
+	warnings, err := fence.Check(h.Fence)
+	for _, w := range warnings {
+		out = append(out, fleet.Fault{Path: path, Rule: "fence", Problem: w, Warning: true})
+	}
+	for _, err := range apart(err) {
+		f := fleet.Fault{Path: path, Rule: "fence", Problem: err.Error()}
+		if p, ok := errors.AsType[*fence.ParamError](err); ok {
+			f.Path, f.Problem = path+"/"+p.Param, p.Text
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// apart returns the errors that errors.Join put together.
+func apart(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, apart(e)...)
+	}
+	return out
+}
+
+// checkHere tells what this host lacks to run its part of the site: about lines of
+// the site's file, and about files of its own.
+func checkHere(ctx context.Context, c Config, spec fleet.Spec, system *service.Systemd) (about, own fleet.Faults) {
+	files := trust.Files{Dir: c.tls()}
+	id, err := files.Load()
+	if err != nil {
+		own = append(own, fleet.Fault{Rule: "certificate", Problem: err.Error(), Want: "mainstay init (on the first voter) or mainstay join makes one"})
+		if _, expired := errors.AsType[*trust.ExpiredError](err); !expired {
+			return nil, own
+		}
+	}
+	me, ok := spec.Host(id.Name)
+	if !ok {
+		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: id.Name, Problem: "is whom this host's certificate names, and the site does not know it"}}, own
+	}
+	for _, network := range fleet.Sorted(me.Addresses) {
+		if _, err := interfaceOf(me.Addresses[network]); err != nil {
+			want := "the address that this host has on network " + network
+			if mine := here(spec, network); mine != "" {
+				want = mine
+			}
+			about = append(about, fleet.Fault{Path: "hosts/" + me.Name, Rule: "interface", Value: me.Addresses[network].String(),
+				Problem: "is on no interface of this host", Want: want})
+		}
+	}
+	if _, err := exec.LookPath("haproxy"); err != nil && runsHAProxy(spec, me.Name) {
+		about = append(about, fleet.Fault{Path: "services/haproxy", Rule: "program", Problem: "haproxy is not installed on this host", Want: "apt-get install haproxy (or dnf, zypper)"})
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for _, v := range spec.Services {
@@ -46,16 +120,35 @@ func CheckHost(ctx context.Context, c Config, spec fleet.Spec) []string {
 		}
 		s, err := service.Open(v, service.Env{Systemd: system})
 		if err != nil {
-			continue // told among the file's mistakes
+			continue // told already
 		}
 		state, err := s.State(ctx)
+		_ = s.Close() // nothing was changed through it
 		switch {
 		case err != nil:
-			out = append(out, fmt.Sprintf("service %s: %v", v.Name, err))
+			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: "nobody knows its state on this host: " + err.Error()})
 		case state.Phase == fleet.Absent:
-			out = append(out, fmt.Sprintf("service %s: none of its units exists here (%v): install it, or leave %s out for this host", v.Name, v.Units, v.Name))
+			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: fmt.Sprintf("none of its units %v exists on this host", v.Units),
+				Want: "its package installed, a unit that exists, or " + v.Name + " without this host"})
 		}
-		_ = s.Close() // nothing was changed through it
 	}
-	return out
+	return about, own
+}
+
+// here names what this host has on a network.
+func here(spec fleet.Spec, network string) string {
+	all, err := ownAddresses()
+	if err != nil {
+		return ""
+	}
+	var mine []string
+	for _, n := range spec.Networks {
+		for addr, name := range all {
+			if n.Name == network && n.CIDR.Contains(addr) {
+				mine = append(mine, fmt.Sprintf("%s (%s)", addr, name))
+			}
+		}
+	}
+	slices.Sort(mine)
+	return strings.Join(mine, ", ")
 }

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,6 +44,10 @@ type Config struct {
 	// make progress.
 	Ready func()
 	Alive func()
+	// Reload asks for a new process in this one's place, and Successor tells the
+	// supervisor which one that is, just before this one ends.
+	Reload    <-chan os.Signal
+	Successor func(pid int)
 }
 
 // Paths below the folders.
@@ -70,6 +75,14 @@ type node struct {
 	peers   *peers
 	system  *service.Systemd
 	haproxy *balance.HAProxy
+
+	text     []byte // the site's file as this process has read it
+	sum      string // and its version
+	versions versions
+	applying atomic.Int32  // operators' questions about a new file that are being answered
+	renewed  chan struct{} // a new file was taken: a new process shall read it
+	taking   sync.Mutex    // one new file at a time
+	offered  uint64        // the highest epoch in which a file was taken; guarded by taking
 }
 
 // ReadSite reads and checks a site's file; every mistake is in the error.
@@ -91,15 +104,21 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(cfg.Run, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", cfg.Run, err)
 	}
+	n, err := prepare(cfg)
+	if err != nil {
+		return err
+	}
+	if err := prepared(); err != nil {
+		return err
+	}
 	unlock, err := lock(ctx, filepath.Join(cfg.Run, "lock"))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	n, err := prepare(cfg)
-	if err != nil {
-		return err
-	}
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	go n.awaitSuccessor(ctx, leave)
 	return n.run(ctx)
 }
 
@@ -131,8 +150,13 @@ func lock(ctx context.Context, path string) (func(), error) {
 func prepare(cfg Config) (*node, error) {
 	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk()}
 	var errs []error
+	n.renewed = make(chan struct{}, 1)
+	n.versions.sums, n.versions.refused = map[string]string{}, map[string]string{}
 	spec, faults, err := ReadSite(cfg.siteFile())
 	errs = append(errs, err)
+	n.text, err = os.ReadFile(cfg.siteFile())
+	errs = append(errs, err)
+	n.sum = sumOf(n.text)
 	for _, w := range faults.Warnings() {
 		n.log.Warn("site file", "warning", w.Error())
 	}
@@ -186,7 +210,7 @@ func (n *node) run(ctx context.Context) error {
 	defer func() { cancel(); wait.Wait() }()
 	n.system = service.NewSystemd("")
 	defer n.system.Close()
-	n.peers = newPeers(n.spec, n.host, n.files)
+	n.peers = newPeers(n.spec, n.host, n.files, n.sum)
 	defer n.peers.close()
 
 	me, _ := n.spec.Host(n.host)
@@ -201,9 +225,11 @@ func (n *node) run(ctx context.Context) error {
 		n.haproxy = balance.New(balance.Config{Dir: n.cfg.Config, Run: n.cfg.Run, Host: n.host, Reload: func(ctx context.Context) error {
 			return n.system.ReloadUnit(ctx, service.HAProxyUnit)
 		}})
-		if err := n.haproxy.Configure(ctx, n.spec); err != nil {
-			// The old configuration stays in force; an address must not fall for it.
-			n.log.Error("configure HAProxy", "error", err, "help", "mainstay check")
+		if _, err := os.Stat(filepath.Join(n.cfg.Config, "haproxy.cfg")); err == nil {
+			// HAProxy's own check takes longer than a lease may last.
+			wait.Go(func() { n.configureHAProxy(ctx) })
+		} else {
+			n.configureHAProxy(ctx)
 		}
 		balancer = n.haproxy
 	}
@@ -229,6 +255,7 @@ func (n *node) run(ctx context.Context) error {
 		wait.Go(func() { n.worlds.run(ctx.Done()) })
 		wait.Go(func() { _ = n.leader.Run(ctx) })
 		wait.Go(func() { n.keepVoters(ctx) })
+		wait.Go(func() { n.keepSite(ctx) })
 		wait.Go(func() { n.alarms(ctx) })
 	}
 	stop, err := n.serve()
@@ -239,10 +266,29 @@ func (n *node) run(ctx context.Context) error {
 	wait.Go(func() { n.peers.run(ctx) })
 	wait.Go(func() { n.renew(ctx) })
 	wait.Go(func() { n.beAlive(ctx) })
+	wait.Go(func() { n.forgetServices(ctx) })
+	wait.Go(func() { n.tellFaults(ctx) })
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
 	}
 	return n.agent.Run(ctx)
+}
+
+// tellFaults logs what mainstay check would find, beside the running agent: a
+// package that was removed is no reason to let addresses fall.
+func (n *node) tellFaults(ctx context.Context) {
+	text, err := os.ReadFile(n.cfg.siteFile())
+	if err != nil {
+		n.log.Error("check", "error", err)
+		return
+	}
+	_, faults := Check(ctx, n.cfg, n.cfg.siteFile(), text, true)
+	if ctx.Err() != nil {
+		return
+	}
+	for _, f := range faults.Errors() {
+		n.log.Error("check", "error", f.Error(), "help", "mainstay check")
+	}
 }
 
 // beAlive tells the supervisor that the loops make progress: a beat loop that
@@ -262,6 +308,14 @@ func (n *node) beAlive(ctx context.Context) {
 				n.cfg.Alive()
 			}
 		}
+	}
+}
+
+// configureHAProxy puts the site's file into HAProxy's words. A configuration that
+// HAProxy refuses leaves the old one in force: an address must not fall for it.
+func (n *node) configureHAProxy(ctx context.Context) {
+	if err := n.haproxy.Configure(ctx, n.spec); err != nil && ctx.Err() == nil {
+		n.log.Error("configure HAProxy", "error", err, "help", "mainstay check")
 	}
 }
 

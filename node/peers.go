@@ -20,14 +20,15 @@ type peers struct {
 	spec  fleet.Spec
 	host  string
 	files *trust.Files
+	site  string // the sum of this host's site file, told with each report
 	put   chan fleet.Report
 
 	mu      sync.Mutex
 	clients map[string][]*api.Client // by host, in the order of its networks' names
 }
 
-func newPeers(spec fleet.Spec, host string, files *trust.Files) *peers {
-	return &peers{spec: spec, host: host, files: files, put: make(chan fleet.Report, 1), clients: map[string][]*api.Client{}}
+func newPeers(spec fleet.Spec, host string, files *trust.Files, site string) *peers {
+	return &peers{spec: spec, host: host, files: files, site: site, put: make(chan fleet.Report, 1), clients: map[string][]*api.Client{}}
 }
 
 func (p *peers) close() {
@@ -196,7 +197,7 @@ func (p *peers) deliver(ctx context.Context, voter string, box chan fleet.Report
 			// second; nobody waits for this one.
 			once, cancel := context.WithTimeout(ctx, time.Second)
 			_, _ = race(once, p.of(voter), func(ctx context.Context, c *api.Client) (struct{}, error) {
-				return struct{}{}, c.Report(ctx, r)
+				return struct{}{}, c.Report(ctx, r, p.site)
 			})
 			cancel()
 		}

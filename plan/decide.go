@@ -54,7 +54,7 @@ func Decide(w fleet.World) fleet.Plan {
 		}
 	}
 	for _, thing := range d.things {
-		d.load[w.State.Holdings[thing].Host]++
+		d.load[w.State.Holdings[thing].Host]++ // of those without a holder nobody asks
 	}
 	d.void()
 	d.admit()

@@ -135,20 +135,23 @@ func (d *decision) pursue(in fleet.Intent) {
 		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" that a former leader began has ended"))
 		return
 	}
-	f, flying := d.order(fleet.Order{
-		Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
-		Why: "its intent is recorded",
-	})
-	if !flying || f.Effect == nil {
+	o := fleet.Order{Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
+		Why: "its intent is recorded"}
+	f := d.w.Flights[o.Key]
+	if f.Effect == nil {
+		d.order(o)
 		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
 		return
 	}
 	if left := in.Lasts - d.w.Now.Sub(f.Sent); f.Effect.Outcome == fleet.NoWord && left > 0 && fleet.Armed(fleet.GuardIntent) {
 		// Nobody knows what the device was told: it may act until the deed is over.
+		d.order(o)
 		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
 		d.wake(left)
 		return
 	}
+	// What came of it is known, however long ago: the intent ends with this turn,
+	// and nothing may be ordered under it any more.
 	switch {
 	case f.Effect.Outcome == fleet.Done && f.Effect.Proof != nil:
 		p := *f.Effect.Proof

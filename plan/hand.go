@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 
 	"mainstay/fleet"
 	"mainstay/lease"
@@ -94,10 +95,13 @@ func (h *Hand) Stint() fleet.Stint {
 // Memory returns what must be kept in /run; it shares no map with the hand.
 func (h *Hand) Memory() Memory {
 	m := h.memory
-	m.Seen, m.GivenUp, m.Held, m.Running, m.Refused = clone(m.Seen), clone(m.GivenUp), clone(m.Held), clone(m.Running), clone(m.Refused)
+	m.Seen, m.GivenUp, m.Held, m.Running, m.Refused = maps.Clone(m.Seen), maps.Clone(m.GivenUp), maps.Clone(m.Held), maps.Clone(m.Running), maps.Clone(m.Refused)
 	m.End = h.holder.End()
 	return m
 }
+
+// Held returns the generation under which this stint holds an address; 0 if it does not.
+func (h *Hand) Held(thing string) uint64 { return h.memory.Held[thing] }
 
 // Leased says whether the lease lives.
 func (h *Hand) Leased(now fleet.Moment) bool { return h.holder.Alive(now) }
@@ -253,15 +257,4 @@ func put(m *map[string]uint64, key string, value uint64) {
 		*m = map[string]uint64{}
 	}
 	(*m)[key] = value
-}
-
-func clone(m map[string]uint64) map[string]uint64 {
-	if m == nil {
-		return nil
-	}
-	out := make(map[string]uint64, len(m))
-	for _, k := range fleet.Sorted(m) {
-		out[k] = m[k]
-	}
-	return out
 }

@@ -53,7 +53,9 @@ func newIndex(w fleet.World) index {
 	}
 	for _, thing := range x.things {
 		h := w.State.Holdings[thing]
-		x.on[h.Host] = append(x.on[h.Host], thing)
+		if h.Host != "" { // a restored store does not know who holds it
+			x.on[h.Host] = append(x.on[h.Host], thing)
+		}
 		if h.From.Host != "" {
 			x.from[h.From.Host] = append(x.from[h.From.Host], thing)
 		}

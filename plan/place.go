@@ -98,13 +98,15 @@ const VerbInventory fleet.Verb = "inventory"
 // passive keeps exactly one copy of an active/passive service running.
 func (d *decision) passive(v fleet.Service) {
 	thing := v.Thing()
-	h, held := d.w.State.Holdings[thing]
+	h := d.w.State.Holdings[thing]
+	held := h.Host != ""
 	if held && h.Blocked != "" && !d.unblock(v, h) {
 		d.wait(thing, "a person: "+h.Blocked, fmt.Sprintf("mainstay move %s HOST", v.Name))
 		return
 	}
 	if !held {
-		d.placeFirst(v)
+		h.Thing = thing
+		d.placeFirst(v, h)
 		return
 	}
 	// A copy without the record is the danger itself: it is stopped, wherever.
@@ -113,6 +115,15 @@ func (d *decision) passive(v fleet.Service) {
 		s := r.Services[v.Name]
 		if !ok || host == h.Host || !d.reaches(host) || !alive(s) {
 			continue
+		}
+		if s.Generation > h.Generation && s.Phase == fleet.Running {
+			// The record is the older one, of a restored store.
+			if why, no := d.blocked[host]; no {
+				d.wait(thing, "the host that runs it under a newer right than the record's to be fit: "+why, "mainstay status")
+				return
+			}
+			d.put(v, h, host, fmt.Sprintf("it runs there under generation %d: the record, of a restored store, was older", s.Generation))
+			return
 		}
 		d.wait(thing, fmt.Sprintf("%s to stop its copy: the record says %s", host, h.Host), "")
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
@@ -158,7 +169,7 @@ func alive(s fleet.ServiceState) bool {
 
 // placeFirst takes in what nobody holds: the one running copy is adopted; if
 // there is none, the best host gets it once every home has said so.
-func (d *decision) placeFirst(v fleet.Service) {
+func (d *decision) placeFirst(v fleet.Service, h fleet.Holding) {
 	thing := v.Thing()
 	var running, silent []string
 	for _, host := range d.homes[v.Name] {
@@ -185,14 +196,14 @@ func (d *decision) placeFirst(v fleet.Service) {
 		d.wait(thing, fmt.Sprintf("a person: it runs on %s, and no record says where it belongs", strings.Join(running, " and ")),
 			"stop it by hand where it does not belong; nothing is started meanwhile")
 	case len(running) == 1 && d.blocked[running[0]] == "":
-		d.put(v, fleet.Holding{Thing: thing}, running[0], "it was found running there and is adopted")
+		d.put(v, h, running[0], "it was found running there and is adopted")
 	case len(running) == 1:
 		d.wait(thing, "the host on which it was found to be fit: "+d.blocked[running[0]], "mainstay status")
 	case len(silent) > 0 && fleet.Armed(fleet.GuardInventory):
 		d.wait(thing, "word from "+strings.Join(silent, ", ")+" that it does not run there, or a proof that they are off",
 			"mainstay recover oath HOST, once you have seen that the host is off")
 	default:
-		d.give(v, fleet.Holding{Thing: thing}, "nobody holds it and it runs nowhere")
+		d.give(v, h, "nobody holds it and it runs nowhere")
 	}
 }
 
@@ -221,12 +232,13 @@ func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
 		from = old.From // where it came from, and what that rests on, is as before
 	}
 	d.load[to]++
+	generation := d.next(old)
 	d.record(fleet.Put("holding/"+v.Thing(), fleet.Holding{
-		Thing: v.Thing(), Host: to, Boot: s.Boot, Stint: s.N, Generation: old.Generation + 1,
+		Thing: v.Thing(), Host: to, Boot: s.Boot, Stint: s.N, Generation: generation,
 		From: from, Why: why, At: d.w.Wall,
 	}, fmt.Sprintf("%s goes to %s: %s", v.Thing(), to, why)))
 	if !fleet.Armed(fleet.GuardRecordFirst) {
-		d.startPassive(v, to, old.Generation+1, why)
+		d.startPassive(v, to, generation, why)
 	}
 }
 
@@ -283,6 +295,10 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		d.put(v, h, h.Host, fmt.Sprintf("%s has begun stint %d and the service is %s there", h.Host, r.Stint, s.Phase))
 		return
 	}
+	if s.Generation > h.Generation && d.blocked[h.Host] == "" {
+		d.put(v, h, h.Host, fmt.Sprintf("%s knows generation %d: the record, of a restored store, was older", h.Host, s.Generation))
+		return
+	}
 	if why := d.shouldMove(v, h, s); why != "" {
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
 			Generation: h.Generation, Why: why}, h.Host))
@@ -327,14 +343,15 @@ func (d *decision) offStill(v fleet.Service, h fleet.Holding) bool {
 			return true
 		}
 	}
-	f, flying := d.order(fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
+	o := fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
 		To: d.w.Leader, Thing: v.Thing(), Generation: h.Generation, Target: h.From,
-		Why: fmt.Sprintf("the start on %s relies on %s being off", h.Host, h.From.Host)})
-	if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done {
+		Why: fmt.Sprintf("the start on %s relies on %s being off", h.Host, h.From.Host)}
+	if f := d.w.Flights[o.Key]; f.Effect != nil && f.Effect.Outcome == fleet.Done && d.w.Now.Sub(f.Arrived) <= restMin {
 		p.Confirmed = h.Generation
 		d.record(fleet.Put("proof/"+p.Host, p, fmt.Sprintf("%s is off, asked again before %s starts", p.Host, v.Thing())))
 		return false
 	}
+	d.order(o) // an answer that is older than that is asked for anew
 	d.wait(v.Thing(), "the BMC of "+h.From.Host+" to say once more that it is off", "mainstay recover oath "+h.From.Host)
 	return false
 }

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -14,6 +13,7 @@ import (
 // (Overlay); this is the picture of the whole.
 func (d *decision) routes() {
 	table := fleet.Routes{Servers: map[string]map[string]fleet.Route{}}
+	var said []byte // the table in words, for its revision
 	for _, v := range d.w.Spec.Services {
 		if v.Listen.Port == 0 {
 			continue
@@ -27,16 +27,16 @@ func (d *decision) routes() {
 			d.writer(v, servers)
 		}
 		table.Servers[v.Name] = servers
+		said = append(append(said, v.Name...), 0, 0)
+		for _, host := range fleet.Sorted(servers) {
+			said = append(append(append(append(said, host...), 0), servers[host]...), 0)
+		}
 	}
 	if len(table.Servers) == 0 {
 		return
 	}
-	raw, err := json.Marshal(table.Servers) // sorts its keys
-	if err != nil {
-		panic(fmt.Sprintf("plan: routes: %v", err)) // strings always marshal
-	}
 	sum := fnv.New64a()
-	sum.Write(raw)
+	sum.Write(said)
 	table.Revision = sum.Sum64()>>11 | 1 // fits a JSON number exactly, never zero
 	for _, host := range d.w.Spec.Hosts {
 		r, ok := d.current(host.Name)

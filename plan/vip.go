@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"mainstay/fleet"
 	"mainstay/lease"
@@ -24,17 +25,27 @@ func (d *decision) address(a fleet.Address) {
 			return
 		}
 	}
-	h, held := d.w.State.Holdings[thing]
-	if held {
-		why, free := d.addressFree(h, a)
-		if !free {
-			d.keepAddress(a, h)
-			return
-		}
-		d.giveAddress(a, h, why)
+	h := d.w.State.Holdings[thing]
+	if d.adopt(a, h) {
 		return
 	}
-	d.giveAddress(a, fleet.Holding{Thing: thing}, "nobody held it")
+	if h.Host == "" {
+		if who := d.unsure(a, h); len(who) > 0 {
+			d.wait(thing, "word from "+strings.Join(who, ", ")+" that it does not speak for it, or a proof that it is off",
+				"mainstay recover oath HOST, once you have seen that the host is off")
+			return
+		}
+		h.Thing = thing
+		d.giveAddress(a, h, "nobody held it")
+		return
+	}
+	d.hushOthers(a, h)
+	why, free := d.addressFree(h, a)
+	if !free {
+		d.keepAddress(a, h)
+		return
+	}
+	d.giveAddress(a, h, why)
 }
 
 // addressFree says whether, and on what evidence, nobody speaks for the address
@@ -103,12 +114,13 @@ func (d *decision) giveAddress(a fleet.Address, old fleet.Holding, why string) {
 	to := d.best(fit, a.Prefer)[0]
 	s := d.w.Heard[to].Stint
 	d.load[to]++
+	generation := d.next(old)
 	d.record(fleet.Put("holding/"+thing, fleet.Holding{
-		Thing: thing, Host: to, Boot: s.Boot, Stint: s.N, Generation: old.Generation + 1,
+		Thing: thing, Host: to, Boot: s.Boot, Stint: s.N, Generation: generation,
 		From: old.Holder(), Why: why, At: d.w.Wall,
 	}, fmt.Sprintf("%s goes to %s: %s", thing, to, why)))
 	if !fleet.Armed(fleet.GuardRecordFirst) {
-		d.claim(a, to, old.Generation+1, why)
+		d.claim(a, to, generation, why)
 	}
 }
 

@@ -2,7 +2,7 @@ package sim
 
 import (
 	"fmt"
-	"reflect"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -34,6 +34,7 @@ type agent struct {
 	paths  lease.Paths
 
 	senses   []sense // by host
+	ears     map[string]fleet.Heard
 	suspects []string
 	asking   map[string]asking
 	errands  map[string]*errand
@@ -100,7 +101,7 @@ func newAgent(h *host) *agent {
 		a.senses[i].nets = make([]fleet.Moment, len(s.nets))
 	}
 	h.agent = a
-	a.desk.reports = map[string]told{}
+	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}}
 	for _, name := range a.spec.Voters() {
 		a.voters = append(a.voters, s.names[name])
 	}
@@ -175,7 +176,7 @@ func (a *agent) tick() {
 	}
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
-	b := beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now)}
+	b := &beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now)}
 	if a.hand.Silent() {
 		a.remind(now)
 		a.next(now)
@@ -206,7 +207,7 @@ func (a *agent) next(now fleet.Moment) {
 }
 
 // datagram sends a beat or an acknowledgement.
-func (a *agent) datagram(k kind, to *host, net int, b beat) {
+func (a *agent) datagram(k kind, to *host, net int, b *beat) {
 	s := a.host.site
 	copies := 1
 	if n := s.nets[net]; n.double > 0 && s.chance(n.double) {
@@ -224,18 +225,18 @@ func (a *agent) datagram(k kind, to *host, net int, b beat) {
 }
 
 // hearBeat takes a heartbeat of another host and acknowledges it.
-func (a *agent) hearBeat(from *host, net int, b beat) {
+func (a *agent) hearBeat(from *host, net int, b *beat) {
 	if a.ear == nil {
 		return
 	}
 	now := a.host.clock()
 	a.heardBeat(from, b, net, now)
 	if a.earBeat(b, now) {
-		a.datagram(ackEvent, from, net, beat{stint: b.stint, sent: b.sent})
+		a.datagram(ackEvent, from, net, b)
 	}
 }
 
-func (a *agent) earBeat(b beat, now fleet.Moment) bool {
+func (a *agent) earBeat(b *beat, now fleet.Moment) bool {
 	ack, why := a.ear.Beat(lease.Beat{Stint: b.stint, Sent: b.sent, Late: b.late}, now)
 	if !ack && strings.Contains(why, "just booted") {
 		a.host.site.guard(fleet.GuardEarWait)
@@ -243,7 +244,7 @@ func (a *agent) earBeat(b beat, now fleet.Moment) bool {
 	return ack
 }
 
-func (a *agent) hearAck(from *host, net int, b beat) {
+func (a *agent) hearAck(from *host, net int, b *beat) {
 	now := a.host.clock()
 	if b.stint.Boot == a.host.boot {
 		a.paths.Acked(a.host.site.nets[net].name, b.sent)
@@ -266,7 +267,7 @@ func (a *agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
 }
 
 // heardBeat notes what judge wants to know.
-func (a *agent) heardBeat(from *host, b beat, net int, now fleet.Moment) {
+func (a *agent) heardBeat(from *host, b *beat, net int, now fleet.Moment) {
 	x := &a.senses[from.index]
 	changed := !x.seen || x.stint != b.stint || x.leased != b.leased || x.suspect
 	if net >= 0 {
@@ -311,18 +312,22 @@ func (a *agent) suspect(now fleet.Moment) {
 
 // heard is what this ear knows of every host.
 func (a *agent) heard() map[string]fleet.Heard {
-	out := map[string]fleet.Heard{}
+	if a.ears == nil {
+		a.ears = map[string]fleet.Heard{}
+	}
+	out := a.ears // made anew in place: the last turn's is looked at no more
 	now := a.host.clock()
-	for _, name := range a.ear.Hosts() {
-		boots := a.ear.Boots(name)
-		if boots[0].Heard == 0 {
+	for i, host := range a.host.site.hosts {
+		name := host.name
+		newest, rival := a.ear.Newest(name, now)
+		if newest.Heard == 0 {
 			continue
 		}
-		h := fleet.Heard{Stint: boots[0].Stint, Last: boots[0].Heard, Late: boots[0].Late, Nets: map[string]fleet.Moment{}}
-		if len(boots) > 1 && boots[1].Heard != 0 && boots[1].Heard.After(boots[0].First) && now.Sub(boots[1].Heard) < 2*a.spec.Timing.Lease {
-			h.Rival = boots[1].Stint.Boot
+		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival, Nets: out[name].Nets}
+		if h.Nets == nil {
+			h.Nets = map[string]fleet.Moment{}
 		}
-		x := &a.senses[a.host.site.names[name].index]
+		x := &a.senses[i]
 		if x.seen {
 			h.Leased = x.leased
 			for i, at := range x.nets {
@@ -534,7 +539,7 @@ func (a *agent) claim(d deed, next func()) {
 				a.host.agentProcess.in(50*millisecond, later)
 				return
 			}
-			if a.hand.Memory().Held[d.Thing] != d.Generation {
+			if a.hand.Held(d.Thing) != d.Generation {
 				a.done(d, fleet.Broken, "the lease ended while somebody else answered for the address")
 				return
 			}
@@ -566,7 +571,7 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 	_, name := a.address(d.Thing)
 	until := a.hand.End()
 	now := a.host.clock()
-	if !a.hand.Leased(now) || a.hand.Memory().Held[d.Thing] != d.Generation {
+	if !a.hand.Leased(now) || a.hand.Held(d.Thing) != d.Generation {
 		a.done(d, fleet.Broken, "the lease ended before the address was claimed")
 		next()
 		return
@@ -736,7 +741,7 @@ func (a *agent) report() {
 	}
 	now := a.host.clock()
 	r := a.testimony(now)
-	if !a.everTold || !same(a.said, r) {
+	if !a.everTold || !same(&a.said, &r) {
 		a.content++
 	} else if now.Sub(a.saidAt) < time.Second {
 		return
@@ -805,9 +810,11 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 }
 
 // same says whether two reports say the same, apart from their number and time.
-func same(a, b fleet.Report) bool {
-	a.Seq, a.Wall = b.Seq, b.Wall
-	return reflect.DeepEqual(a, b)
+func same(a, b *fleet.Report) bool {
+	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
+		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes &&
+		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
+		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed)
 }
 
 // told is a report and a number that changes with what it says.
@@ -817,15 +824,20 @@ type told struct {
 }
 
 // desk is leader.Desk.
-type desk struct{ reports map[string]told }
+type desk struct {
+	reports map[string]fleet.Report
+	content map[string]uint64
+}
 
 func (d *desk) put(t told, a *agent) {
-	old, known := d.reports[t.report.Host]
-	if known && old.report.Boot == t.report.Boot && t.report.Seq <= old.report.Seq {
+	host := t.report.Host
+	old, known := d.reports[host]
+	if known && old.Boot == t.report.Boot && t.report.Seq <= old.Seq {
 		return
 	}
-	d.reports[t.report.Host] = t
-	if !known || old.report.Boot != t.report.Boot || old.content != t.content {
+	changed := !known || old.Boot != t.report.Boot || d.content[host] != t.content
+	d.reports[host], d.content[host] = t.report, t.content
+	if changed {
 		a.leader.news()
 	}
 }

@@ -18,6 +18,8 @@ type bmc struct {
 	lies  bool // it says off although the host is on
 	again bool // a power policy turns the host on a while after an off
 	stray int  // offs on their way
+	done  at   // when the last of them will be carried out: it obeys in the order it is told
+	lost  int  // how often it lost power, and forgot what it was told
 }
 
 // how an answer of a BMC failed.
@@ -52,10 +54,18 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 
 func (b *bmc) off() string {
 	s := b.host.site
+	if !b.host.on && !b.lies && b.uuid == b.host.uuid {
+		return "ok" // of a machine that is off already there is nothing to do later
+	}
 	d := s.between(20*millisecond, 300*millisecond) + b.slow
 	b.stray++
+	b.done = max(b.done, s.now+d)
+	lost := b.lost
 	s.after(d, func() {
 		b.stray--
+		if b.lost != lost {
+			return
+		}
 		if b.lies || b.uuid != b.host.uuid {
 			return // another machine went off, or none
 		}
@@ -115,7 +125,7 @@ func (a *agent) fence(o fleet.Order, done func(*fleet.Proof, fleet.Outcome, stri
 		p.same(func() {
 			p.victim.bmc.call(&a.host.agentProcess, func() string {
 				s.tell("%s is switched on by its BMC", victim.name)
-				s.after(victim.bootTime(), func() {
+				s.after(max(victim.bmc.done-s.now, 0)+victim.bootTime(), func() {
 					if !victim.bmc.dead {
 						victim.powerOn()
 					}

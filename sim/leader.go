@@ -27,7 +27,6 @@ type leader struct {
 	flights map[string]fleet.Flight
 	told    map[string]string
 	pending int // events that are not written yet
-	world   fleet.World
 	plan    fleet.Plan
 	calm    int // turns in a row that had nothing to do
 }
@@ -122,7 +121,7 @@ func (l *leader) turn() {
 	s.watch.turns()
 	now := h.clock()
 	w, p := plan.Turn(l.look(now))
-	l.world, l.plan = w, p
+	l.plan = p
 	l.note(w, p)
 	orders := func() {
 		for _, r := range p.Asks {
@@ -214,30 +213,34 @@ func (l *leader) rest(p fleet.Plan, now fleet.Moment) {
 	})
 }
 
-// look gathers the World.
+// rests says whether the leader has come to rest: several turns in a row brought
+// nothing new, no order is on its way and none is to be tried again after a while.
+func (l *leader) rests() bool {
+	h := l.agent.host
+	if l.busy || l.calm < 4 || !l.holds() || h.clock().Sub(l.since) < 4*time.Second {
+		return false
+	}
+	for _, f := range l.flights {
+		if f.Effect == nil || f.Effect.Outcome != fleet.Done && h.clock().Sub(f.Arrived) < min(30*time.Second, time.Second<<min(f.Tries, 5)) {
+			return false
+		}
+	}
+	return true
+}
+
+// look gathers the World. A turn is over before anything else happens, so its maps
+// are the leader's own.
 func (l *leader) look(now fleet.Moment) fleet.World {
 	a := l.agent
 	h := a.host
-	flights := make(map[string]fleet.Flight, len(l.flights))
-	for _, key := range fleet.Sorted(l.flights) {
-		f := l.flights[key]
+	for key, f := range l.flights {
 		if f.Effect != nil && now.Sub(f.Arrived) > time.Minute {
 			delete(l.flights, key)
-			continue
 		}
-		flights[key] = f
-	}
-	rounds := make(map[string]fleet.Round, len(l.rounds))
-	for host, r := range l.rounds {
-		rounds[host] = r
-	}
-	reports := make(map[string]fleet.Report, len(a.desk.reports))
-	for host, t := range a.desk.reports {
-		reports[host] = t.report
 	}
 	return fleet.World{
 		Spec: a.spec, Now: now, Wall: h.wall(), Leader: h.name, Epoch: l.epoch, Since: l.since,
-		State: h.member.state(), Reports: reports, Heard: a.heard(), Rounds: rounds, Flights: flights,
+		State: h.member.state(), Reports: a.desk.reports, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights,
 	}
 }
 
@@ -260,7 +263,9 @@ func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why strin
 		l.agent.host.site.tell("%s %s: %s", ear, lease.Answer(r.Stint), why)
 	}
 	r.Promised = promised
-	r.Over = lease.Over(r, l.agent.spec.Voters(), l.agent.spec.Timing, l.agent.heard()[r.Stint.Host].Late, l.agent.host.clock())
+	now := l.agent.host.clock()
+	heard, _ := l.agent.ear.Newest(r.Stint.Host, now)
+	r.Over = lease.Over(r, l.agent.spec.Voters(), l.agent.spec.Timing, heard.Late, now)
 	l.rounds[asked.Stint.Host] = r
 	l.news()
 }
@@ -434,7 +439,7 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 			s.guard(fleet.GuardProof)
 		}
 	}
-	for _, topic := range fleet.Sorted(l.told) {
+	for topic := range l.told {
 		if strings.HasPrefix(topic, "wait/") && !open[topic] {
 			delete(l.told, topic)
 		}
@@ -448,7 +453,7 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 	for _, o := range p.Orders {
 		s.watch.reason(o.Key, o.Why)
 	}
-	if len(p.Records)+len(p.Orders)+len(p.Asks)+len(p.Waits) > 0 {
+	if len(p.Records)+len(p.Orders)+len(p.Asks) > 0 {
 		l.calm = 0
 	} else {
 		l.calm++

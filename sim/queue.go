@@ -33,7 +33,7 @@ type event struct {
 	proc *process
 	call func()
 	from *host
-	beat beat
+	beat *beat
 	raft *message
 }
 

@@ -143,50 +143,45 @@ func (s *Site) until(when at) {
 	}
 }
 
-// quiet says that nothing is amiss, nothing is going on and nothing is awaited.
+// quiet says that nothing is going on and nothing is awaited: a fault may last, but
+// everybody has done what can be done about it, and only a further event will change
+// anything.
 func (s *Site) quiet() bool {
 	if s.now < s.busy {
 		return false
-	}
-	leading := false
-	for _, h := range s.hosts {
-		if !h.on || h.suspended || h.agent == nil || h.agentProcess.frozen || h.quorumProcess.frozen || h.bmc.stray > 0 {
-			return false
-		}
-		if h.voter && (h.member.node == nil || h.member.hung || h.member.slow > 0) {
-			return false
-		}
-		for _, u := range h.copies {
-			if u.hung || u.working || u.phase == fleet.Starting || u.phase == fleet.Stopping {
-				return false
-			}
-		}
-		for _, c := range s.cut[h.index] {
-			if c != 0 {
-				return false
-			}
-		}
-		if slices.Contains(h.links, false) || !h.agent.hand.Leased(h.clock()) {
-			return false
-		}
-		if l := &h.agent.leader; l.on {
-			if leading || l.busy || l.calm < 4 || !l.holds() {
-				return false
-			}
-			for _, key := range fleet.Sorted(l.flights) {
-				if l.flights[key].Effect == nil {
-					return false
-				}
-			}
-			leading = true
-		}
 	}
 	for _, n := range s.nets {
 		if n.loss+n.double+n.late > 0 {
 			return false
 		}
 	}
-	return leading && len(s.quorum.newest().Intents) == 0
+	if len(s.quorum.newest().Intents) > 0 || s.quorum.changing || len(s.quorum.want) > 0 {
+		return false
+	}
+	leading := false
+	for _, h := range s.hosts {
+		if h.bmc.stray > 0 {
+			return false
+		}
+		if !h.on {
+			continue
+		}
+		for _, u := range h.copies {
+			if u.hung || u.working || u.phase == fleet.Starting || u.phase == fleet.Stopping {
+				return false
+			}
+		}
+		if h.agent == nil || h.suspended || h.agentProcess.frozen {
+			continue
+		}
+		if l := &h.agent.leader; l.on {
+			if leading || !l.rests() {
+				return false
+			}
+			leading = true
+		}
+	}
+	return leading
 }
 
 // recover heals everything and sees that the site comes back to what it should
@@ -202,7 +197,7 @@ func (s *Site) recover() {
 			h.member.slow = 0
 			h.member.hangDisk(false)
 		}
-		h.bmc = bmc{host: h, uuid: h.uuid, power: h.on, stray: h.bmc.stray}
+		h.bmc = bmc{host: h, uuid: h.uuid, power: h.on, stray: h.bmc.stray, done: h.bmc.done, lost: h.bmc.lost}
 		h.quickBoot = false
 		for _, u := range h.copies {
 			u.failStarts, u.slowStarts, u.deafStops = 0, false, false
@@ -268,7 +263,6 @@ func (s *Site) do(c Command) error {
 		return fmt.Errorf("it takes %d words at least", f.least)
 	}
 	if c.Verb != "expect" {
-		s.stir(3*time.Second + 6*s.timing.Lease)
 		if c.Verb != "end" {
 			s.tell("> %s %s", c.Verb, strings.Join(c.Args, " "))
 		}
@@ -318,6 +312,7 @@ func init() {
 		"poweroff": {1, onHost(func(_ *Site, h *host, _ []string) error { h.powerOff(); return nil })},
 		"kill": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			h.bmc.dead = true
+			h.bmc.lost++
 			h.powerOff()
 			return nil
 		})},
@@ -616,7 +611,7 @@ func setBMC(s *Site, h *host, rest []string) error {
 	b := &h.bmc
 	switch rest[0] {
 	case "ok":
-		*b = bmc{host: h, uuid: h.uuid, power: h.on, stray: b.stray}
+		*b = bmc{host: h, uuid: h.uuid, power: h.on, stray: b.stray, done: b.done, lost: b.lost}
 	case "dead":
 		b.dead = true
 	case "lose":

@@ -21,7 +21,7 @@ func Draw(seed uint64) Story {
 	st.Title = fmt.Sprintf("Seed %d", seed)
 	st.Seed, st.Skips, st.Heals = seed, true, true
 	sh := &st.Shape
-	sh.Timing = pick(d.dice, "slow", "slow", "slow", "slow", "slow", "wide", "wide", "wide", "room", "rack")
+	sh.Timing = pick(d.dice, "slow", "slow", "slow", "slow", "slow", "slow", "slow", "slow", "slow", "wide", "wide", "wide", "wide", "wide", "room", "rack")
 	sh.Voters = pick(d.dice, 3, 3, 3, 3, 3, 3, 5, 5, 5, 7)
 	sh.Hosts = 10 - sh.Voters + d.dice.IntN(2)
 	sh.Networks = pick(d.dice, 2, 2, 3)

@@ -3,6 +3,7 @@ package sim
 import (
 	"flag"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,8 @@ type sum struct {
 //
 //	go test ./sim -run Seeds -seeds 1000 -seed 1
 func TestSeeds(t *testing.T) {
+	// Little lives for long here: collect seldom.
+	defer debug.SetGCPercent(debug.SetGCPercent(1600))
 	began := time.Now()
 	s := sum{next: *first, faults: map[string]int{}, guards: map[fleet.Guard]int{}, least: 1 << 30}
 	var wait sync.WaitGroup

@@ -138,6 +138,7 @@ func (s *Site) elapsed() at { return s.now + s.skipped }
 
 // tell adds a line to the log.
 func (s *Site) tell(format string, args ...any) {
+	s.stir(time.Second + 2*s.timing.Lease) // whatever is worth a line may have an echo
 	e := s.elapsed()
 	s.told = append(s.told, fmt.Sprintf("%4d.%03d  %s", e/second, e%second/millisecond, fmt.Sprintf(format, args...)))
 }

@@ -144,17 +144,22 @@ func readBackup(r io.Reader) (Header, []line, error) {
 
 // Restore makes a new cluster of one member in the empty cfg.Dir from a backup.
 // RunQuorum runs it then; the other voters join it with AddVoter, their Dirs
-// empty. Join tokens are not restored, for they may have been used since, and
-// the epoch leaps. Refused if Dir has data or the site is another.
+// empty. Join tokens are not restored, for they may have been used since, nor is
+// the site's file, for the hosts may have a newer one; and the epoch leaps. Refused if Dir has data or the site is another.
 //
 // The new cluster has a new identity: members of the old one can neither join
 // it nor disturb it. But while a majority of those runs, there are two stores
 // with two leaders: they must be stopped first.
 func Restore(ctx context.Context, cfg QuorumConfig, r io.Reader) (Header, error) {
+	return restore(ctx, cfg, r, func(lines []line) []line { return lines })
+}
+
+func restore(ctx context.Context, cfg QuorumConfig, r io.Reader, change func([]line) []line) (Header, error) {
 	h, lines, err := readBackup(r)
 	if err != nil {
 		return h, err
 	}
+	lines = change(lines)
 	if h.Site != cfg.Site {
 		return h, fmt.Errorf("restore: the backup is of site %q, this is %q", h.Site, cfg.Site)
 	}
@@ -205,7 +210,7 @@ func build(ctx context.Context, cfg QuorumConfig, dir string, lines []line) erro
 		// The epoch goes in last: without it nothing here counts as a state.
 		slices.SortStableFunc(lines, func(a, b line) int { return order(a) - order(b) })
 		for _, l := range lines {
-			if l.Key == votersKey || strings.HasPrefix(l.Key, tokenPrefix) {
+			if l.Key == votersKey || l.Key == privatePrefix+"site" || strings.HasPrefix(l.Key, tokenPrefix) {
 				continue
 			}
 			if l.Key == epochKey {
@@ -214,6 +219,13 @@ func build(ctx context.Context, cfg QuorumConfig, dir string, lines []line) erro
 					return fmt.Errorf("read the epoch: %w", err)
 				}
 				l.Value = fleet.Put("epoch", fleet.EpochValue{Epoch: e.Epoch + EpochLeap}, "").Value
+			}
+			if strings.HasPrefix(l.Key, statePrefix+"holding/") {
+				forgotten, err := forgetHolder(l.Value)
+				if err != nil {
+					return fmt.Errorf("read %s: %w", l.Key, err)
+				}
+				l.Value = forgotten
 			}
 			if size += len(l.Key) + len(l.Value); size > maxBytes/2 || len(ops) >= maxOps/2 {
 				if err := flush(); err != nil {
@@ -224,6 +236,42 @@ func build(ctx context.Context, cfg QuorumConfig, dir string, lines []line) erro
 		}
 		return flush()
 	})
+}
+
+// bury proves the last boot of each host that is gone dead by a person's oath.
+func bury(lines []line, gone []string, oath fleet.Wish) []line {
+	var out []line
+	for _, l := range lines {
+		host, ok := strings.CutPrefix(l.Key, statePrefix+"member/")
+		var m fleet.Member
+		if !ok || !slices.Contains(gone, host) || json.Unmarshal(l.Value, &m) != nil || m.Admitted == "" {
+			continue
+		}
+		p := fleet.Proof{
+			Host: host, Boot: m.Admitted, Kind: "oath", By: oath.By, At: oath.At,
+			Evidence: fmt.Sprintf("%s swore, when the quorum was recovered, that %s is off for good: %s", oath.By, host, oath.Why),
+		}
+		out = append(out, line{Key: statePrefix + "proof/" + host, Value: fleet.Put("", p, "").Value})
+	}
+	lines = slices.DeleteFunc(lines, func(l line) bool {
+		return slices.ContainsFunc(out, func(o line) bool { return o.Key == l.Key })
+	})
+	return append(lines, out...)
+}
+
+// forgetHolder takes out of a holding who has it: things change hands after a
+// backup, and without a store too, as a person's oath or a host's own end goes. So
+// the hosts are asked first; the generation stays, for it must never fall.
+func forgetHolder(raw []byte) ([]byte, error) {
+	var h fleet.Holding
+	if err := json.Unmarshal(raw, &h); err != nil {
+		return nil, err
+	}
+	why := fmt.Sprintf("the store was restored; it last knew of %s", h.Host)
+	if h.Host == "" {
+		why = h.Why
+	}
+	return fleet.Put("", fleet.Holding{Thing: h.Thing, Generation: h.Generation, Why: why, At: h.At}, "").Value, nil
 }
 
 func order(l line) int {
@@ -266,8 +314,9 @@ func alone(ctx context.Context, cfg QuorumConfig, force bool, deed func(clientv3
 // stay beside, in a directory that it returns. What the lost majority had
 // decided without this member is gone, and a lost member that runs again is a
 // second store with a second leader: that neither can be is the oath that the
-// caller must have asked for.
-func Recover(ctx context.Context, cfg QuorumConfig) (h Header, kept string, err error) {
+// caller must have asked for: gone are the hosts that it names, which are then
+// proved dead by it.
+func Recover(ctx context.Context, cfg QuorumConfig, gone []string, oath fleet.Wish) (h Header, kept string, err error) {
 	if !hasData(cfg.Dir) {
 		return h, "", fmt.Errorf("recover: no store in %s", cfg.Dir)
 	}
@@ -306,7 +355,7 @@ func Recover(ctx context.Context, cfg QuorumConfig) (h Header, kept string, err 
 	if err != nil {
 		return h, "", fmt.Errorf("recover: %w", err)
 	}
-	if _, err := Restore(ctx, cfg, &saved); err != nil {
+	if _, err := restore(ctx, cfg, &saved, func(lines []line) []line { return bury(lines, gone, oath) }); err != nil {
 		// As it was: the data are all there is.
 		return h, "", fmt.Errorf("recover: %w", errors.Join(err, os.Rename(kept, filepath.Join(cfg.Dir, "etcd"))))
 	}

@@ -349,6 +349,9 @@ func peerURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
+// Exists says whether a member has lived in dir: it must not be started there anew.
+func Exists(dir string) bool { return hasData(dir) }
+
 // hasData says whether a member has lived in dir.
 func hasData(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, "etcd", "member"))

@@ -465,6 +465,9 @@ func TestReplaceVoter(t *testing.T) {
 	if what, err := lead.client.Unsettled(ctx); err != nil || what != "" {
 		t.Errorf("still open: %q %v", what, err)
 	}
+	// Begun anew with nothing it would have forgotten its votes.
+	_, err = lead.client.AddVoter(ctx, "c4", peer)
+	wantIs(t, err, ErrExists)
 	voters, err := lead.client.Voters(ctx)
 	check(t, err)
 	if len(voters) != 3 {
@@ -546,6 +549,11 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("epoch %d of %q after %d", got.Epoch, got.Leader, epoch)
 	}
 	got.Epoch, got.Leader = want.Epoch, want.Leader
+	// Who held what at the time of the backup need not hold it now.
+	if h := got.Holdings["address/a"]; h.Host != "" || h.Boot != "" || h.Generation != 5 || h.Why == "" {
+		t.Errorf("the restored holding: %+v", h)
+	}
+	got.Holdings = want.Holdings
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -587,11 +595,15 @@ func TestRecover(t *testing.T) {
 	lead, epoch := h.raise()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	lead.commit(epoch, []fleet.Record{holding("address/a", "c1", 5)})
+	member := func(host string) fleet.Record {
+		return fleet.Put("member/"+host, fleet.Member{Host: host, Admitted: "boot-" + host}, "")
+	}
+	lead.commit(epoch, []fleet.Record{holding("address/a", "c1", 5), member("c1"), member("c2"), member("c3")})
 	last := h.other(lead.cfg.Name)
 	last.until("the holding", func(s fleet.State) bool { return s.Holdings["address/a"].Generation == 5 })
 
-	if _, _, err := Recover(ctx, last.cfg); err == nil {
+	oath := fleet.Wish{By: "ann", Why: "burnt", At: time.Now()}
+	if _, _, err := Recover(ctx, last.cfg, nil, oath); err == nil {
 		t.Fatal("recovered a running member")
 	}
 	for _, f := range h.rooms {
@@ -600,8 +612,7 @@ func TestRecover(t *testing.T) {
 			f.hangUp()
 		}
 	}
-	before := last.client.State()
-	_, kept, err := Recover(ctx, last.cfg)
+	_, kept, err := Recover(ctx, last.cfg, []string{lead.cfg.Name, "stranger"}, oath)
 	check(t, err)
 	if _, err := os.Stat(filepath.Join(kept, "member", "wal")); err != nil {
 		t.Errorf("the former data: %v", err)
@@ -615,8 +626,12 @@ func TestRecover(t *testing.T) {
 	// The agent lived through it. Its mirror follows the new cluster, although
 	// that one's revisions are lower.
 	last.until("the new cluster", func(s fleet.State) bool { return s.Epoch >= epoch+EpochLeap })
-	if diff := cmp.Diff(before.Holdings, last.client.State().Holdings); diff != "" {
-		t.Error(diff)
+	got := last.client.State()
+	if h := got.Holdings["address/a"]; h.Host != "" || h.Generation != 5 {
+		t.Errorf("the holding after it: %+v", h)
+	}
+	if p := got.Proofs[lead.cfg.Name]; len(got.Proofs) != 1 || p.Boot != "boot-"+lead.cfg.Name || p.Kind != "oath" || p.By != "ann" {
+		t.Errorf("proofs: %+v", got.Proofs)
 	}
 	_, next := h.raise(last.cfg.Name)
 	last.commit(next, []fleet.Record{holding("address/a", "c1", 6)})

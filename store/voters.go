@@ -68,7 +68,8 @@ func (c *Client) members(ctx context.Context) ([]*pb.Member, error) {
 
 // AddVoter makes room for the member of host name at peer, as a learner, and
 // returns the Cluster with which it must be started (Join set, its Dir empty).
-// Asked again for the same it answers the same. One learner at a time. It may
+// Asked again for the same it answers the same, until that member has started:
+// then ErrExists. One learner at a time. It may
 // answer ErrUnhealthy, as the other changes of members.
 func (c *Client) AddVoter(ctx context.Context, name, peer string) (cluster string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, opDeadline)
@@ -84,8 +85,12 @@ func (c *Client) AddVoter(ctx context.Context, name, peer string) (cluster strin
 	for _, m := range all {
 		at := slices.Contains(m.PeerURLs, peer)
 		switch {
-		case at && (m.Name == name || m.Name == ""):
+		case at && m.Name == "":
 			there = true
+		case at && m.Name == name:
+			// It has its name from its first start. Another that begins with nothing
+			// under the same number would have forgotten what it voted.
+			return "", fmt.Errorf("add voter %s: it has started already; a new machine in its place needs it to be replaced first: %w", name, ErrExists)
 		case at:
 			return "", fmt.Errorf("add voter %s: %s is the peer of %s", name, peer, m.Name)
 		case m.Name == name:
@@ -161,7 +166,7 @@ func (c *Client) ReplaceVoter(ctx context.Context, dead, name, peer string) (clu
 	if err != nil {
 		return "", fmt.Errorf("replace voter %s: %w", dead, err)
 	}
-	begun := slices.ContainsFunc(all, func(v Voter) bool { return v.Learner && v.Peer == peer })
+	begun := slices.ContainsFunc(all, func(v Voter) bool { return v.Learner && v.Peer == peer && v.Name == "" })
 	if !begun && slices.ContainsFunc(all, func(v Voter) bool { return v.Name == dead }) {
 		if err := c.RemoveVoter(ctx, dead); err != nil {
 			return "", fmt.Errorf("replace voter %s: %w", dead, err)

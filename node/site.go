@@ -1,0 +1,453 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+	"mainstay/service"
+)
+
+// The site's file is one for all hosts. A new one is checked by every host that can
+// be reached; if none refuses it, it is recorded in the store, and from then on the
+// leader brings it to whoever has another: at once to those that are there, later to
+// those that were away. A host that takes it goes on with it in a new process
+// (succeed.go), so no lease ends and no connection breaks.
+
+// siteKey is where the store keeps the site's file.
+const siteKey = "site"
+
+// recorded is what stands there.
+type recorded struct {
+	Text string    `json:"text"`
+	By   string    `json:"by"`
+	At   time.Time `json:"at"`
+}
+
+// sumOf is a file's version: equal texts have equal ones.
+func sumOf(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:6])
+}
+
+// versions is what a voter knows of the files of all hosts.
+type versions struct {
+	mu       sync.Mutex
+	sums     map[string]string // by host, as last reported
+	refused  map[string]string // by host, why it did not take the site's file
+	recorded string            // the sum of the store's; "" while none was read
+}
+
+// SiteFile implements api.Backend.
+func (n *node) SiteFile(context.Context) ([]byte, error) { return os.ReadFile(n.cfg.siteFile()) }
+
+// Apply implements api.Backend.
+func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, error) {
+	var none api.ApplyAnswer
+	if err := n.voter(); err != nil {
+		return none, err
+	}
+	n.applying.Add(1)
+	defer n.applying.Add(-1)
+	leader := n.store.Leader()
+	if leader == "" {
+		return none, api.Refuse(http.StatusServiceUnavailable, "mainstay status", "nobody leads at present: a new file is distributed by the leader")
+	}
+	if leader != n.host {
+		var a api.ApplyAnswer
+		return a, n.once(ctx, leader, "/v1/site", r, &a)
+	}
+	spec, faults := Check(ctx, n.cfg, "the new file", []byte(r.Text), false)
+	if wrong := faults.Errors(); len(wrong) > 0 {
+		return none, api.Refuse(http.StatusUnprocessableEntity, "mainstay check --file FILE", "%v", wrong.Err())
+	}
+	a := api.ApplyAnswer{Sum: sumOf([]byte(r.Text)), Changes: changes(n.spec, spec), Hosts: map[string]string{}}
+	for _, w := range faults.Warnings() {
+		a.Warnings = append(a.Warnings, w.Error())
+	}
+	if wrong := n.unsafe(spec); len(wrong) > 0 {
+		return none, api.Refuse(http.StatusConflict, "mainstay apply --help", "%s", strings.Join(wrong, "\n"))
+	}
+	raw, revision, err := n.store.Private(ctx, siteKey)
+	if err != nil {
+		return none, err
+	}
+	offer := api.SiteOffer{Text: r.Text, By: r.By, Only: "check"}
+	said := n.offer(ctx, spec, offer)
+	var refusals []string
+	for _, host := range fleet.Sorted(said) {
+		a.Hosts[host] = "would take it"
+		var refusal *api.Refusal
+		switch err := said[host]; {
+		case errors.As(err, &refusal):
+			refusals = append(refusals, fmt.Sprintf("%s refuses it: %v", host, err))
+		case err != nil:
+			a.Hosts[host] = "is away, and would get it when it returns"
+		}
+	}
+	if len(refusals) > 0 {
+		return none, api.Refuse(http.StatusConflict, "mainstay check --file FILE on that host", "nothing was changed anywhere:\n%s", strings.Join(refusals, "\n"))
+	}
+	if r.Preview {
+		return a, nil
+	}
+	value, err := json.Marshal(recorded{Text: r.Text, By: r.By, At: time.Now()})
+	if err != nil {
+		return none, err
+	}
+	if !bytes.Equal(raw, value) {
+		if err := n.store.PutPrivate(ctx, siteKey, value, revision); err != nil {
+			return none, fmt.Errorf("record the new file (is another apply under way?): %w", err)
+		}
+	}
+	n.log.Info("a new site file is recorded", "by", r.By, "sum", a.Sum, "changes", strings.Join(a.Changes, "; "))
+	offer.Only = ""
+	for host, err := range n.offer(ctx, spec, offer) {
+		a.Hosts[host] = "has it"
+		if err != nil {
+			a.Hosts[host] = fmt.Sprintf("has not got it yet and will: %v", err)
+		}
+	}
+	return a, nil
+}
+
+// unsafe says what of a new file cannot be changed on a running site, or not by one
+// file.
+func (n *node) unsafe(spec fleet.Spec) (out []string) {
+	if spec.Site != n.spec.Site {
+		return []string{fmt.Sprintf("this is site %s, not %s", n.spec.Site, spec.Site)}
+	}
+	if !slices.Equal(spec.Voters(), n.spec.Voters()) {
+		out = append(out, fmt.Sprintf("voters: are %v, and would be %v. Between two lists there would be two majorities that do not meet: a dead voter's place is taken by mainstay voters replace, under its name", n.spec.Voters(), spec.Voters()))
+	}
+	if spec.Timing != n.spec.Timing {
+		out = append(out, "timing: while some hosts have the old one and some the new, an ear may call a lease over that still lives. It is changed with every agent stopped, in the file of each host")
+	}
+	state := n.store.State()
+	for _, h := range n.spec.Hosts {
+		next, stays := spec.Host(h.Name)
+		for _, thing := range fleet.Sorted(state.Holdings) {
+			if !stays && state.Holdings[thing].Host == h.Name {
+				out = append(out, fmt.Sprintf("hosts: %s would go, and holds %s: mainstay maintenance %s on moves it away first", h.Name, thing, h.Name))
+			}
+		}
+		was, err := PeerURL(h)
+		is, nextErr := PeerURL(next)
+		if stays && h.Voter && next.Voter && err == nil && nextErr == nil && was != is {
+			out = append(out, fmt.Sprintf("hosts: %s is a voter, and the others know its store as %s, not as %s: a voter's own address stays", h.Name, was, is))
+		}
+	}
+	return out
+}
+
+// offerBound is how long a host has to check a file, or to take it.
+const offerBound = 8 * time.Second
+
+// offer brings a file to every member of the site at once, to this host last, and
+// returns what came of it. An error that is no refusal says that the host is away.
+func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[string]error {
+	ctx, cancel := context.WithTimeout(ctx, offerBound)
+	defer cancel()
+	members := n.store.State().Members
+	o.Epoch = n.store.State().Epoch
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	out := map[string]error{}
+	for _, h := range spec.Hosts {
+		if _, joined := members[h.Name]; !joined || h.Name == n.host {
+			continue
+		}
+		wait.Go(func() {
+			err := n.offerTo(ctx, h.Name, o)
+			mu.Lock()
+			defer mu.Unlock()
+			out[h.Name] = err
+		})
+	}
+	wait.Wait()
+	out[n.host] = n.OfferSite(ctx, o)
+	return out
+}
+
+func (n *node) offerTo(ctx context.Context, host string, o api.SiteOffer) error {
+	return n.once(ctx, host, "/v1/host/site", o, nil)
+}
+
+// once asks a host for what takes long and should be done once: the next network is
+// tried only where nobody answered on the one before.
+func (n *node) once(ctx context.Context, host, path string, question, answer any) error {
+	err := errors.New("this host's own file does not know the way to it yet")
+	for _, c := range n.peers.of(host) {
+		var refusal *api.Refusal
+		if err = c.Do(ctx, "POST", path, question, answer); err == nil || errors.As(err, &refusal) {
+			return err
+		}
+	}
+	return err
+}
+
+// OfferSite implements api.Backend: a leader's file is checked here and, unless that
+// was all it wanted, kept and taken into use.
+func (n *node) OfferSite(ctx context.Context, o api.SiteOffer) error {
+	text := []byte(o.Text)
+	if sumOf(text) == n.sum && o.Only == "" {
+		return nil
+	}
+	spec, faults := Check(ctx, n.cfg, "the new file", text, true)
+	if _, ok := spec.Host(n.host); !ok && len(faults.Errors()) == 0 {
+		return api.Refuse(http.StatusUnprocessableEntity, "", "it has no host %s", n.host)
+	}
+	if wrong := n.lacking(faults.Errors()); len(wrong) > 0 {
+		return api.Refuse(http.StatusUnprocessableEntity, "", "%v", wrong.Err())
+	}
+	if o.Only == "check" {
+		return nil
+	}
+	n.taking.Lock()
+	defer n.taking.Unlock()
+	if known := max(n.agent.Epoch(), n.offered); o.Epoch < known {
+		return api.Refuse(http.StatusConflict, "", "epoch %d is over, %d has begun", o.Epoch, known)
+	}
+	n.offered = o.Epoch
+	if err := replaceFile(n.cfg.siteFile(), text, 0o640); err != nil {
+		return fmt.Errorf("keep the new site file: %w", err)
+	}
+	n.log.Info("a new site file is taken into use", "sum", sumOf(text), "by", o.By)
+	select {
+	case n.renewed <- struct{}{}:
+	default: // a successor is being started already, and will be once more if need be
+	}
+	return nil
+}
+
+// lacking leaves out of a host's faults those that it has already with the file in
+// use: a unit that is missing today is no reason to refuse tomorrow's file.
+func (n *node) lacking(faults fleet.Faults) fleet.Faults {
+	text, err := os.ReadFile(n.cfg.siteFile())
+	if err != nil {
+		return faults
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), offerBound)
+	defer cancel()
+	_, present := Check(ctx, n.cfg, "the new file", text, true)
+	return slices.DeleteFunc(faults, func(f fleet.Fault) bool {
+		return slices.ContainsFunc(present, func(p fleet.Fault) bool {
+			return p.Path == f.Path && p.Rule == f.Rule && p.Problem == f.Problem
+		})
+	})
+}
+
+// replaceFile puts a file in another's place, whole and on the disk.
+func replaceFile(path string, text []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// keepSite brings the recorded file to whoever reports another, as long as this
+// host leads.
+func (n *node) keepSite(ctx context.Context) {
+	ticker := time.NewTicker(2 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if !n.quorum.Holds(n.now()) {
+			continue
+		}
+		raw, _, err := n.store.Private(ctx, siteKey)
+		var r recorded
+		if err != nil || len(raw) == 0 || json.Unmarshal(raw, &r) != nil {
+			continue // nothing was applied yet, or the store cannot say
+		}
+		want := sumOf([]byte(r.Text))
+		n.versions.mu.Lock()
+		n.versions.recorded = want
+		n.versions.sums[n.host] = n.sum
+		var others []string
+		for _, host := range fleet.Sorted(n.versions.sums) {
+			if n.versions.sums[host] != want {
+				others = append(others, host)
+			} else {
+				delete(n.versions.refused, host)
+			}
+		}
+		n.versions.mu.Unlock()
+		offer := api.SiteOffer{Text: r.Text, By: r.By, Epoch: n.store.State().Epoch}
+		for _, host := range others {
+			once, cancel := context.WithTimeout(ctx, offerBound)
+			var err error
+			if host == n.host {
+				err = n.OfferSite(once, offer)
+			} else {
+				err = n.offerTo(once, host, offer)
+			}
+			cancel()
+			var refusal *api.Refusal
+			if !errors.As(err, &refusal) {
+				continue // taken, or away
+			}
+			n.versions.mu.Lock()
+			told := n.versions.refused[host] == err.Error()
+			n.versions.refused[host] = err.Error()
+			n.versions.mu.Unlock()
+			if !told {
+				n.log.Error("a host does not take the site's file", "host", host, "why", err)
+			}
+		}
+	}
+}
+
+// siteOf says how a host's file differs from the site's; "" if it does not, or
+// nothing is known of it.
+func (n *node) siteOf(host string) string {
+	n.versions.mu.Lock()
+	defer n.versions.mu.Unlock()
+	want := n.versions.recorded
+	if want == "" {
+		want = n.sum
+	}
+	have := n.versions.sums[host]
+	if have == "" || have == want {
+		return ""
+	}
+	out := fmt.Sprintf("has another site file: %s, the site's is %s", have, want)
+	if why := n.versions.refused[host]; why != "" {
+		out += "; it refuses that one: " + why
+	}
+	return out
+}
+
+// forgetServices takes back what was prepared on this host for services that the
+// file in use when it last started still named.
+func (n *node) forgetServices(ctx context.Context) {
+	path := filepath.Join(n.cfg.State, "site.known.yaml")
+	env := service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held")}
+	if text, err := os.ReadFile(path); err == nil {
+		former, _ := fleet.Read(path, text, service.Catalogue())
+		for _, v := range former.Services {
+			now, stays := n.spec.Service(v.Name)
+			if v.Mode != fleet.ActivePassive || stays && now.Mode == fleet.ActivePassive && slices.Contains(n.spec.Homes(now), n.host) || !slices.Contains(former.Homes(v), n.host) {
+				continue
+			}
+			c, err := service.Open(v, env)
+			if err == nil {
+				err = errors.Join(c.Forget(ctx), c.Close())
+			}
+			if err != nil {
+				n.log.Error("forget a service that the site's file names no more", "service", v.Name, "error", err)
+				return // tried again at the next start
+			}
+			n.log.Info("a service is Mainstay's no more; what runs of it runs on", "service", v.Name)
+		}
+	}
+	if err := replaceFile(path, n.text, 0o600); err != nil {
+		n.log.Error("keep which services this host was prepared for", "error", err)
+	}
+}
+
+// changes says in words what a new file changes, one line for each.
+func changes(old, now fleet.Spec) (out []string) {
+	out = append(out, changed("network", named(old.Networks, func(x fleet.Network) string { return x.Name }), named(now.Networks, func(x fleet.Network) string { return x.Name }))...)
+	out = append(out, changed("host", named(old.Hosts, func(x fleet.Host) string { return x.Name }), named(now.Hosts, func(x fleet.Host) string { return x.Name }))...)
+	out = append(out, changed("address", named(old.Addresses, func(x fleet.Address) string { return x.Name }), named(now.Addresses, func(x fleet.Address) string { return x.Name }))...)
+	out = append(out, changed("service", named(old.Services, func(x fleet.Service) string { return x.Name }), named(now.Services, func(x fleet.Service) string { return x.Name }))...)
+	rest := func(s fleet.Spec) map[string]any {
+		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": s.Alarms, "brakes": s.Brakes, "openstack": s.Cloud, "voters": s.Voters()}
+	}
+	return append(out, fields("site", rest(old), rest(now))...)
+}
+
+func named[T any](list []T, name func(T) string) map[string]any {
+	out := map[string]any{}
+	for _, x := range list {
+		out[name(x)] = x
+	}
+	return out
+}
+
+func changed(kind string, old, now map[string]any) (out []string) {
+	for _, name := range fleet.Sorted(old) {
+		if _, stays := now[name]; !stays {
+			out = append(out, kind+" "+name+" goes")
+		}
+	}
+	for _, name := range fleet.Sorted(now) {
+		was, there := old[name]
+		if !there {
+			out = append(out, kind+" "+name+" is new")
+			continue
+		}
+		out = append(out, fields(kind+" "+name, plain(was), plain(now[name]))...)
+	}
+	return out
+}
+
+// plain is a value as JSON shows it, field by field.
+func plain(v any) map[string]any {
+	raw, err := json.Marshal(v)
+	out := map[string]any{}
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil { // our own plain values always marshal
+		panic(fmt.Sprintf("node: compare site files: %v", err))
+	}
+	return out
+}
+
+// fields compares two values field by field; a field that is there in one only is
+// compared with nothing.
+func fields(what string, old, now map[string]any) (out []string) {
+	all := map[string]bool{}
+	for name := range old {
+		all[name] = true
+	}
+	for name := range now {
+		all[name] = true
+	}
+	for _, name := range fleet.Sorted(all) {
+		was, is := text(old[name]), text(now[name])
+		if was != is {
+			out = append(out, fmt.Sprintf("%s: %s is %s, was %s", what, name, is, was))
+		}
+	}
+	return out
+}
+
+func text(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil || v == nil {
+		return "not set"
+	}
+	return string(raw)
+}

@@ -1,0 +1,107 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mainstay/fleet"
+	"mainstay/service"
+)
+
+// successorMark makes this test binary what succeed starts.
+const successorMark = "MAINSTAY_TEST_SUCCESSOR"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(successorMark) {
+	case "ready":
+		if err := prepared(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		time.Sleep(time.Minute) // until it is killed
+	case "broken":
+		os.Exit(7)
+	case "hangs":
+		time.Sleep(time.Minute)
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// TestSucceed: only a successor that has said that it is ready takes over; of any
+// other nothing is left.
+func TestSucceed(t *testing.T) {
+	t.Run("ready", func(t *testing.T) {
+		t.Setenv(successorMark, "ready")
+		pid, err := succeed(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := os.FindProcess(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Kill(); err != nil {
+			t.Errorf("the successor does not run: %v", err)
+		}
+		_, _ = p.Wait()
+	})
+	t.Run("broken", func(t *testing.T) {
+		t.Setenv(successorMark, "broken")
+		if _, err := succeed(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 7") {
+			t.Errorf("a program that ends at once took over: %v", err)
+		}
+	})
+	t.Run("hangs", func(t *testing.T) {
+		t.Setenv(successorMark, "hangs")
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := succeed(ctx); err == nil || errors.Is(err, context.Canceled) {
+			t.Errorf("a program that never gets ready took over: %v", err)
+		}
+	})
+}
+
+func read(t *testing.T, text string) fleet.Spec {
+	t.Helper()
+	spec, faults := fleet.Read("site.yaml", []byte(text), service.Catalogue())
+	if wrong := faults.Errors(); len(wrong) > 0 {
+		t.Fatal(wrong)
+	}
+	return spec
+}
+
+// TestChanges: a preview names what comes, what goes, and what is changed how.
+func TestChanges(t *testing.T) {
+	before := read(t, fleet.Template("beijing", netip.MustParsePrefix("10.0.0.0/24"), service.Catalogue()))
+	if got := changes(before, before); got != nil {
+		t.Errorf("no change, and yet: %q", got)
+	}
+	after := before
+	after.Mode = "shadow"
+	after.Hosts = append([]fleet.Host{}, before.Hosts...)
+	gone := after.Hosts[len(after.Hosts)-1].Name
+	after.Hosts[len(after.Hosts)-1].Name = "new"
+	after.Services = append([]fleet.Service{}, before.Services...)
+	after.Services[0].Restarts.Count = 42
+	was := before.Services[0]
+	want := []string{
+		"host " + gone + " goes", "host new is new",
+		fmt.Sprintf(`service %s: restarts is {"count":42,"within":%d}, was {"count":%d,"within":%d}`, was.Name, was.Restarts.Within, was.Restarts.Count, was.Restarts.Within),
+		`site: mode is "shadow", was "` + before.Mode + `"`,
+	}
+	if before.Hosts[len(before.Hosts)-1].Voter {
+		want = append(want, fmt.Sprintf("site: voters is %s, was %s", text(after.Voters()), text(before.Voters())))
+	}
+	if diff := cmp.Diff(want, changes(before, after)); diff != "" {
+		t.Error(diff)
+	}
+}
