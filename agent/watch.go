@@ -290,8 +290,15 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 		phase = fleet.Stopping
 	}
 	a.mu.Lock()
-	w.doing = phase
+	// What was done while this one waited may have given its generation up.
+	why := a.hand.Refuses(o, a.cfg.Now())
+	if why == "" {
+		w.doing = phase
+	}
 	a.mu.Unlock()
+	if why != "" {
+		return fmt.Errorf("%s %s: %s", o.Verb, w.service.Name, why)
+	}
 	defer func() {
 		a.mu.Lock()
 		w.doing = ""

@@ -23,17 +23,18 @@ func (d *decision) routes() {
 		if v.Listen.Port == 0 {
 			continue
 		}
-		servers := map[string]fleet.Route{}
-		for _, host := range d.homes[v.Name] {
+		homes := d.homes[v.Name]
+		servers := make(map[string]fleet.Route, len(homes))
+		for _, host := range homes {
 			servers[host] = d.route(v, host)
 		}
-		keepLast(servers)
+		keepLast(homes, servers)
 		if v.Listen.Writer {
 			d.writer(v, servers)
 		}
 		table.Servers[v.Name] = servers
 		said = append(append(said, v.Name...), 0, 0)
-		for _, host := range fleet.Sorted(servers) {
+		for _, host := range homes {
 			said = append(append(append(append(said, host...), 0), servers[host]...), 0)
 		}
 	}
@@ -98,13 +99,13 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 
 // keepLast puts every server that may still answer back into the rotation if
 // otherwise none were left: a doubtful answer beats a certain refusal.
-func keepLast(servers map[string]fleet.Route) {
-	for _, host := range fleet.Sorted(servers) {
+func keepLast(homes []string, servers map[string]fleet.Route) {
+	for _, host := range homes {
 		if servers[host] == fleet.RouteReady {
 			return
 		}
 	}
-	for _, host := range fleet.Sorted(servers) {
+	for _, host := range homes {
 		if servers[host] != fleet.RouteDead {
 			servers[host] = fleet.RouteReady
 		}
