@@ -63,6 +63,7 @@ type Result struct {
 	// of it was not skipped as quiet.
 	Virtual, Played time.Duration
 	Turns, Events   int
+	Most            Most
 }
 
 // Play runs a story from the first boot to its end.
@@ -108,7 +109,7 @@ func Play(sc Story) Result {
 		Violation: s.watch.stop, Faults: s.count.faults, Guards: s.count.guards, Turns: s.count.turns, Events: s.count.events,
 		Virtual: time.Duration(s.elapsed()), Played: time.Duration(s.now),
 	}
-	r.Log = s.told
+	r.Log, r.Most = s.told, s.watch.most
 	return r
 }
 
@@ -337,7 +338,6 @@ func init() {
 		"poweroff": {1, onHost(func(_ *Site, h *host, _ []string) error { h.powerOff(); return nil })},
 		"kill": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			h.bmc.dead = true
-			h.bmc.lost++
 			h.powerOff()
 			return nil
 		})},
@@ -849,6 +849,11 @@ func expect(s *Site, args []string) error {
 			}
 		}
 		return wrong("the waits are %v", waits)
+	case "severed":
+		a, ok := s.spec.Address(args[1])
+		if why := s.severed(a); !ok || why != "" {
+			return wrong("%s", why)
+		}
 	case "off", "on":
 		if h := s.names[args[1]]; h == nil || h.on != (args[0] == "on") {
 			return wrong("it is not")
