@@ -240,6 +240,7 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 		if err == nil {
 			a.mu.Lock()
 			a.severed[nameOf(o.Thing)] = max(a.severed[nameOf(o.Thing)], o.Generation)
+			err = a.keepSevered()
 			a.mu.Unlock()
 		}
 		a.done(d, err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -12,6 +13,10 @@ import (
 // has missed three beats of it takes out by itself, sooner and only for itself
 // (Overlay); this is the picture of the whole.
 func (d *decision) routes() {
+	if d.learning() {
+		d.wake(resend)
+		return
+	}
 	table := fleet.Routes{Servers: map[string]map[string]fleet.Route{}}
 	var said []byte // the table in words, for its revision
 	for _, v := range d.w.Spec.Services {
@@ -47,6 +52,25 @@ func (d *decision) routes() {
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host.Name, table.Revision), Verb: fleet.VerbRoute, Routes: table,
 			Why: "a server's state changed"}, host.Name))
 	}
+}
+
+// learns bounds how long a new leader leaves every HAProxy as it is because a host
+// that is heard has not reported to it yet: one whose own agent has just gone on in
+// a new process knows nobody, and would take sound servers out for a moment.
+const learns = 3 * time.Second
+
+func (d *decision) learning() bool {
+	if left := learns - d.w.Now.Sub(d.w.Since); left <= 0 {
+		return false
+	}
+	for i := range d.w.Spec.Hosts {
+		name := d.w.Spec.Hosts[i].Name
+		_, joined := d.w.State.Members[name]
+		if _, ok := d.current(name); joined && !ok && d.reaches(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *decision) route(v fleet.Service, host string) fleet.Route {
