@@ -161,9 +161,15 @@ func TestDecide(t *testing.T) {
 		{"a fence whose end nobody knows is tried again", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 		}, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
-		{"so is one that said off, and then on: it may act yet", func(w *fleet.World) {
+		{"one that said off, and then on, may act yet: its end is waited for", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.Broken})
-		}, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"and then it is over", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.Broken})
+			f := w.Flights["fence/c2/b/1"]
+			f.Sent = w.Now.Add(-FenceLasts)
+			w.Flights["fence/c2/b/1"] = f
+		}, []string{"-intent/c2", "service/s waits"}},
 		{"but only when the ears have said again that nobody hears it", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			r := w.Rounds["c2"]

@@ -154,8 +154,8 @@ func (d *decision) pursue(in fleet.Intent) {
 		// The device was told, or nobody knows: it may act until the deed is over.
 		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
 		d.wake(left)
-		if !d.back(in) {
-			d.off(in, o)
+		if f.Effect.Outcome == fleet.NoWord && !d.back(in) {
+			d.off(in, o) // a device that nobody reached is tried until it answers
 		}
 		return
 	}

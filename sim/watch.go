@@ -188,9 +188,9 @@ func (w *watch) renewing(h *host) {
 // How much a leader may turn and write in a second, and how often a thing may change
 // hands: so many times at once, so many for each fault, and once in a while without one.
 const (
-	turnsMost   = 250
-	writesMost  = 120
-	handsMost   = 12
+	turnsMost   = 120
+	writesMost  = 70
+	handsMost   = 8
 	handsFault  = 3
 	handsEvery  = 15 * second
 	handsStormy = second // while the network loses, delays or doubles packets
