@@ -101,11 +101,14 @@ func (w word) commands() []string {
 func commands(v fleet.Service, servers map[string]fleet.Route) []word {
 	// Where the chosen writer was taken out before a leader chose another, the
 	// first stand-in takes over: the same on every host that sees the same.
-	writer := ""
+	writer, chosen := "", ""
 	for _, route := range []fleet.Route{fleet.RouteBackup, fleet.RouteReady} {
 		for _, host := range slices.Backward(fleet.Sorted(servers)) {
 			if servers[host] == route {
 				writer = host
+				if route == fleet.RouteReady {
+					chosen = host
+				}
 			}
 		}
 	}
@@ -124,8 +127,16 @@ func commands(v fleet.Service, servers map[string]fleet.Route) []word {
 			if host < writer {
 				w.state = drain
 			}
-		case fleet.RouteDrain, fleet.RouteOut:
+		case fleet.RouteDrain:
 			w.state = drain
+		case fleet.RouteOut:
+			w.state = drain
+			// Once a leader has chosen another writer, nothing may go on writing here, nor
+			// wait for ever for a server that hangs. Suspicion alone ends no session: then
+			// no other is chosen yet.
+			if v.Listen.Writer && chosen != "" {
+				w.shut, w.why = true, "out, and "+chosen+" takes the writes"
+			}
 		case fleet.RouteDead:
 			w.state, w.shut = maint, true
 		}

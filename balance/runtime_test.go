@@ -38,6 +38,9 @@ func TestCommands(t *testing.T) {
 		{"backup ready backup", true, "drain! ready ready!"},
 		{"backup backup ready", true, "drain! drain! ready"},
 		{"dead ready backup", true, "maint! ready ready!"},
+		// Another was chosen because this one hangs: what waits there for ever is ended.
+		{"out ready backup", true, "drain! ready ready!"},
+		{"backup ready out", true, "drain! ready drain!"},
 		// Nobody leads, and this host's own ear took the writer out: the first stand-in
 		// takes over, and what it is given is not taken away again.
 		{"out backup backup", true, "drain ready ready!"},
@@ -294,6 +297,11 @@ func TestWriter(t *testing.T) {
 	if err := three.works(); err != nil {
 		t.Errorf("a session on the writer: %v", err)
 	}
+	apply("ready backup out")
+	at("c1")
+	if three.works() == nil {
+		t.Error("a session on a server that hangs goes on, although another takes the writes")
+	}
 }
 
 // TestRefuses: while nobody has said anything yet, whoever refuses a connection
@@ -500,7 +508,7 @@ func TestFormerWorker(t *testing.T) {
 	s.spec.Site = "renamed"
 	s.must(s.Configure(t.Context(), s.spec))
 	s.must(d.works())
-	s.must(s.Apply(t.Context(), r("out ready backup")))
+	s.must(s.Apply(t.Context(), r("out backup backup")))
 	s.must(d.works())
 	s.must(s.Apply(t.Context(), r("dead ready backup")))
 	if d.works() == nil {

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -28,7 +29,8 @@ func cloudFaults(ctx context.Context, t *testing.T) {
 	f.step(t, "S1 Keystone hangs for good", f.stuckKeystone)
 	f.step(t, "every Keystone hangs", f.everyKeystone)
 	f.step(t, "a slow request is not cut", f.slowRequest)
-	f.step(t, "the path to MariaDB is dropped", f.lostPath)
+	f.step(t, "the path to the writing MariaDB is dropped", func(t *testing.T) { f.lostPath(t, f.writer(t)) })
+	f.step(t, "the path to every MariaDB is dropped", func(t *testing.T) { f.lostPath(t, f.lab.names()...) })
 	f.step(t, "S3 mysqld is killed on the writer", f.killedWriter)
 	f.step(t, "mysqld hangs on the writer", f.hungWriter)
 	for _, network := range []string{All, "management"} {
@@ -215,7 +217,7 @@ func (f *faulted) slowRequest(t *testing.T) {
 		t.Fatalf("make a user: %d %v", code, err)
 	}
 	writer := f.writer(t)
-	f.run(t, writer, "sh", "-c", `hash=$(python3 -c 'import bcrypt; print(bcrypt.hashpw(b"slow", bcrypt.gensalt(14)).decode())') &&
+	f.run(t, writer, "sh", "-c", `hash=$(python3 -c 'import bcrypt; print(bcrypt.hashpw(b"slow", bcrypt.gensalt(13)).decode())') &&
 		mariadb keystone -e "UPDATE password SET password_hash = '$hash' WHERE local_user_id = (SELECT id FROM local_user WHERE name = '`+name+`')"`)
 	body := fmt.Sprintf(`{"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": %q, "domain": {"id": "default"}, "password": "slow"}}}}}`, name)
 	before := f.restarts(t)
@@ -285,32 +287,35 @@ func post(ctx context.Context, url, token, body string) (int, http.Header, error
 	return resp.StatusCode, resp.Header, err
 }
 
-// lostPath: what a host sends to the writer's MariaDB is dropped. Its Keystone
-// hangs on the connections that it has; the client is served by the others.
-func (f *faulted) lostPath(t *testing.T) {
+// lostPath: what a host sends to the MariaDB of some is dropped. The client is served
+// meanwhile.
+func (f *faulted) lostPath(t *testing.T, to ...string) {
 	by := f.holding(t, "address/internal").Host
-	writer := f.writer(t)
-	victim := f.other(by, writer)
+	victim := f.other(by, f.writer(t))
 	if victim == "" {
-		victim = f.other(writer)
+		victim = f.other(f.writer(t))
 	}
 	begun := time.Now()
-	address := f.lab.Hosts[slices.Index(f.lab.names(), writer)].Addresses["management"].V4.Addr()
-	f.run(t, victim, "nft", fmt.Sprintf("table ip faults { chain out { type filter hook output priority 0; ip daddr %s tcp dport 3306 drop; } }", address))
+	for _, host := range to {
+		address := f.lab.Hosts[slices.Index(f.lab.names(), host)].Addresses["management"].V4.Addr()
+		f.run(t, victim, "nft", fmt.Sprintf("add table ip faults; add chain ip faults out { type filter hook output priority 0; }; add rule ip faults out ip daddr %s tcp dport 3306 drop", address))
+	}
 	f.lasts(15 * time.Second)
 	r, err := f.rotation(by, "keystone")
-	t.Logf("after 15 s: %v %v", r, err)
-	f.logOut(t, victim, begun)
+	t.Logf("after 15 s: %v %v; %s's Keystone: %+v", r, err, victim, copyOf(f.status(t), "keystone", victim))
+	failed, all := 0, 0
+	for _, try := range f.tokens.Tries() {
+		if try.Begun.After(begun) {
+			all++
+			if !try.OK {
+				failed++
+			}
+		}
+	}
+	t.Logf("%d of %d tokens failed meanwhile", failed, all)
 	f.answered(t, f.log, 10)
 	f.run(t, victim, "nft", "delete table ip faults")
 	f.inRotation(t, by, "keystone", victim)
-}
-
-// logOut logs what history tells of a host's Keystone.
-func (f *faulted) logOut(t *testing.T, host string, since time.Time) {
-	t.Helper()
-	c := copyOf(f.status(t), "keystone", host)
-	t.Logf("%s's Keystone: %+v", host, c)
 }
 
 // writer is the host whose MariaDB takes the writes.
@@ -352,6 +357,7 @@ func (f *faulted) hungWriter(t *testing.T) {
 func (f *faulted) writerFails(t *testing.T, fail func(host string) Deed) {
 	old := f.writer(t)
 	by := f.other(old)
+	conf := strings.TrimSpace(f.run(t, by, "mariadb", "-N", "-e", "SHOW STATUS LIKE 'wsrep_cluster_conf_id'"))
 	d := fail(old)
 	f.awaitFrom(t, by, "another writer", func(st api.Status) bool {
 		i := slices.IndexFunc(st.Services, func(v api.ServiceStatus) bool { return v.Name == "mariadb" })
@@ -361,6 +367,17 @@ func (f *faulted) writerFails(t *testing.T, fail func(host string) Deed) {
 	f.answered(t, f.tokens, 3)
 	gap, from, till := Gap(f.tokens.Tries(), d.At, time.Now())
 	t.Logf("tokens: %v without a new one, from %v to %v after the fault", gap.Round(time.Millisecond), from.Sub(d.At).Round(time.Millisecond), till.Sub(d.At).Round(time.Millisecond))
+	// Not before Galera has seen it too: its own time is to be told.
+	err := until(f.ctx, siteBound, func() error {
+		out, err := f.lab.Run(f.ctx, by, "mariadb", "-N", "-e", "SHOW STATUS LIKE 'wsrep_cluster_conf_id'; SHOW STATUS LIKE 'wsrep_cluster_status'")
+		if err == nil && (strings.Contains(out, conf) || !strings.Contains(out, "Primary")) {
+			err = errors.New("no new group so far")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	f.logGalera(t, by, d.At)
 	if _, err := f.lab.Resume(f.ctx, old, "mariadb.service"); err != nil {
 		t.Logf("nothing to resume: %v", err) // it was killed and started anew

@@ -93,6 +93,7 @@ type faulted struct {
 func (f *faulted) step(t *testing.T, name string, play func(*testing.T)) {
 	t.Run(name, func(t *testing.T) {
 		begun := time.Now()
+		defer f.mend(t)
 		play(t)
 		f.await(t, "all to be well again", f.settled)
 		f.answered(t, f.log, 10)
@@ -113,6 +114,21 @@ func (f *faulted) step(t *testing.T, name string, play func(*testing.T)) {
 		}
 		f.alone(t, begun)
 	})
+}
+
+// mend undoes what a step that failed has left, so that the next one can be played.
+func (f *faulted) mend(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	for _, m := range f.lab.Hosts {
+		_, healed := f.lab.Heal(f.ctx, m.Name, All)
+		_, started := f.lab.Start(f.ctx, m.Name)
+		_, thawed := f.lab.Resume(f.ctx, m.Name, Disk)
+		_, resumed := f.lab.Resume(f.ctx, m.Name, All)
+		t.Logf("mending %s: %v", m.Name, errors.Join(healed, started, thawed, resumed))
+	}
+	f.await(t, "all to be well again", f.settled)
 }
 
 // answered waits until the newest n tries of a client all ended well.
@@ -240,7 +256,7 @@ func (s *site) gather(t *testing.T, host string) {
 	t.Helper()
 	for _, thing := range s.things() {
 		if s.holding(t, thing).Host != host {
-			s.run(t, host, "mainstay", "move", strings.TrimPrefix(thing, "address/"), host, "--wait", "2m")
+			s.run(t, s.other(), "mainstay", "move", strings.TrimPrefix(thing, "address/"), host, "--wait", "2m")
 		}
 	}
 	s.await(t, "calm after the moves", s.settled)
@@ -474,17 +490,21 @@ func (f *faulted) hungLeader(t *testing.T) {
 	f.away(t, by, old, f.things()...)
 	t.Logf("all addresses worked elsewhere after %v, as the status says", time.Since(begun).Round(time.Millisecond))
 	woken := time.Now()
-	f.silentOn(t, old)
+	f.silentOn(t, old, begun)
 	if on, err := f.lab.Powered(old); err == nil && on { // it is not, if it held what needs a proof
 		f.deed(t)(f.lab.Resume(f.ctx, old, service.AgentUnit))
 	}
 	f.noOldOrders(t, by, epoch, woken)
 }
 
-// silentOn is silent for a host that may have been switched off meanwhile.
-func (f *faulted) silentOn(t *testing.T, host string) {
+// silentOn is silent for a host that may have been switched off since.
+func (f *faulted) silentOn(t *testing.T, host string, since time.Time) {
 	t.Helper()
-	if _, err := f.lab.Run(f.ctx, host, "true"); err == nil {
+	deeds, err := f.lab.Deeds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(deeds, func(d Deed) bool { return d.Verb == "poweroff" && d.Host == host && d.At.After(since) }) {
 		f.silent(t, host)
 	}
 }
@@ -682,7 +702,7 @@ func (f *faulted) cutOff(t *testing.T, victim, network string, way Direction) {
 	f.answered(t, f.log, 10)
 	t.Logf("%s worked elsewhere after %v", strings.Join(lost, ", "), time.Since(begun).Round(time.Millisecond))
 	if network == All {
-		f.silentOn(t, victim)
+		f.silentOn(t, victim, begun)
 	}
 	st = f.working(t, by, "")
 	f.deed(t)(f.lab.Heal(f.ctx, victim, All))

@@ -64,6 +64,16 @@ func TestSite(t *testing.T) {
 		s.await(t, "calm", s.settled)
 	})
 
+	t.Run("a leader that was stopped whole carries out nothing of its old epoch", func(t *testing.T) {
+		(&faulted{site: s}).stopLeader(t, 3*time.Second, func(string) {})
+		s.await(t, "calm", s.settled)
+	})
+
+	t.Run("a hung Keystone leaves the rotation and comes back", func(t *testing.T) {
+		(&faulted{site: s, log: s.watch(t)}).hungKeystone(t, "keystone.service")
+		s.await(t, "calm", s.settled)
+	})
+
 	t.Run("the holder loses power", func(t *testing.T) {
 		h := s.holding(t, "address/internal")
 		log := s.watch(t)

@@ -212,6 +212,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	w, p := plan.Turn(w)
 	l.book.verdicts(w.Verdicts)
 	l.book.waits(p.Waits, now)
+	l.book.copies(w.Reports)
 	if w.Spec.Mode == "shadow" {
 		l.book.shadow(p)
 		l.last.set(ctx, view{w, p})
@@ -423,10 +424,20 @@ type book struct {
 	told   map[string]string
 	// waiting is since when each subject has been waiting.
 	waiting map[string]fleet.Moment
+	// seen is the number of each host's report that was looked at last, and how its
+	// copies of services were by it.
+	seen      map[string]uint64
+	condition map[string]condition
+}
+
+// condition is what history tells of a copy of a service.
+type condition struct {
+	phase       string
+	ready, hung bool
 }
 
 func newBook(host string, epoch uint64, wall func() time.Time) book {
-	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}}
+	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}, seen: map[string]uint64{}, condition: map[string]condition{}}
 }
 
 // note adds an event and makes it the newest of its subject.
@@ -471,6 +482,42 @@ func (b *book) verdicts(vs map[string]fleet.Verdict) {
 		}
 		b.told[topic] = said
 		b.note("verdict", "host/"+host, fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why))
+	}
+}
+
+// copies tells how the copies of services change, as their hosts report it. How they
+// were when this leader began is told only of those that hang or have failed: after
+// an election all of them would be news.
+func (b *book) copies(reports map[string]fleet.Report) {
+	for _, host := range fleet.Sorted(reports) {
+		r := reports[host]
+		if b.seen[host] == r.Seq {
+			continue
+		}
+		b.seen[host] = r.Seq
+		for _, name := range fleet.Sorted(r.Services) {
+			s := r.Services[name]
+			about := name + "@" + host
+			before, known := b.condition[about]
+			now := condition{s.Phase, s.Ready, s.Hung}
+			b.condition[about] = now
+			if now == before || !known && !s.Hung && s.Phase != fleet.Failed {
+				continue
+			}
+			said := s.Phase
+			switch {
+			case s.Hung:
+				said = "hung"
+			case s.Phase == fleet.Running && s.Ready:
+				said = "ready"
+			case s.Phase == fleet.Running:
+				said = "running, but not ready"
+			}
+			if s.Why != "" {
+				said += ": " + s.Why
+			}
+			b.note("observation", about, fmt.Sprintf("%s says of its %s: %s", host, name, said))
+		}
 	}
 }
 

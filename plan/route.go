@@ -91,10 +91,37 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 		return fleet.RouteOut
 	case d.maintenance(host) || s.Phase == fleet.Stopping:
 		return fleet.RouteDrain
-	case s.Hung || !s.Ready:
+	case s.Hung || !s.Ready || d.beyond(host, serverNetwork(d.w.Spec, v)):
 		return fleet.RouteOut
 	}
 	return fleet.RouteReady
+}
+
+// beyond says whether a host cannot be reached over a network, though it may be
+// well: its own agent finds its services in order all the same.
+func (d *decision) beyond(host, network string) bool {
+	if r, ok := d.current(host); ok {
+		if up, known := r.Links[network]; known && !up {
+			return true
+		}
+	}
+	return slices.Contains(d.w.Verdicts[host].Silent, network)
+}
+
+// serverNetwork is the network over which HAProxy reaches a service's servers.
+func serverNetwork(spec fleet.Spec, v fleet.Service) string {
+	if v.Listen.Network != "" {
+		return v.Listen.Network
+	}
+	for _, n := range spec.Networks {
+		if n.Name == "management" {
+			return n.Name
+		}
+	}
+	if len(spec.Networks) > 0 {
+		return spec.Networks[0].Name
+	}
+	return ""
 }
 
 // keepLast puts every server that may still answer back into the rotation if

@@ -235,7 +235,10 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
-		if why = s.well(); why != "" {
+		if why = s.well(); why == "" {
+			why = s.awaited()
+		}
+		if why != "" {
 			good = 0
 			continue
 		}
@@ -246,6 +249,21 @@ func (s *Site) recover() {
 		}
 	}
 	s.watch.fail("recovery", "%v after everything has healed: %s", time.Duration(bound), why)
+}
+
+// awaited names an order whose answer has not come yet.
+func (s *Site) awaited() string {
+	for _, h := range s.hosts {
+		if h.agent == nil || !h.agent.leader.on {
+			continue
+		}
+		for _, key := range fleet.Sorted(h.agent.leader.flights) {
+			if h.agent.leader.flights[key].Effect == nil {
+				return "the answer to " + key + " is awaited"
+			}
+		}
+	}
+	return ""
 }
 
 // still sees that a site that is well stays as it is: two minutes in which nothing
