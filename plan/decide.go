@@ -171,33 +171,34 @@ func (d *decision) wake(after time.Duration) {
 func (d *decision) order(o fleet.Order) (fleet.Flight, bool) {
 	f, flying := d.w.Flights[o.Key]
 	o.Epoch = d.w.Epoch
-	if flying {
-		var rest time.Duration
-		switch {
-		case f.Effect == nil:
-			rest = resend - d.w.Now.Sub(f.Sent)
-			if patient(o.Verb) {
-				rest = restMax - d.w.Now.Sub(f.Sent)
-			}
-		case f.Effect.Outcome == fleet.Done:
-			rest = restMin - d.w.Now.Sub(f.Arrived)
-			if o.Verb == fleet.VerbPowerOn { // a machine takes its time to boot
-				rest = restMax - d.w.Now.Sub(f.Arrived)
-			}
-		default:
-			rest = min(restMax, restMin<<min(f.Tries, 5)) - d.w.Now.Sub(f.Arrived)
-			if o.Verb == fleet.VerbClaim || o.Verb == fleet.VerbRelease {
-				rest = restMin/4 - d.w.Now.Sub(f.Arrived)
-			}
-		}
-		if rest > 0 {
-			d.wake(rest)
-			return f, true
-		}
+	if rest := d.rest(o); rest > 0 {
+		d.wake(rest)
+		return f, true
 	}
 	d.plan.Orders = append(d.plan.Orders, o)
 	d.wake(resend)
 	return f, flying
+}
+
+// rest is how long an order is not to be given, because the same one is on its way
+// or was tried a moment ago.
+func (d *decision) rest(o fleet.Order) time.Duration {
+	f, flying := d.w.Flights[o.Key]
+	switch {
+	case !flying:
+		return 0
+	case f.Effect == nil && patient(o.Verb):
+		return restMax - d.w.Now.Sub(f.Sent)
+	case f.Effect == nil:
+		return resend - d.w.Now.Sub(f.Sent)
+	case f.Effect.Outcome == fleet.Done && o.Verb == fleet.VerbPowerOn: // a machine takes its time to boot
+		return restMax - d.w.Now.Sub(f.Arrived)
+	case f.Effect.Outcome == fleet.Done:
+		return restMin - d.w.Now.Sub(f.Arrived)
+	case o.Verb == fleet.VerbClaim || o.Verb == fleet.VerbRelease:
+		return restMin/4 - d.w.Now.Sub(f.Arrived)
+	}
+	return min(restMax, restMin<<min(f.Tries, 5)) - d.w.Now.Sub(f.Arrived)
 }
 
 // patient says whether a verb may take long: its answer is awaited.

@@ -161,6 +161,26 @@ func TestDecide(t *testing.T) {
 		{"a fence whose end nobody knows is tried again", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 		}, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
+		{"one that said off, and then on, may act yet: its end is waited for", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.Broken})
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"and then it is over", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.Broken})
+			f := w.Flights["fence/c2/b/1"]
+			f.Sent = w.Now.Add(-FenceLasts)
+			w.Flights["fence/c2/b/1"] = f
+		}, []string{"-intent/c2", "service/s waits"}},
+		{"but only when the ears have said again that nobody hears it", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
+			r := w.Rounds["c2"]
+			r.Asked = w.Now.Add(-6 * time.Second)
+			w.Rounds["c2"] = r
+			silent(*w, "c2", 10*time.Second)
+		}, []string{"ask c2 any", "service/s waits", "host/c2 waits"}},
+		{"an intent under which nothing was ordered ends when the ears hear the host", func(w *fleet.World) {
+			fencing(*w, nil)
+			w.Rounds["c2"] = fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: lease.AnyStint}, Number: 2, Asked: w.Now.Add(-time.Second)}
+		}, []string{"-intent/c2", "ask c2 any", "host/c2 waits"}},
 		{"but not on a host that is heard again", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)

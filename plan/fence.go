@@ -7,6 +7,7 @@ import (
 
 	"mainstay/fleet"
 	"mainstay/judge"
+	"mainstay/lease"
 )
 
 // The brakes that no site may loosen.
@@ -140,22 +141,22 @@ func (d *decision) pursue(in fleet.Intent) {
 	o := fleet.Order{Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
 		Why: "its intent is recorded"}
 	f, sent := d.w.Flights[o.Key]
-	if !sent && d.back(in) {
+	left := in.Lasts - d.w.Now.Sub(f.Sent)
+	switch {
+	case !sent && d.back(in):
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again before its fence was ordered"))
 		return
-	}
-	if f.Effect == nil {
-		d.order(o)
+	case f.Effect == nil:
 		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
+		d.off(in, o)
 		return
-	}
-	if left := in.Lasts - d.w.Now.Sub(f.Sent); f.Effect.Outcome == fleet.NoWord && left > 0 && fleet.Armed(fleet.GuardIntent) {
-		// Nobody knows what the device was told: it may act until the deed is over.
-		if !d.back(in) {
-			d.order(o)
-		}
+	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):
+		// The device was told, or nobody knows: it may act until the deed is over.
 		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
 		d.wake(left)
+		if f.Effect.Outcome == fleet.NoWord && !d.back(in) {
+			d.off(in, o) // a device that nobody reached is tried until it answers
+		}
 		return
 	}
 	// What came of it is known, however long ago: the intent ends with this turn,
@@ -179,6 +180,47 @@ func (d *decision) back(in fleet.Intent) bool {
 	}
 	_, why := d.needsFence(in.Host)
 	return why == ""
+}
+
+// mayAct says whether an off may still be on its way after what came of the try: not
+// if it was proved done, nor if the only one was refused before it was sent.
+func (decision) mayAct(f fleet.Flight) bool {
+	switch f.Effect.Outcome {
+	case fleet.Done:
+		return false
+	case fleet.Refused:
+		return f.Tries > 1
+	}
+	return true
+}
+
+// off orders the fence, if it is still true that nobody hears the host: the answers
+// of the ears may have waited for a slow store, or be those of an earlier try.
+func (d *decision) off(in fleet.Intent, o fleet.Order) {
+	if d.rest(o) > 0 {
+		d.order(o)
+		return
+	}
+	switch d.w.Verdicts[in.Host].Condition {
+	case fleet.Healthy, fleet.Degraded:
+		d.order(o) // by the rule of a service, not for its silence
+		return
+	}
+	round, t := d.w.Rounds[in.Host], d.w.Spec.Timing
+	age := d.w.Now.Sub(round.Asked)
+	stint := fleet.Stint{Host: in.Host, Boot: in.Boot, N: lease.AnyStint}
+	_, sent := d.w.Flights[o.Key]
+	switch {
+	case judge.Silent(round, in.Boot) && age <= max(restMin, 2*t.Lease):
+		d.order(o)
+	case round.Stint == stint && !round.Over && age <= t.Lease:
+		d.wake(t.Lease - age)
+	case round.Stint == stint && !round.Over && !sent:
+		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard by too many ears, and its fence was not ordered yet"))
+	case !slices.ContainsFunc(d.plan.Asks, func(r fleet.Round) bool { return r.Stint.Host == in.Host }):
+		d.plan.Asks = append(d.plan.Asks, fleet.Round{Stint: stint, Number: round.Number + 1, Asked: d.w.Now})
+		d.wake(t.Lease)
+	}
 }
 
 // powerOn turns a fenced host on again, once nothing is left that it held.

@@ -19,7 +19,7 @@ type bmc struct {
 	again bool // a power policy turns the host on a while after an off
 	stray int  // offs on their way
 	done  at   // when the last of them will be carried out: it obeys in the order it is told
-	lost  int  // how often it lost power, and forgot what it was told
+	lost  int  // how often the machine went off: what it was told to do before is done with
 }
 
 // how an answer of a BMC failed.

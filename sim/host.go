@@ -144,6 +144,7 @@ func (h *host) powerOff() {
 	}
 	h.on, h.suspended = false, false
 	h.bmc.power = false
+	h.bmc.lost++
 	h.agentProcess.end()
 	h.agent = nil
 	h.quorumProcess.end()

@@ -63,6 +63,7 @@ type Result struct {
 	// of it was not skipped as quiet.
 	Virtual, Played time.Duration
 	Turns, Events   int
+	Most            Most
 }
 
 // Play runs a story from the first boot to its end.
@@ -108,7 +109,7 @@ func Play(sc Story) Result {
 		Violation: s.watch.stop, Faults: s.count.faults, Guards: s.count.guards, Turns: s.count.turns, Events: s.count.events,
 		Virtual: time.Duration(s.elapsed()), Played: time.Duration(s.now),
 	}
-	r.Log = s.told
+	r.Log, r.Most = s.told, s.watch.most
 	return r
 }
 
@@ -234,7 +235,10 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
-		if why = s.well(); why != "" {
+		if why = s.well(); why == "" {
+			why = s.awaited()
+		}
+		if why != "" {
 			good = 0
 			continue
 		}
@@ -245,6 +249,21 @@ func (s *Site) recover() {
 		}
 	}
 	s.watch.fail("recovery", "%v after everything has healed: %s", time.Duration(bound), why)
+}
+
+// awaited names an order whose answer has not come yet.
+func (s *Site) awaited() string {
+	for _, h := range s.hosts {
+		if h.agent == nil || !h.agent.leader.on {
+			continue
+		}
+		for _, key := range fleet.Sorted(h.agent.leader.flights) {
+			if h.agent.leader.flights[key].Effect == nil {
+				return "the answer to " + key + " is awaited"
+			}
+		}
+	}
+	return ""
 }
 
 // still sees that a site that is well stays as it is: two minutes in which nothing
@@ -337,7 +356,6 @@ func init() {
 		"poweroff": {1, onHost(func(_ *Site, h *host, _ []string) error { h.powerOff(); return nil })},
 		"kill": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			h.bmc.dead = true
-			h.bmc.lost++
 			h.powerOff()
 			return nil
 		})},
@@ -849,6 +867,11 @@ func expect(s *Site, args []string) error {
 			}
 		}
 		return wrong("the waits are %v", waits)
+	case "severed":
+		a, ok := s.spec.Address(args[1])
+		if why := s.severed(a); !ok || why != "" {
+			return wrong("%s", why)
+		}
 	case "off", "on":
 		if h := s.names[args[1]]; h == nil || h.on != (args[0] == "on") {
 			return wrong("it is not")

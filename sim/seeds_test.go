@@ -30,6 +30,7 @@ type sum struct {
 	faults          map[string]int
 	guards          map[fleet.Guard]int
 	commands, least int
+	most            Most
 }
 
 // TestSeeds plays stories drawn from seeds: whatever happens, no audit may find
@@ -49,6 +50,7 @@ func TestSeeds(t *testing.T) {
 	spent := time.Since(began)
 	t.Logf("%d seeds in %v, %.1f a second; %v virtual, of which %v was not quiet and was played: %d events, %d turns, %d commands, %d in a seed at least",
 		s.played, spent.Round(time.Millisecond), float64(s.played)/spent.Seconds(), s.virtual.Round(time.Second), s.awake.Round(time.Second), s.events, s.turns, s.commands, s.least)
+	t.Logf("at most: %d turns and %d transactions within a second, %d of %d changes of hands beyond what faults explain", s.most.Turns, s.most.Writes, s.most.Hands, handsMost)
 	for _, k := range fleet.Sorted(s.faults) {
 		t.Logf("fault %-18s %d", k, s.faults[k])
 	}
@@ -104,6 +106,7 @@ func (s *sum) work(t *testing.T, end uint64) {
 			faults[c.Group] = true
 		}
 		s.least = min(s.least, len(faults)-1)
+		s.most = Most{max(s.most.Turns, r.Most.Turns), max(s.most.Writes, r.Most.Writes), max(s.most.Hands, r.Most.Hands)}
 		for k, n := range r.Faults {
 			s.faults[k] += n
 		}

@@ -35,7 +35,13 @@ type watch struct {
 	turned     int
 	written    int
 	patience   map[string]*patienceOf // by thing
+	most       Most
 }
+
+// Most is the most that came up of what must not be too much: turns and transactions
+// of leaders within a second, and changes of hands of one thing beyond what its faults
+// explain, of those that are allowed.
+type Most struct{ Turns, Writes, Hands int }
 
 // patienceOf is how many more changes of hands a thing's faults explain. Each fault
 // allows some, time brings some back, and each change takes one.
@@ -182,9 +188,9 @@ func (w *watch) renewing(h *host) {
 // How much a leader may turn and write in a second, and how often a thing may change
 // hands: so many times at once, so many for each fault, and once in a while without one.
 const (
-	turnsMost   = 250
-	writesMost  = 120
-	handsMost   = 12
+	turnsMost   = 120
+	writesMost  = 70
+	handsMost   = 8
 	handsFault  = 3
 	handsEvery  = 15 * second
 	handsStormy = second // while the network loses, delays or doubles packets
@@ -193,7 +199,9 @@ const (
 // turns: no leader turns in circles.
 func (w *watch) turns() {
 	w.tick()
-	if w.turned++; w.turned > turnsMost {
+	w.turned++
+	w.most.Turns = max(w.most.Turns, w.turned)
+	if w.turned > turnsMost {
 		w.fail("no circles", "%d turns within a second", w.turned)
 	}
 }
@@ -207,7 +215,9 @@ func (w *watch) tick() {
 // hands: nothing changes hands more often than its faults explain.
 func (w *watch) hands(thing string) {
 	p := w.patient(thing)
-	if p.left--; p.left < 0 {
+	p.left--
+	w.most.Hands = max(w.most.Hands, handsMost-int(p.left))
+	if p.left < 0 {
 		w.fail("no circles", "%s changes hands again and again, more often than its faults explain", thing)
 	}
 }
@@ -303,7 +313,9 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 		w.fail("newest epoch", "the epoch fell from %d to %d", before.Epoch, after.Epoch)
 	}
 	w.tick()
-	if w.written++; w.written > writesMost {
+	w.written++
+	w.most.Writes = max(w.most.Writes, w.written)
+	if w.written > writesMost {
 		w.fail("no circles", "%d transactions within a second", w.written)
 	}
 	for _, r := range deed.records {
@@ -441,6 +453,18 @@ func (w *watch) led() {
 	}
 }
 
+// severed says which host that is up has not ended its own TCP to an address that has
+// moved; "" if all have.
+func (s *Site) severed(a fleet.Address) string {
+	held := s.quorum.newest().Holdings[a.Thing()]
+	for _, h := range s.hosts {
+		if held.From.Host != "" && h.on && h.agent != nil && h.agent.severed[a.Name] < held.Generation {
+			return fmt.Sprintf("%s has half-dead TCP to %s, which moved to %s", h.name, a.Thing(), held.Host)
+		}
+	}
+	return ""
+}
+
 // well says what is not as it should be once nothing is wrong any more.
 func (s *Site) well() string {
 	var leader *leader
@@ -466,6 +490,9 @@ func (s *Site) well() string {
 		}
 		if state.Holdings[a.Thing()].Host != who[0].name {
 			return fmt.Sprintf("%s speaks for %s, the record says %s", who[0].name, a.Thing(), state.Holdings[a.Thing()].Host)
+		}
+		if why := s.severed(a); why != "" {
+			return why
 		}
 	}
 	for _, v := range s.spec.Services {
