@@ -126,6 +126,10 @@ type Agent struct {
 	paths    lease.Paths
 	services map[string]fleet.ServiceState
 	watchers map[string]*watcher
+	watching bool // all watchers are there
+	// learning is until when nothing is reported, unless all is known before: the
+	// former process's word stands, and this one has nothing better yet.
+	learning fleet.Moment
 	routes   fleet.Routes // as last told by a leader
 	applied  uint64       // revision that HAProxy has been told
 	suspects []string
@@ -135,6 +139,10 @@ type Agent struct {
 // resumed marks the claim of an address that a former process of this host spoke
 // for under the same lease.
 const resumed = "a former process of this host held it under the same lease"
+
+// learnBound is how long a process that goes on with a stint may take to know of
+// its services what the former one knew: a probe of a busy one takes its time.
+const learnBound = startDeadline + time.Second
 
 // deed is a plan.Deed with the one who waits for its effect, if anybody.
 type deed struct {
@@ -185,6 +193,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.leaseRow = leaseRow
+	if a.severed, err = a.recallSevered(); err != nil {
+		return nil, err
+	}
 	memory.End = 0
 	if len(rows) == 1 && rows[0].Stint.N == memory.Stint {
 		memory.End = rows[0].Promised
@@ -193,6 +204,7 @@ func New(cfg Config) (*Agent, error) {
 	a.hand = hand
 	if len(deeds) == 0 {
 		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
+		a.learning = now.Add(learnBound)
 		// The stint goes on: what it speaks for is taken up again, without a gap.
 		for _, thing := range fleet.Sorted(memory.Held) {
 			g := memory.Held[thing]
@@ -746,6 +758,42 @@ func (a *Agent) keep() error {
 	return nil
 }
 
+// severedFile holds, by address, at which generation this host ended its own
+// half-dead flows to it: done anew by each new process it would end sound ones.
+const severedFile = "severed.json"
+
+func (a *Agent) recallSevered() (map[string]uint64, error) {
+	out := map[string]uint64{}
+	path := filepath.Join(a.cfg.Run, severedFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read which flows a former process ended: %w", err)
+	}
+	return out, nil
+}
+
+// keepSevered writes them. The caller holds the lock.
+func (a *Agent) keepSevered() error {
+	raw, err := json.Marshal(a.severed)
+	if err != nil {
+		return fmt.Errorf("keep which flows were ended: %w", err)
+	}
+	path := filepath.Join(a.cfg.Run, severedFile)
+	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+		return fmt.Errorf("keep which flows were ended: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("keep which flows were ended: %w", err)
+	}
+	return nil
+}
+
 // keepEnd stores the lease's end where the next process finds it.
 func (a *Agent) keepEnd() {
 	s := a.hand.Stint()
@@ -766,6 +814,11 @@ func (a *Agent) report(ctx context.Context) {
 		}
 		now := a.cfg.Now()
 		a.mu.Lock()
+		if a.learning != 0 && now.Before(a.learning) && !a.knows() {
+			a.mu.Unlock()
+			continue
+		}
+		a.learning = 0
 		r := a.testimony(now)
 		last := a.said
 		last.Seq, last.Wall = r.Seq, r.Wall
@@ -781,6 +834,17 @@ func (a *Agent) report(ctx context.Context) {
 		a.mu.Unlock()
 		a.cfg.Tell(r)
 	}
+}
+
+// knows says whether every service of this host has been asked how it is. The
+// caller holds the lock.
+func (a *Agent) knows() bool {
+	for _, name := range fleet.Sorted(a.watchers) {
+		if !a.watchers[name].known {
+			return false
+		}
+	}
+	return a.watching
 }
 
 // testimony is what this host says of itself. The caller holds the lock.

@@ -106,6 +106,7 @@ func (a *Agent) renew() {
 		a.cfg.Log.Error("renew addresses", "error", err)
 	}
 	a.mu.Lock()
+	a.hand.Kept(until) // these hands move; what they could not do, they say themselves
 	a.late = late
 	a.mu.Unlock()
 }
@@ -180,6 +181,7 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 	a.mu.Lock()
 	a.late = late
 	a.speaking[nameOf(d.Thing)] = d.Generation
+	a.hand.Kept(until)
 	a.mu.Unlock()
 	a.done(d, nil)
 }
@@ -238,6 +240,7 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 		if err == nil {
 			a.mu.Lock()
 			a.severed[nameOf(o.Thing)] = max(a.severed[nameOf(o.Thing)], o.Generation)
+			err = a.keepSevered()
 			a.mu.Unlock()
 		}
 		a.done(d, err)

@@ -22,6 +22,7 @@ type watcher struct {
 	busy    sync.Mutex    // held while an order is carried out
 	look    chan struct{} // look at once
 	doing   string        // phase while an order is carried out; guarded by the agent's lock
+	known   bool          // its state and its check have been asked for; guarded so too
 }
 
 // stuckAfter is how long a copy may be hung before it is killed and restarted.
@@ -62,6 +63,9 @@ func (a *Agent) watchServices(ctx context.Context, wait *sync.WaitGroup) {
 			w.run(ctx, a)
 		})
 	}
+	a.mu.Lock()
+	a.watching = true
+	a.mu.Unlock()
 }
 
 func (w *watcher) run(ctx context.Context, a *Agent) {
@@ -97,6 +101,7 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 	if err != nil {
 		s.Phase, s.Why = fleet.Unknown, err.Error()
 	}
+	asked := true
 	if s.Phase == fleet.Running {
 		ready, why, err := w.copy.Ready(asking)
 		if err != nil {
@@ -106,7 +111,7 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 		if why != "" {
 			s.Why = why
 		}
-		w.check(ctx, a, p, &s)
+		asked = w.check(ctx, a, p, &s)
 	} else {
 		p.reset()
 	}
@@ -116,16 +121,19 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 	}
 	before := a.services[w.service.Name]
 	a.services[w.service.Name] = s
+	news := before != s || asked && !w.known
+	w.known = w.known || asked
 	a.mu.Unlock()
-	if before != s {
+	if news {
 		a.poke(a.tell)
 	}
 }
 
-// check adds what the layer-7 probe and the copy's own signs of life say.
-func (w *watcher) check(ctx context.Context, a *Agent, p *pulse, s *fleet.ServiceState) {
+// check adds what the layer-7 probe and the copy's own signs of life say. It
+// returns false as long as no probe has ended.
+func (w *watcher) check(ctx context.Context, a *Agent, p *pulse, s *fleet.ServiceState) bool {
 	if w.service.Check.Kind == "" {
-		return
+		return true
 	}
 	r, hung, stuck := p.beat(ctx, a, w)
 	switch {
@@ -142,6 +150,7 @@ func (w *watcher) check(ctx context.Context, a *Agent, p *pulse, s *fleet.Servic
 		// It has not answered since it was started: not ready, and not hung.
 		s.Ready, s.Why = false, r.Why
 	}
+	return r.Kind != ""
 }
 
 // pulse is one running probe of a copy, and the signs by which a hung copy is
@@ -281,8 +290,15 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 		phase = fleet.Stopping
 	}
 	a.mu.Lock()
-	w.doing = phase
+	// What was done while this one waited may have given its generation up.
+	why := a.hand.Refuses(o, a.cfg.Now())
+	if why == "" {
+		w.doing = phase
+	}
 	a.mu.Unlock()
+	if why != "" {
+		return fmt.Errorf("%s %s: %s", o.Verb, w.service.Name, why)
+	}
 	defer func() {
 		a.mu.Lock()
 		w.doing = ""

@@ -7,9 +7,11 @@
 //	GET  /v1/why/SUBJECT         from an event, a thing or a host back to what was seen
 //	GET  /v1/world               the newest World and Plan of the leader
 //	POST /v1/wishes              maintenance, move, oath, disarm
+//	POST /v1/site                a new site file for all hosts, or a preview of it
 //	GET  /metrics                for Prometheus
 //	POST /v1/host/report         a host's testimony (hosts only)
 //	POST /v1/host/order          a leader's order (voters only)
+//	POST /v1/host/site           the leader brings a host the site's file (voters only)
 //	POST /v1/join                a token for a certificate
 //
 // # The event stream

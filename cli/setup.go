@@ -116,6 +116,7 @@ func (a *app) firstVoter(ctx context.Context, host string) error {
 	if err := a.writeUnits(ctx); err != nil {
 		return err
 	}
+	syscall.Sync() // a power cut in the next seconds takes nothing of it away
 	fmt.Fprintf(a.out, "%s is the first voter of site %s. Now:\n  systemctl enable --now mainstay\n  mainstay token        # once for each further host, which runs: mainstay join %s TOKEN\n", host, spec.Site, host)
 	return nil
 }
@@ -288,6 +289,7 @@ func (a *app) join(ctx context.Context, voter, host, text string) error {
 	if err := os.Remove(a.pendingKey()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("join: %w", err)
 	}
+	syscall.Sync() // a power cut in the next seconds takes nothing of it away
 	fmt.Fprintf(a.out, "%s has joined. Now: systemctl enable --now mainstay\n", host)
 	return nil
 }

@@ -130,8 +130,10 @@ func silentNetworks(w fleet.World, host, leader fleet.Host, h fleet.Heard, limit
 		return nil
 	}
 	var out []string
-	for _, name := range fleet.Sorted(host.Addresses) {
-		if _, shared := leader.Addresses[name]; !shared {
+	for i := range w.Spec.Networks {
+		name := w.Spec.Networks[i].Name
+		_, its := host.Addresses[name]
+		if _, ours := leader.Addresses[name]; !its || !ours {
 			continue
 		}
 		last := h.Nets[name]

@@ -17,6 +17,7 @@ func world() fleet.World {
 	w := fleet.World{Now: now, Leader: "c1", Epoch: 3, Since: now.Add(-time.Minute), Heard: map[string]fleet.Heard{}, Rounds: map[string]fleet.Round{},
 		State: fleet.State{Proofs: map[string]fleet.Proof{}}}
 	w.Spec.Timing = fleet.Presets()["room"]
+	w.Spec.Networks = []fleet.Network{{Name: "management"}, {Name: "storage"}}
 	for i, name := range []string{"c1", "c2", "c3"} {
 		w.Spec.Hosts = append(w.Spec.Hosts, fleet.Host{Name: name, Roles: []string{"controller"}, Voter: true, Addresses: map[string]netip.Addr{
 			"management": netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), "storage": netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}),

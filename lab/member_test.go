@@ -62,6 +62,7 @@ type lightSite struct {
 	*site
 	config  SiteConfig
 	witness *witness
+	next    string // a program of another version
 }
 
 // newLightSite brings up four hosts and makes them a site; those named later stand
@@ -71,8 +72,9 @@ func newLightSite(ctx context.Context, t *testing.T, name string, later ...strin
 	binary := build(ctx, t, "one")
 	l := up(t, Config{Name: name, Hosts: []Host{{Name: "c1"}, {Name: "c2"}, {Name: "c3"}, {Name: "c4"}}, Disk: 2 << 30})
 	s := &lightSite{
-		site:   &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/", l.Virtual()["internal"])},
-		config: SiteConfig{Binary: binary, Services: memberServices, Later: later},
+		site: &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/", l.Virtual()["internal"])},
+		// A lease that a busy machine does not end by itself.
+		config: SiteConfig{Binary: binary, Timing: "wide", Services: memberServices, Later: later}, next: build(ctx, t, "two"),
 	}
 	s.witness = newWitness(t, l)
 	for _, m := range l.Hosts {
@@ -287,7 +289,7 @@ func (s *lightSite) added(t *testing.T, host string) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	s.refused(t, host, good, "used already", "--config-dir", "/tmp/again", "--state-dir", "/tmp/again")
-	s.run(t, host, "systemctl", "enable", "--now", "mainstay")
+	s.enable(t, host)
 	s.await(t, host+" in service", s.settled)
 	s.served(t, log)
 	s.once(t)
@@ -295,6 +297,9 @@ func (s *lightSite) added(t *testing.T, host string) {
 
 func (s *lightSite) replaced(t *testing.T, host string) {
 	log := s.watch(t)
+	if out, err := s.lab.Run(s.ctx, "c1", "mainstay", "voters", "replace", host, host); err == nil || !strings.Contains(err.Error(), "it is not dead") {
+		t.Errorf("a voter that lives may be replaced: %v\n%s", err, out)
+	}
 	s.deed(t)(s.lab.Renew(s.ctx, host, s.furniture()))
 	s.furnish(t, host)
 	// A machine with an empty disk must not take a place in which another has voted.
@@ -317,7 +322,15 @@ func (s *lightSite) back(t *testing.T, host string) {
 	if said, err := s.join(t, host, answer.Token); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
+	s.enable(t, host)
+}
+
+// enable lets a host's agent run, also after a power cut: what systemd writes for
+// that is not synced by itself.
+func (s *lightSite) enable(t *testing.T, host string) {
+	t.Helper()
 	s.run(t, host, "systemctl", "enable", "--now", "mainstay")
+	s.run(t, host, "sync")
 }
 
 // sworn cuts the power of the host that runs the service, BMC and all: no proof

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,69 +23,80 @@ type session struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	mu    sync.Mutex
-	asked int
-	err   error
+	// Read when done is closed.
+	asked  int
+	closed int // how often the server said, with an answer, that it was the connection's last
+	err    error
 }
 
 func (s *lightSite) session(t *testing.T) *session {
 	t.Helper()
-	conn, err := s.lab.Dial(s.ctx, Client, "tcp", fmt.Sprintf("%s:5000", s.lab.Virtual()["internal"]))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	k := &session{cancel: cancel, done: make(chan struct{})}
-	go k.run(ctx, conn)
+	at := fmt.Sprintf("%s:5000", s.lab.Virtual()["internal"])
+	go func() {
+		defer close(k.done)
+		for last := true; last && ctx.Err() == nil; {
+			conn, err := s.lab.Dial(ctx, Client, "tcp", at)
+			if err == nil {
+				last, err = k.ask(ctx, conn)
+				conn.Close()
+			}
+			if ctx.Err() == nil {
+				k.err = err
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
 	t.Cleanup(func() { cancel(); <-k.done })
 	return k
 }
 
-func (k *session) run(ctx context.Context, conn net.Conn) {
-	defer close(k.done)
-	defer conn.Close()
+// ask asks until ctx ends or the server says that an answer is the last.
+func (k *session) ask(ctx context.Context, conn net.Conn) (last bool, err error) {
 	in := bufio.NewReader(conn)
 	for tick := time.Tick(50 * time.Millisecond); ; {
-		err := func() error {
-			// Longer than any retransmission: what is lost is asked again by TCP.
-			if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-				return err
-			}
-			if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: site\r\n\r\n"); err != nil {
-				return err
-			}
-			answer, err := http.ReadResponse(in, nil)
-			if err != nil {
-				return err
-			}
-			defer answer.Body.Close()
-			_, err = io.Copy(io.Discard, answer.Body)
-			return err
-		}()
-		k.mu.Lock()
-		k.asked++
-		k.err = err
-		k.mu.Unlock()
+		// Longer than any retransmission: what is lost is sent again by TCP.
+		if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			return false, err
+		}
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: site\r\n\r\n"); err != nil {
+			return false, err
+		}
+		answer, err := http.ReadResponse(in, nil)
 		if err != nil {
-			return
+			return false, err
+		}
+		_, err = io.Copy(io.Discard, answer.Body)
+		answer.Body.Close()
+		if err != nil {
+			return false, err
+		}
+		k.asked++
+		if answer.Close {
+			k.closed++
+			return true, nil
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false, nil
 		case <-tick:
 		}
 	}
 }
 
-// unbroken ends the session and fails if its connection did not live to the end.
-func (k *session) unbroken(t *testing.T) {
+// unbroken ends the session and fails if a request got no answer. A server that is
+// reloaded may end a connection with an answer that says so, if that is allowed.
+func (k *session) unbroken(t *testing.T, reloaded bool) {
 	t.Helper()
 	k.cancel()
 	<-k.done
-	if k.err != nil || k.asked < 2 {
-		t.Errorf("the connection broke after %d requests: %v", k.asked, k.err)
+	if k.err != nil || k.asked < 2 || k.closed > 0 && !reloaded {
+		t.Errorf("after %d requests, with %d connections that were ended by an answer: %v", k.asked, k.closed, k.err)
 	}
-	t.Logf("one connection, %d requests", k.asked)
+	t.Logf("%d requests, %d connections ended by an answer", k.asked, k.closed)
 }
 
 // patient watches as Watch does, but gives each try the time that TCP needs to send
@@ -126,8 +136,7 @@ func (s *lightSite) unmoved(t *testing.T, before api.Status) {
 // upgraded replaces the program on one host after another, agent and store, under
 // load. The lead is handed over when the leader's store stops.
 func (s *lightSite) upgraded(t *testing.T) {
-	next := build(s.ctx, t, "two")
-	binary, err := os.ReadFile(next)
+	binary, err := os.ReadFile(s.next)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,11 +172,24 @@ func (s *lightSite) upgraded(t *testing.T) {
 		}
 		s.log(t, m.Name, "goes on with the stint")
 	}
-	session.unbroken(t)
+	session.unbroken(t, false)
 	s.unfailing(t, log)
 	s.unmoved(t, before)
 	s.once(t)
-	s.binary, s.config.Binary = next, next
+	s.binary, s.config.Binary = s.next, s.next
+	// systemd knows the process that took over as the unit's own.
+	s.run(t, "c2", "systemctl", "kill", "-s", "KILL", "mainstay")
+	err = until(s.ctx, siteBound, func() error {
+		out, err := s.lab.Run(s.ctx, "c2", "systemctl", "show", "-P", "MainPID", "-P", "NRestarts", "mainstay")
+		if pid, restarts, _ := strings.Cut(strings.TrimSpace(out), "\n"); err == nil && (pid == "0" || restarts == "0") {
+			err = fmt.Errorf("process %s after %s restarts", pid, restarts)
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("the agent that had taken over was killed, and is not back: %v", err)
+	}
+	s.await(t, "calm", s.settled)
 }
 
 func (s *lightSite) votes(t *testing.T, host string) bool {
@@ -189,6 +211,7 @@ func (s *lightSite) put(t *testing.T, host, path string, data []byte) {
 	if err := s.lab.CopyIn(host, path, data, mode); err != nil {
 		t.Fatal(err)
 	}
+	s.run(t, host, "sync")
 }
 
 // told waits until the agent's log says something.
@@ -239,7 +262,7 @@ func (s *lightSite) applied(t *testing.T) {
 		{strings.Replace(present, "mode: act\n", "mode: act\nmoode: act\nbrake: 1\n", 1), "moode", "brake"}, // all in one run
 		{strings.Replace(present, "site: lab-", "site: other-", 1), "this is site", ""},
 		{strings.Replace(strings.Replace(present, "voter: false", "voter: true", 1), "  c3:\n", "  c3:\n    voter: false\n", 1), "mainstay voters replace", ""},
-		{strings.Replace(present, "timing: rack", "timing: room", 1), "every agent stopped", ""},
+		{strings.Replace(present, "timing: wide", "timing: room", 1), "every agent stopped", ""},
 		{strings.Replace(present, "services:\n", "services:\n"+lone, 1), "c2 refuses it", "lone"},
 	} {
 		if out, err := apply("c2", c.text); err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.and) {
@@ -316,7 +339,7 @@ func (s *lightSite) applied(t *testing.T) {
 	if now := s.run(t, holder, "systemctl", "show", "-P", "MainPID", "solo.service"); now != pid {
 		t.Errorf("solo was restarted on %s: %s, then %s", holder, pid, now)
 	}
-	session.unbroken(t)
+	session.unbroken(t, true)
 	s.unfailing(t, log)
 	for _, thing := range []string{"address/internal", "address/public"} {
 		if was, is := find(before, thing), find(s.status(t), thing); was.Host != "c4" && (is.Host != was.Host || is.Generation != was.Generation) {

@@ -200,9 +200,9 @@ func (e *Ear) Boots(host string) []Row {
 }
 
 // Newest returns the row of the boot of a host that was heard most recently, empty if
-// none was, and its rival: another boot that was heard within the last two leases
-// and after the newest one had begun to speak. A single beat that was long on its
-// way makes a rival for so long only.
+// none was, and its rival: another boot that was heard within the last two leases, at
+// least a second. A host that really booted was silent for longer; a clone speaks
+// beside its original, and neither may be taken for the proof of the other's death.
 func (e *Ear) Newest(host string, now fleet.Moment) (newest Row, rival string) {
 	var before Row
 	for _, r := range e.hosts[host] {
@@ -213,7 +213,7 @@ func (e *Ear) Newest(host string, now fleet.Moment) (newest Row, rival string) {
 			before = r
 		}
 	}
-	if before.Heard != 0 && before.Heard.After(newest.First) && now.Sub(before.Heard) < 2*e.timing.Lease {
+	if before.Heard != 0 && now.Sub(before.Heard) < max(2*e.timing.Lease, time.Second) {
 		rival = before.Stint.Boot
 	}
 	return newest, rival

@@ -252,3 +252,21 @@ func TestLeadAndStart(t *testing.T) {
 		t.Error("a renewal is too late from the moment at which the lease ended")
 	}
 }
+
+// HOLES 25: whoever speaks beside another boot of the same host proves nothing.
+func TestRival(t *testing.T) {
+	e := NewEar(room, []Row{}, at(0))
+	beat := func(boot string, d time.Duration) {
+		e.Beat(Beat{Stint: fleet.Stint{Host: "c1", Boot: boot, N: 1}, Sent: at(d)}, at(d))
+	}
+	beat("a", 0)
+	beat("b", 10*ms)
+	for d, want := range map[time.Duration]string{10 * ms: "a", 900 * ms: "a", time.Second: ""} {
+		if newest, rival := e.Newest("c1", at(d)); newest.Stint.Boot != "b" || rival != want {
+			t.Errorf("%v after the last beat of a: the newest is %s, its rival %q, want %q", d, newest.Stint.Boot, rival, want)
+		}
+	}
+	if newest, rival := e.Newest("c9", at(0)); newest != (Row{}) || rival != "" {
+		t.Errorf("of a host never heard: %+v, %q", newest, rival)
+	}
+}

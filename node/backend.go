@@ -413,6 +413,13 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		return api.VoterAnswer{Text: d.Host + " leads now"}, nil
 	case "remove":
+		all, err := n.store.Voters(ctx)
+		if err != nil {
+			return none, err
+		}
+		if !slices.ContainsFunc(all, func(v store.Voter) bool { return v.Name == d.Host }) {
+			return none, api.Refuse(http.StatusNotFound, "mainstay status", "%s is no member of the store", d.Host)
+		}
 		if err := patiently(ctx, changeBound, func() error { return n.store.RemoveVoter(ctx, d.Host) }); err != nil {
 			return none, err
 		}
@@ -421,6 +428,10 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		host, ok := n.spec.Host(d.Host)
 		if !ok {
 			return none, n.noHost(d.Host)
+		}
+		// Two machines under one name would be two ears that count as one.
+		if h, ok := n.agent.Heard()[d.Dead]; ok && n.now().Sub(h.Last) < n.spec.Timing.Silence(fleet.CoarseLate) {
+			return none, api.Refuse(http.StatusConflict, "cut its power first, for good", "%s was heard %v ago: it is not dead", d.Dead, n.now().Sub(h.Last).Round(time.Millisecond))
 		}
 		peer, err := PeerURL(host)
 		if err != nil {

@@ -126,7 +126,9 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, system *service.S
 		_ = s.Close() // nothing was changed through it
 		switch {
 		case err != nil:
-			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: "nobody knows its state on this host: " + err.Error()})
+			// No answer in time says nothing against the file.
+			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: "nobody knows its state on this host: " + err.Error(),
+				Warning: errors.Is(err, service.ErrUnknown) || errors.Is(err, context.DeadlineExceeded)})
 		case state.Phase == fleet.Absent:
 			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: fmt.Sprintf("none of its units %v exists on this host", v.Units),
 				Want: "its package installed, a unit that exists, or " + v.Name + " without this host"})

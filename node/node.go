@@ -87,15 +87,20 @@ type node struct {
 
 // ReadSite reads and checks a site's file; every mistake is in the error.
 func ReadSite(path string) (fleet.Spec, fleet.Faults, error) {
+	spec, faults, _, err := readSite(path)
+	return spec, faults, err
+}
+
+func readSite(path string) (fleet.Spec, fleet.Faults, []byte, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return fleet.Spec{}, nil, fmt.Errorf("read the site's file: %w", err)
+		return fleet.Spec{}, nil, nil, fmt.Errorf("read the site's file: %w", err)
 	}
 	spec, faults := fleet.Read(path, text, service.Catalogue())
 	if wrong := faults.Errors(); len(wrong) > 0 {
-		return spec, faults, wrong
+		return spec, faults, text, wrong
 	}
-	return spec, faults, nil
+	return spec, faults, text, nil
 }
 
 // Run runs this host's node until ctx ends. A second process waits for the first
@@ -152,11 +157,9 @@ func prepare(cfg Config) (*node, error) {
 	var errs []error
 	n.renewed = make(chan struct{}, 1)
 	n.versions.sums, n.versions.refused = map[string]string{}, map[string]string{}
-	spec, faults, err := ReadSite(cfg.siteFile())
+	spec, faults, text, err := readSite(cfg.siteFile())
 	errs = append(errs, err)
-	n.text, err = os.ReadFile(cfg.siteFile())
-	errs = append(errs, err)
-	n.sum = sumOf(n.text)
+	n.text, n.sum = text, sumOf(text)
 	for _, w := range faults.Warnings() {
 		n.log.Warn("site file", "warning", w.Error())
 	}

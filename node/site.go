@@ -159,7 +159,7 @@ const offerBound = 8 * time.Second
 // offer brings a file to every member of the site at once, to this host last, and
 // returns what came of it. An error that is no refusal says that the host is away.
 func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[string]error {
-	ctx, cancel := context.WithTimeout(ctx, offerBound)
+	bounded, cancel := context.WithTimeout(ctx, offerBound)
 	defer cancel()
 	members := n.store.State().Members
 	o.Epoch = n.store.State().Epoch
@@ -170,16 +170,40 @@ func (n *node) offer(ctx context.Context, spec fleet.Spec, o api.SiteOffer) map[
 		if _, joined := members[h.Name]; !joined || h.Name == n.host {
 			continue
 		}
+		if err := n.away(h.Name); err != nil {
+			mu.Lock()
+			out[h.Name] = err
+			mu.Unlock()
+			continue
+		}
 		wait.Go(func() {
-			err := n.offerTo(ctx, h.Name, o)
+			err := n.offerTo(bounded, h.Name, o)
 			mu.Lock()
 			defer mu.Unlock()
 			out[h.Name] = err
 		})
 	}
 	wait.Wait()
-	out[n.host] = n.OfferSite(ctx, o)
+	mine, cancel := context.WithTimeout(ctx, offerBound)
+	defer cancel()
+	out[n.host] = n.OfferSite(mine, o)
 	return out
+}
+
+// awayAfter is the silence after which nothing is sent to a host: to connect to one
+// that has no power takes seconds.
+const awayAfter = 5 * time.Second
+
+// away says why a host cannot be reached at present; nil if it may be.
+func (n *node) away(host string) error {
+	h, ok := n.agent.Heard()[host]
+	if silent := n.now().Sub(h.Last); ok && silent > awayAfter {
+		return fmt.Errorf("nothing was heard of it for %v", silent.Round(time.Second))
+	}
+	if !ok {
+		return errors.New("nothing was heard of it")
+	}
+	return nil
 }
 
 func (n *node) offerTo(ctx context.Context, host string, o api.SiteOffer) error {
@@ -236,6 +260,9 @@ func (n *node) OfferSite(ctx context.Context, o api.SiteOffer) error {
 // lacking leaves out of a host's faults those that it has already with the file in
 // use: a unit that is missing today is no reason to refuse tomorrow's file.
 func (n *node) lacking(faults fleet.Faults) fleet.Faults {
+	if len(faults) == 0 {
+		return nil
+	}
 	text, err := os.ReadFile(n.cfg.siteFile())
 	if err != nil {
 		return faults
@@ -295,9 +322,9 @@ func (n *node) keepSite(ctx context.Context) {
 		n.versions.sums[n.host] = n.sum
 		var others []string
 		for _, host := range fleet.Sorted(n.versions.sums) {
-			if n.versions.sums[host] != want {
+			if n.versions.sums[host] != want && (host == n.host || n.away(host) == nil) {
 				others = append(others, host)
-			} else {
+			} else if n.versions.sums[host] == want {
 				delete(n.versions.refused, host)
 			}
 		}

@@ -64,6 +64,11 @@ func Decide(w fleet.World) fleet.Plan {
 	d.fences()
 	d.routes()
 	d.settle()
+	if len(d.plan.Records) > 0 {
+		// No power switch is touched on what was seen before a write that may have
+		// waited for a disk: the next turn, right after it, looks again.
+		d.plan.Orders = slices.DeleteFunc(d.plan.Orders, func(o fleet.Order) bool { return o.Verb == fleet.VerbFence })
+	}
 	return d.plan
 }
 

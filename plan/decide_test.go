@@ -57,6 +57,16 @@ func hush(w fleet.World, host string) {
 		Promised: map[string]fleet.Moment{"c1": w.Now, "c3": w.Now}}
 }
 
+// fencing is a fence of c2 under way by c1, with what came of it five seconds ago.
+func fencing(w fleet.World, e *fleet.Effect) {
+	hush(w, "c2")
+	w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced", Fenced: []time.Time{w.Wall}}
+	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: "redfish", Executor: "c1", Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}
+	if e != nil {
+		w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Tries: 1, Effect: e, Arrived: w.Now.Add(-5 * time.Second)}
+	}
+}
+
 // reboot lets a host come back in another boot with nothing running.
 func reboot(w fleet.World, host, boot string) {
 	h, r := w.Heard[host], w.Reports[host]
@@ -141,6 +151,35 @@ func TestDecide(t *testing.T) {
 			[]string{"ask c1 1"}},
 		{"nobody is fenced in a leader's first seconds", func(w *fleet.World) { hush(*w, "c2"); w.Since = w.Now.Add(-time.Second) },
 			[]string{"service/s waits", "host/c2 waits"}},
+		{"an intent is followed by the order", func(w *fleet.World) { fencing(*w, nil) }, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
+		{"an answer that came while the leader was held up is the answer", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.Done, Proof: &fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}})
+		}, []string{"proof/c2", "-intent/c2", "service/s waits"}},
+		{"a refusal that came then ends the intent, and nothing is ordered under it", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.Refused, Why: "another machine"})
+		}, []string{"-intent/c2", "service/s waits"}},
+		{"a fence whose end nobody knows is tried again", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
+		}, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
+		{"but not on a host that is heard again", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
+			silent(*w, "c2", 0)
+		}, []string{"host/c2 waits"}},
+		{"one that is heard again before the order is not fenced", func(w *fleet.World) {
+			fencing(*w, nil)
+			silent(*w, "c2", 0)
+		}, []string{"-intent/c2", "host/c2 waits"}},
+		{"no power switch is touched in a turn that writes", func(w *fleet.World) {
+			fencing(*w, nil)
+			lapse(*w, "c1")
+			w.Leader = "c3"
+		}, []string{"holding/address/internal=c3#2", "service/s waits", "host/c2 waits"}},
+		{"an answer from long ago is no answer right before the start", func(w *fleet.World) {
+			lapse(*w, "c2")
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
+			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
+			w.Flights["confirm/s/c2/5"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Arrived: w.Now.Add(-5 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
+		}, []string{"c1: confirm service/sc2", "service/s waits"}},
 		{"nor when disarmed", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}

@@ -13,12 +13,14 @@ import (
 const (
 	// leaderPause: a new leader fences nobody for so long (HOLES 14).
 	leaderPause = 3 * time.Second
-	// fenceLasts bounds one attempt to prove a host off.
-	fenceLasts = 30 * time.Second
 	// fenceLoop attempts within fenceSpan end in a wait for a person.
 	fenceLoop = 3
 	fenceSpan = time.Hour
 )
+
+// FenceLasts bounds one attempt to prove a host off: so long its intent is open, and
+// nothing of it can act later.
+const FenceLasts = 30 * time.Second
 
 // fences proves hosts off whose boot holds what only a proof can free.
 func (d *decision) fences() {
@@ -103,7 +105,7 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 		m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
 		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
 		d.record(fleet.Put("intent/"+host.Name, fleet.Intent{
-			Host: host.Name, Boot: boot, Device: host.Fence.Driver, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: fenceLasts,
+			Host: host.Name, Boot: boot, Device: host.Fence.Driver, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
 		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
 	}
 }
@@ -137,7 +139,11 @@ func (d *decision) pursue(in fleet.Intent) {
 	}
 	o := fleet.Order{Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
 		Why: "its intent is recorded"}
-	f := d.w.Flights[o.Key]
+	f, sent := d.w.Flights[o.Key]
+	if !sent && d.back(in) {
+		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again before its fence was ordered"))
+		return
+	}
 	if f.Effect == nil {
 		d.order(o)
 		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
@@ -145,7 +151,9 @@ func (d *decision) pursue(in fleet.Intent) {
 	}
 	if left := in.Lasts - d.w.Now.Sub(f.Sent); f.Effect.Outcome == fleet.NoWord && left > 0 && fleet.Armed(fleet.GuardIntent) {
 		// Nobody knows what the device was told: it may act until the deed is over.
-		d.order(o)
+		if !d.back(in) {
+			d.order(o)
+		}
 		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
 		d.wake(left)
 		return
@@ -160,6 +168,17 @@ func (d *decision) pursue(in fleet.Intent) {
 	default:
 		d.record(fleet.Remove("intent/"+in.Host, fmt.Sprintf("the fence of %s: %s %s", in.Host, f.Effect.Outcome, f.Effect.Why)))
 	}
+}
+
+// back says whether the boot that was to be fenced is heard again and nothing else
+// asks for its fence: nobody who is well is switched off.
+func (d *decision) back(in fleet.Intent) bool {
+	v := d.w.Verdicts[in.Host]
+	if v.Stint.Boot != in.Boot || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
+		return false
+	}
+	_, why := d.needsFence(in.Host)
+	return why == ""
 }
 
 // powerOn turns a fenced host on again, once nothing is left that it held.

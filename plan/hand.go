@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"maps"
+	"time"
 
 	"mainstay/fleet"
 	"mainstay/lease"
@@ -61,7 +62,13 @@ type Hand struct {
 	memory Memory
 	// dropping: what the former stint spoke for is not known to be gone.
 	dropping bool
+	// kept is until when the kernel lets this host speak, as its own hands last said.
+	kept fleet.Moment
 }
+
+// claimLasts bounds the first claim of a host that spoke for nothing: asking who else
+// answers, at most fleet.CoarseLate, and the deed.
+const claimLasts = 5 * time.Second
 
 // NewHand returns the hand of a host. memory is what a former process of this
 // boot left behind, or nothing. Whether its stint goes on is decided by the
@@ -82,6 +89,7 @@ func NewHand(host, boot string, memory Memory, ears []string, timing fleet.Timin
 	}
 	if memory.Stint != 0 && now.Before(memory.End) && sound {
 		h.holder = lease.Resume(h.Stint(), ears, timing.Lease, memory.End)
+		h.kept = now.Add(claimLasts)
 		return h, nil
 	}
 	return h, h.begin("the agent starts")
@@ -138,16 +146,24 @@ func (h *Hand) Dropped(n uint64) {
 }
 
 // Tick must be called at each beat and whenever the lease's end may have
-// passed: a lease that has ended ends its stint for good.
+// passed: a lease that has ended ends its stint for good, and so does one whose
+// addresses the host's own hands no longer keep (HOLES 28).
 func (h *Hand) Tick(now fleet.Moment) []Deed {
-	if !h.holder.Over(now) {
+	switch {
+	case !fleet.Armed(fleet.GuardStint):
 		return nil
+	case h.holder.Over(now):
+		return h.begin("no majority of ears acknowledged in time")
+	case len(h.memory.Held) > 0 && !now.Before(h.kept):
+		// The beats go on, but the hands that keep the guards open do not: the kernel
+		// has shut them, and a lease that nobody speaks under must not be kept.
+		return h.begin("its own addresses were not renewed in time")
 	}
-	if !fleet.Armed(fleet.GuardStint) {
-		return nil
-	}
-	return h.begin("no majority of ears acknowledged in time")
+	return nil
 }
+
+// Kept notes that a claim or a renewal until then has been carried out.
+func (h *Hand) Kept(until fleet.Moment) { h.kept = until }
 
 // Ack takes an acknowledgement of a beat of the given stint. The clock was read
 // before: an acknowledgement that comes after the end revives nothing.
@@ -174,6 +190,9 @@ func (h *Hand) Order(o fleet.Order, now fleet.Moment) ([]Deed, *fleet.Effect) {
 	h.memory.Epoch = max(h.memory.Epoch, o.Epoch)
 	switch o.Verb {
 	case fleet.VerbClaim:
+		if len(h.memory.Held) == 0 {
+			h.kept = now.Add(claimLasts)
+		}
 		put(&h.memory.Seen, o.Thing, o.Generation)
 		put(&h.memory.Held, o.Thing, o.Generation)
 		return append(deeds, Deed{Do: DoClaim, Thing: o.Thing, Generation: o.Generation, Until: h.holder.End(), Order: o}), nil

@@ -180,3 +180,42 @@ func TestMemoryIsACopy(t *testing.T) {
 		t.Errorf("it changed: %+v", m)
 	}
 }
+
+// HOLES 28: the beats go on and the hands that keep the guards open do not.
+func TestAnAddressThatIsNotRenewedEndsTheStint(t *testing.T) {
+	h := leased(t)
+	if _, e := h.Order(claim(3), at(ms)); e != nil {
+		t.Fatal(e.Why)
+	}
+	h.Kept(h.End())
+	for d := 50 * ms; d < room.Lease; d += 50 * ms {
+		if deeds := renew(h, d); len(deeds) != 1 || deeds[0].Do != DoRenew {
+			t.Fatalf("at %v: %+v", d, deeds)
+		}
+	}
+	deeds := h.Tick(at(room.Lease))
+	if len(deeds) != 1 || deeds[0].Do != DoDrop || h.Stint().N != 2 || !h.Silent() {
+		t.Errorf("the lease lives, nobody renews, and: %+v, stint %d", deeds, h.Stint().N)
+	}
+	h.Dropped(2)
+	if h.Silent() {
+		t.Error("it is silent although all is gone")
+	}
+}
+
+// The first claim may ask for seconds who else answers; one that never comes to an
+// end is not waited for.
+func TestAFirstClaimHasItsTime(t *testing.T) {
+	h := leased(t)
+	h.Order(claim(3), at(ms))
+	for d := 50 * ms; d < claimLasts; d += 50 * ms {
+		renew(h, d)
+		if deeds := h.Tick(at(d)); deeds != nil {
+			t.Fatalf("at %v: %+v", d, deeds)
+		}
+	}
+	renew(h, claimLasts)
+	if deeds := h.Tick(at(claimLasts + ms)); len(deeds) != 1 || deeds[0].Do != DoDrop {
+		t.Errorf("a claim that hangs is waited for for ever: %+v", deeds)
+	}
+}

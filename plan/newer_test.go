@@ -2,6 +2,7 @@ package plan
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -38,7 +39,11 @@ func TestRestoredStore(t *testing.T) {
 			quiet(w, "c1")
 			speak(w, "c2", 9)
 		}, []string{"holding/address/internal=c2#10"}},
-		{"also under the very generation of the backup", func(w *fleet.World) { forgot(w, address) }, []string{"holding/address/internal=c1#2"}},
+		{"also under the very generation of the backup", func(w *fleet.World) {
+			forgot(w, address)
+			quiet(w, "c1")
+			speak(w, "c3", 1)
+		}, []string{"holding/address/internal=c3#2"}},
 		{"and without any record at all", func(w *fleet.World) {
 			delete(w.State.Holdings, address)
 			quiet(w, "c1")
@@ -62,6 +67,13 @@ func TestRestoredStore(t *testing.T) {
 		}, []string{"holding/address/internal=c1#12"}},
 		{"one is heard and has not said", func(w *fleet.World) {
 			forgot(w, address)
+			quiet(w, "c1")
+			h := w.Heard["c3"]
+			h.Stint.N++
+			w.Heard["c3"] = h
+		}, []string{"address/internal waits"}},
+		{"one is heard and has not said, and nothing is recorded", func(w *fleet.World) {
+			delete(w.State.Holdings, address)
 			quiet(w, "c1")
 			h := w.Heard["c3"]
 			h.Stint.N++
@@ -125,5 +137,38 @@ func TestRestoredStore(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestLearning: a leader that has just begun, and has no report yet of a host that
+// it hears, leaves every HAProxy as it is; not for long, and not for a host that is
+// silent.
+func TestLearning(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*fleet.World)
+		want   bool
+	}{
+		{"all have reported", func(*fleet.World) {}, true},
+		{"one has not", func(w *fleet.World) { delete(w.Reports, "c3") }, false},
+		{"one has not for long", func(w *fleet.World) { delete(w.Reports, "c3"); w.Since = w.Now.Add(-time.Minute) }, true},
+		{"one is silent", func(w *fleet.World) { lapse(*w, "c3"); delete(w.Reports, "c3") }, true},
+	} {
+		w := small()
+		w.Since = w.Now.Add(-100 * ms)
+		w.Spec.Services = append(w.Spec.Services, fleet.Service{Name: "web", Mode: fleet.ActiveActive, Roles: []string{"controller"}, Listen: fleet.Listen{Port: 80}})
+		for _, r := range w.Reports {
+			r.Services["haproxy"] = fleet.ServiceState{Phase: fleet.Running, Ready: true}
+			r.Services["web"] = fleet.ServiceState{Phase: fleet.Running, Ready: true}
+		}
+		c.change(&w)
+		_, p := Turn(w)
+		routed := false
+		for _, o := range p.Orders {
+			routed = routed || o.Verb == fleet.VerbRoute
+		}
+		if routed != c.want {
+			t.Errorf("%s: routed: %v", c.name, routed)
+		}
 	}
 }

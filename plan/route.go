@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -12,23 +13,28 @@ import (
 // has missed three beats of it takes out by itself, sooner and only for itself
 // (Overlay); this is the picture of the whole.
 func (d *decision) routes() {
+	if d.learning() {
+		d.wake(resend)
+		return
+	}
 	table := fleet.Routes{Servers: map[string]map[string]fleet.Route{}}
 	var said []byte // the table in words, for its revision
 	for _, v := range d.w.Spec.Services {
 		if v.Listen.Port == 0 {
 			continue
 		}
-		servers := map[string]fleet.Route{}
-		for _, host := range d.homes[v.Name] {
+		homes := d.homes[v.Name]
+		servers := make(map[string]fleet.Route, len(homes))
+		for _, host := range homes {
 			servers[host] = d.route(v, host)
 		}
-		keepLast(servers)
+		keepLast(homes, servers)
 		if v.Listen.Writer {
 			d.writer(v, servers)
 		}
 		table.Servers[v.Name] = servers
 		said = append(append(said, v.Name...), 0, 0)
-		for _, host := range fleet.Sorted(servers) {
+		for _, host := range homes {
 			said = append(append(append(append(said, host...), 0), servers[host]...), 0)
 		}
 	}
@@ -46,6 +52,25 @@ func (d *decision) routes() {
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host.Name, table.Revision), Verb: fleet.VerbRoute, Routes: table,
 			Why: "a server's state changed"}, host.Name))
 	}
+}
+
+// learns bounds how long a new leader leaves every HAProxy as it is because a host
+// that is heard has not reported to it yet: one whose own agent has just gone on in
+// a new process knows nobody, and would take sound servers out for a moment.
+const learns = 3 * time.Second
+
+func (d *decision) learning() bool {
+	if left := learns - d.w.Now.Sub(d.w.Since); left <= 0 {
+		return false
+	}
+	for i := range d.w.Spec.Hosts {
+		name := d.w.Spec.Hosts[i].Name
+		_, joined := d.w.State.Members[name]
+		if _, ok := d.current(name); joined && !ok && d.reaches(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *decision) route(v fleet.Service, host string) fleet.Route {
@@ -101,13 +126,13 @@ func serverNetwork(spec fleet.Spec, v fleet.Service) string {
 
 // keepLast puts every server that may still answer back into the rotation if
 // otherwise none were left: a doubtful answer beats a certain refusal.
-func keepLast(servers map[string]fleet.Route) {
-	for _, host := range fleet.Sorted(servers) {
+func keepLast(homes []string, servers map[string]fleet.Route) {
+	for _, host := range homes {
 		if servers[host] == fleet.RouteReady {
 			return
 		}
 	}
-	for _, host := range fleet.Sorted(servers) {
+	for _, host := range homes {
 		if servers[host] != fleet.RouteDead {
 			servers[host] = fleet.RouteReady
 		}

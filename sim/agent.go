@@ -46,6 +46,7 @@ type agent struct {
 
 	deeds  []deed
 	doing  bool
+	jammed bool // the loop that owns the addresses has stopped, and nothing else has
 	ticked fleet.Moment
 	first  fleet.Moment
 	said   fleet.Report
@@ -150,6 +151,10 @@ func (a *agent) follow(spec fleet.Spec) {
 		a.voters = append(a.voters, h.site.names[name])
 	}
 	a.hand.SetEars(spec.Voters())
+	if me, _ := spec.Host(h.name); me.Voter {
+		a.every, _ = spec.Beats(me)
+		h.every = a.every
+	}
 	if me, _ := spec.Host(h.name); me.Voter && a.ear == nil {
 		a.ear = lease.NewEar(spec.Timing, nil, h.clock())
 		h.run.ear = a.ear
@@ -442,7 +447,7 @@ func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 
 // work is the loop that owns the addresses: one deed after the other.
 func (a *agent) work() {
-	if a.doing || len(a.deeds) == 0 {
+	if a.doing || a.jammed || len(a.deeds) == 0 {
 		return
 	}
 	a.doing = true
@@ -510,7 +515,9 @@ func (a *agent) renew(next func()) {
 				i, _ := a.address("address/" + name)
 				a.late = a.host.kernel.put(i, span)
 			}
-			a.tooLate(until)
+			if !a.tooLate(until) {
+				a.hand.Kept(until)
+			}
 		}
 		next()
 	})
@@ -591,6 +598,7 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		if !a.tooLate(until) {
 			s.watch.claims(a.host, d.Thing, d.Generation)
 			a.speaking[name] = d.Generation
+			a.hand.Kept(until)
 		}
 		a.done(d, fleet.Done, "")
 		next()

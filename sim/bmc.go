@@ -200,7 +200,7 @@ func (p *prover) off(tries int) {
 		p.done(nil, fleet.Refused, "a later boot of it speaks: that is proof enough")
 		return
 	}
-	p.site.watch.offOrdered(p.victim, p.order.Target.Boot)
+	p.site.watch.offOrdered(p.victim, p.order.Target.Boot, tries == 1)
 	p.call(p.victim.bmc.off, func(_, err string) {
 		switch {
 		case err != "" && tries > 0:

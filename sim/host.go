@@ -126,7 +126,7 @@ func (h *host) powerOn() {
 		h.member.start()
 	}
 	h.startAgent()
-	s.stir(5 * time.Second)
+	s.stir(5*time.Second + s.timing.Promise()) // its ear is mute for so long
 }
 
 // bootTime is how long a machine takes from power to agent.
@@ -200,4 +200,44 @@ func (h *host) killAgent() {
 		h.run.rows, h.run.ear = h.run.ear.Rows(), nil
 	}
 	h.agent = nil
+}
+
+// clone lets a copy of the machine speak beside it for a while: a snapshot that was
+// started once more, with a boot of its own and the same keys. It runs nothing, and
+// says so.
+func (h *host) clone(lasts string) error {
+	d, err := time.ParseDuration(lasts)
+	if err != nil {
+		return err
+	}
+	s := h.site
+	end := s.now + at(d)
+	stint := fleet.Stint{Host: h.name, Boot: h.boot + "-clone", N: 1}
+	seq := uint64(0)
+	var speak func()
+	speak = func() {
+		if s.now > end || h.agent == nil {
+			return
+		}
+		seq++
+		b := &beat{stint: stint, sent: fleet.Moment(s.now), late: fleet.GuardLate, leased: true}
+		r := h.agent.said
+		r.Boot, r.Stint, r.Leased, r.Seq, r.Addresses, r.GivenUp = stint.Boot, 1, true, seq, nil, nil
+		r.Services = map[string]fleet.ServiceState{}
+		for name := range h.agent.said.Services {
+			r.Services[name] = fleet.ServiceState{Phase: fleet.Stopped}
+		}
+		for _, v := range s.quorum.voters {
+			if a := v.agent; a != nil && v != h && s.open(h, v, 0) {
+				v.agentProcess.in(s.between(s.nets[0].low, s.nets[0].top), func() {
+					a.heardBeat(h, b, 0, v.clock())
+					a.earBeat(b, v.clock())
+					a.desk.put(told{r, 1}, a)
+				})
+			}
+		}
+		s.after(at(h.every), speak)
+	}
+	speak()
+	return nil
 }

@@ -26,9 +26,12 @@ type leader struct {
 	rounds  map[string]fleet.Round
 	flights map[string]fleet.Flight
 	told    map[string]string
-	pending int // events that are not written yet
-	plan    fleet.Plan
-	calm    int // turns in a row that had nothing to do
+	// verdicts is what was last told of each host.
+	verdicts map[string]string
+	pending  int          // events that are not written yet
+	held     fleet.Moment // since when they wait
+	plan     fleet.Plan
+	calm     int // turns in a row that had nothing to do
 }
 
 const opDeadline = 5 * time.Second
@@ -55,7 +58,8 @@ func (l *leader) elected() {
 		l.reigns++
 		l.epoch = before + 1
 		l.rounds, l.flights, l.told = map[string]fleet.Round{}, map[string]fleet.Flight{}, map[string]string{}
-		l.pending, l.calm = 1, 0
+		l.verdicts = map[string]string{}
+		l.pending, l.held, l.calm = 1, 0, 0
 		h.site.tell("%s leads in epoch %d", h.name, l.epoch)
 		l.turn()
 	})
@@ -139,7 +143,7 @@ func (l *leader) turn() {
 			l.soon(0)
 			return
 		}
-		l.flush(func() { l.rest(p, now) })
+		l.flush(w, p, now)
 	}
 	if len(p.Records) == 0 {
 		orders()
@@ -154,7 +158,6 @@ func (l *leader) turn() {
 		p.Orders = nil
 	}
 	s.guard(fleet.GuardRecordFirst)
-	l.pending = 0
 	l.commit(p.Records, orders)
 }
 
@@ -165,7 +168,7 @@ func (l *leader) commit(records []fleet.Record, next func()) {
 		l.resign(lostLead)
 		return
 	}
-	l.busy = true
+	l.busy, l.pending, l.held = true, 0, 0
 	reign := l.reigns
 	h.member.propose(&write{epoch: l.epoch, records: records, host: h.name}, opDeadline, func(ok, known bool) {
 		if l.reigns != reign {
@@ -184,14 +187,46 @@ func (l *leader) commit(records []fleet.Record, next func()) {
 	})
 }
 
-// flush writes what was noted without a record.
-func (l *leader) flush(next func()) {
+// flush writes what was noted without a record, and rests. While a decision about a
+// host's life is about to fall the notes wait a little.
+func (l *leader) flush(w fleet.World, p fleet.Plan, now fleet.Moment) {
 	if l.pending == 0 {
-		next()
+		l.rest(p, now)
 		return
 	}
-	l.pending = 0
-	l.commit(nil, next)
+	if l.held == 0 {
+		l.held = now
+	}
+	t := w.Spec.Timing
+	if until := l.held.Add(t.Silence(fleet.GuardLate) + t.Lease); now.Before(until) && l.urgent(w) {
+		if p.Wake == 0 || until.Before(p.Wake) {
+			p.Wake = until
+		}
+		l.rest(p, now)
+		return
+	}
+	l.commit(nil, func() { l.rest(p, now) })
+}
+
+// urgent says whether a host is being lost, the ears are being asked, or a claim is
+// on its way.
+func (l *leader) urgent(w fleet.World) bool {
+	for _, v := range w.Verdicts {
+		if v.Condition == fleet.Suspect {
+			return true
+		}
+	}
+	for _, r := range l.rounds {
+		if !r.Over && !lease.Stale(r, w.Spec.Timing, w.Now) {
+			return true
+		}
+	}
+	for _, f := range l.flights {
+		if f.Order.Verb == fleet.VerbClaim && f.Effect == nil && w.Now.Sub(f.Sent) < w.Spec.Timing.Lease {
+			return true
+		}
+	}
+	return false
 }
 
 // rest waits for news or for the moment that the plan names.
@@ -410,17 +445,16 @@ func (l *leader) once(topic string, aloud bool, format string, args ...any) {
 // note tells verdicts and waits that are new, and counts the guards that show.
 func (l *leader) note(w fleet.World, p fleet.Plan) {
 	s := l.agent.host.site
-	for _, host := range fleet.Sorted(w.Verdicts) {
-		v := w.Verdicts[host]
+	for _, h := range s.hosts {
+		v := w.Verdicts[h.name]
 		said := string(v.Condition)
 		for _, n := range v.Silent {
 			said += " " + n
 		}
-		topic := "verdict/" + host
-		if l.told[topic] != said {
-			l.told[topic] = said
+		if l.verdicts[h.name] != said {
+			l.verdicts[h.name] = said
 			l.pending++
-			s.tell("%s is %s: %s", host, v.Condition, v.Why)
+			s.tell("%s is %s: %s", h.name, v.Condition, v.Why)
 		}
 	}
 	open := map[string]bool{}

@@ -58,8 +58,9 @@ type quorum struct {
 
 // change is one change of the voters, and how it looks in the log.
 type change struct {
-	change *raftpb.ConfChange
-	data   []byte
+	change  *raftpb.ConfChange
+	data    []byte
+	applied bool // somewhere
 }
 
 // write is one transaction on its way through the log.
@@ -323,8 +324,9 @@ func (m *member) apply(e *raftpb.Entry) {
 	q.at(e.GetIndex(), e)
 	m.applied = e.GetIndex()
 	if e.GetType() == raftpb.EntryConfChange {
-		for _, c := range q.changes {
+		for i, c := range q.changes {
 			if bytes.Equal(c.data, e.Data) {
+				q.changes[i].applied = true
 				m.node.ApplyConfChange(c.change)
 				return
 			}

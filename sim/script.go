@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,7 +119,7 @@ func (s *Site) sweeps() {
 
 // until plays on to a point of elapsed time, and skips what is quiet.
 func (s *Site) until(when at) {
-	const margin = 2 * second
+	const margin = second
 	look := s.now
 	for s.watch.stop == nil && len(s.queue.slots) > 0 {
 		next := s.queue.slots[0].at
@@ -204,6 +205,10 @@ func (s *Site) recover() {
 			u.resume()
 		}
 		h.startAgent()
+		if h.agent != nil {
+			h.agent.jammed = false
+			h.agent.work()
+		}
 		s.startQuorum(h)
 	}
 	clear(s.deaf)
@@ -235,10 +240,29 @@ func (s *Site) recover() {
 		}
 		if good++; good == 6 {
 			s.tell("everything is well")
+			s.still()
 			return
 		}
 	}
 	s.watch.fail("recovery", "%v after everything has healed: %s", time.Duration(bound), why)
+}
+
+// still sees that a site that is well stays as it is: two minutes in which nothing
+// changes hands, nobody's state changes, and nothing is worth a line.
+func (s *Site) still() {
+	before, lines := s.quorum.newest(), len(s.told)
+	s.skips = true
+	s.until(s.elapsed() + 120*second)
+	if s.watch.stop != nil {
+		return
+	}
+	if len(s.told) > lines {
+		s.watch.fail("rest", "everything was well, and then: %s", strings.TrimSpace(s.told[lines]))
+	} else if after := s.quorum.newest(); !maps.Equal(before.Holdings, after.Holdings) || !maps.Equal(before.Proofs, after.Proofs) || len(after.Intents) > 0 {
+		s.watch.fail("rest", "everything was well, and then the record changed")
+	} else if why := s.well(); why != "" {
+		s.watch.fail("rest", "everything was well, and then %s", why)
+	}
 }
 
 // unblock is what a person does about what waits for a person.
@@ -267,6 +291,7 @@ func (s *Site) do(c Command) error {
 			s.tell("> %s %s", c.Verb, strings.Join(c.Args, " "))
 		}
 		s.count.faults[f.counts(c)]++
+		s.watch.fault()
 	}
 	return f.do(s, c.Args)
 }
@@ -282,7 +307,7 @@ func (v verb) counts(c Command) string {
 	case "hang", "bmc", "weather":
 		if len(c.Args) > 1 {
 			arg := c.Args[1]
-			if c.Verb != "weather" && arg != "agent" && arg != "quorum" && arg != "disk" && arg != "all" && c.Verb == "hang" {
+			if c.Verb != "weather" && arg != "agent" && arg != "quorum" && arg != "disk" && arg != "addresses" && arg != "all" && c.Verb == "hang" {
 				arg = "service"
 			}
 			return c.Verb + " " + arg
@@ -329,6 +354,7 @@ func init() {
 		"resume":      {1, onHost(resume)},
 		"suspend":     {1, onHost(func(_ *Site, h *host, _ []string) error { h.suspend(); return nil })},
 		"wake":        {1, onHost(wake)},
+		"clone":       {2, onHost(func(_ *Site, h *host, rest []string) error { return h.clone(rest[0]) })},
 		"killagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.killAgent(); return nil })},
 		"startagent":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.startAgent(); return nil })},
 		"killquorum":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.member.kill(); return nil })},
@@ -461,6 +487,10 @@ func hang(_ *Site, h *host, rest []string) error {
 	case "all":
 		h.agentProcess.freeze()
 		h.quorumProcess.freeze()
+	case "addresses":
+		if h.agent != nil {
+			h.agent.jammed = true
+		}
 	case "disk":
 		if h.member == nil {
 			return errors.New("it has no store")
@@ -481,6 +511,11 @@ func resume(_ *Site, h *host, rest []string) error {
 	case "all":
 		h.agentProcess.thaw()
 		h.quorumProcess.thaw()
+	case "addresses":
+		if h.agent != nil {
+			h.agent.jammed = false
+			h.agent.work()
+		}
 	case "disk":
 		h.member.slow = 0
 		h.member.hangDisk(false)
@@ -677,16 +712,6 @@ func (q *quorum) change() {
 		return
 	}
 	x := q.want[0]
-	var lead *host
-	for _, v := range q.voters {
-		if v.on && v.member.leads() && !v.quorumProcess.stopped() {
-			lead = v
-		}
-	}
-	if lead == nil {
-		s.after(second, q.change)
-		return
-	}
 	q.want = q.want[1:]
 	q.changing = true
 	kind := raftpb.ConfChangeAddNode
@@ -700,7 +725,36 @@ func (q *quorum) change() {
 	if err != nil {
 		panic(err)
 	}
-	q.changes = append(q.changes, change{cc, data})
+	q.changes = append(q.changes, change{change: cc, data: data})
+	n := len(q.changes) - 1
+	// The store first: who proposed it may have lost the lead, and then it is asked for
+	// again. The ears follow what is written there.
+	var propose func()
+	propose = func() {
+		if q.changes[n].applied {
+			q.list(x)
+			return
+		}
+		for _, v := range q.voters {
+			if v.on && v.member.leads() && !v.quorumProcess.stopped() {
+				s.rolling(func() { _ = v.member.node.ProposeConfChange(cc) })
+				v.member.pump()
+			}
+		}
+		s.after(at(s.timing.Election), propose)
+	}
+	propose()
+}
+
+// list makes a change of the store's voters known to every agent.
+func (q *quorum) list(x want) {
+	s := q.site
+	var lead *host
+	for _, v := range q.voters {
+		if v.on && (lead == nil || v.member.leads()) {
+			lead = v
+		}
+	}
 	if x.add {
 		x.host.voter = true
 		if x.host.member == nil {
@@ -712,8 +766,6 @@ func (q *quorum) change() {
 			x.host.member.start()
 		}
 	}
-	s.rolling(func() { _ = lead.member.node.ProposeConfChange(cc) })
-	lead.member.pump()
 	for i := range s.spec.Hosts {
 		if s.spec.Hosts[i].Name == x.host.name {
 			s.spec.Hosts = slices.Clone(s.spec.Hosts)

@@ -21,7 +21,17 @@ func Draw(seed uint64) Story {
 	st.Title = fmt.Sprintf("Seed %d", seed)
 	st.Seed, st.Skips, st.Heals = seed, true, true
 	sh := &st.Shape
-	sh.Timing = pick(d.dice, "slow", "slow", "slow", "slow", "slow", "slow", "slow", "slow", "slow", "wide", "wide", "wide", "wide", "wide", "room", "rack")
+	// A second of the fast ones costs ten times as much, and holds ten times as much.
+	switch n := d.dice.IntN(32); {
+	case n < 18:
+		sh.Timing = "slow"
+	case n < 29:
+		sh.Timing = "wide"
+	case n < 31:
+		sh.Timing = "room"
+	default:
+		sh.Timing = "rack"
+	}
 	sh.Voters = pick(d.dice, 3, 3, 3, 3, 3, 3, 5, 5, 5, 7)
 	sh.Hosts = 10 - sh.Voters + d.dice.IntN(2)
 	sh.Networks = pick(d.dice, 2, 2, 3)
@@ -140,6 +150,10 @@ func (d *drawer) fault(t time.Duration) {
 	case 6, 7, 8:
 		both("hang "+h+" agent", "resume "+h+" agent")
 	case 9:
+		if d.dice.IntN(3) == 0 {
+			both("hang "+h+" addresses", "resume "+h+" addresses")
+			return
+		}
 		both("hang "+v+" quorum", "resume "+v+" quorum")
 	case 10:
 		both("hang "+h+" all", "resume "+h+" all")

@@ -138,7 +138,9 @@ func (s *Site) elapsed() at { return s.now + s.skipped }
 
 // tell adds a line to the log.
 func (s *Site) tell(format string, args ...any) {
-	s.stir(time.Second + 2*s.timing.Lease) // whatever is worth a line may have an echo
+	// Whatever is worth a line may have an echo: silence is told of after three beats,
+	// and its last consequence follows W after that.
+	s.stir(500*time.Millisecond + s.timing.Lease*5/4)
 	e := s.elapsed()
 	s.told = append(s.told, fmt.Sprintf("%4d.%03d  %s", e/second, e%second/millisecond, fmt.Sprintf(format, args...)))
 }

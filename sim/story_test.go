@@ -2,8 +2,11 @@ package sim
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,5 +62,37 @@ func TestStory(t *testing.T) {
 				t.Errorf("the log is another one (-file +run); go test ./sim -run Story -update writes it anew:\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestHoles sees that each of docs/HOLES.md has a story, or says what holds it instead.
+func TestHoles(t *testing.T) {
+	text, err := os.ReadFile("../docs/HOLES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	holes, elsewhere, ok := strings.Cut(string(text), "\nElsewhere, ")
+	if !ok {
+		t.Fatal("docs/HOLES.md does not say what is held elsewhere")
+	}
+	told := map[int]bool{}
+	for file := range stories(t) {
+		var n int
+		if _, err := fmt.Sscanf(filepath.Base(file), "h%d-", &n); err == nil {
+			told[n] = true
+		}
+	}
+	for _, n := range regexp.MustCompile(`\d+`).FindAllString(elsewhere, -1) {
+		i, _ := strconv.Atoi(n)
+		told[i] = true
+	}
+	found := regexp.MustCompile(`(?m)^ ?(\d+) `).FindAllStringSubmatch(holes, -1)
+	if len(found) < 40 {
+		t.Fatalf("found %d holes only", len(found))
+	}
+	for _, m := range found {
+		if n, _ := strconv.Atoi(m[1]); !told[n] {
+			t.Errorf("hole %d has no story and is held by nothing else", n)
+		}
 	}
 }

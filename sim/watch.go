@@ -27,18 +27,27 @@ type watch struct {
 	lapsed     map[*host]at   // since when it has not
 	promises   map[string]map[string]bool
 	epochs     map[string]uint64 // by boot: the newest epoch of an order accepted
-	killing    map[*host]string  // what its open intents named, for the log
+	ruled      map[string]bool   // its newest intent follows a service's rule, not silence
 	stop       *Violation
 	said       []fleet.Wait
 	leaderAt   at // when somebody last led
 	turnSecond at
 	turned     int
+	written    int
+	patience   map[string]*patienceOf // by thing
+}
+
+// patienceOf is how many more changes of hands a thing's faults explain. Each fault
+// allows some, time brings some back, and each change takes one.
+type patienceOf struct {
+	left float64
+	at   at
 }
 
 func newWatch(s *Site) *watch {
 	return &watch{
 		site: s, speakers: make([][]*host, len(s.spec.Addresses)), excused: map[*host]at{}, running: map[string][]*unit{}, found: map[*unit]bool{},
-		steady: map[*host]at{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, killing: map[*host]string{},
+		patience: map[string]*patienceOf{}, steady: map[*host]at{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{},
 	}
 }
 
@@ -170,13 +179,66 @@ func (w *watch) renewing(h *host) {
 	}
 }
 
+// How much a leader may turn and write in a second, and how often a thing may change
+// hands: so many times at once, so many for each fault, and once in a while without one.
+const (
+	turnsMost   = 250
+	writesMost  = 120
+	handsMost   = 12
+	handsFault  = 3
+	handsEvery  = 15 * second
+	handsStormy = second // while the network loses, delays or doubles packets
+)
+
 // turns: no leader turns in circles.
 func (w *watch) turns() {
-	if sec := w.site.now / second; sec != w.turnSecond {
-		w.turnSecond, w.turned = sec, 0
-	}
-	if w.turned++; w.turned > 500 {
+	w.tick()
+	if w.turned++; w.turned > turnsMost {
 		w.fail("no circles", "%d turns within a second", w.turned)
+	}
+}
+
+func (w *watch) tick() {
+	if sec := w.site.now / second; sec != w.turnSecond {
+		w.turnSecond, w.turned, w.written = sec, 0, 0
+	}
+}
+
+// hands: nothing changes hands more often than its faults explain.
+func (w *watch) hands(thing string) {
+	p := w.patient(thing)
+	if p.left--; p.left < 0 {
+		w.fail("no circles", "%s changes hands again and again, more often than its faults explain", thing)
+	}
+}
+
+func (w *watch) patient(thing string) *patienceOf {
+	s := w.site
+	p := w.patience[thing]
+	if p == nil {
+		p = &patienceOf{left: handsMost}
+		w.patience[thing] = p
+	}
+	every := at(handsEvery)
+	for _, n := range s.nets {
+		if n.loss+n.double+n.late > 0 {
+			every = handsStormy
+		}
+	}
+	p.left = min(handsMost, p.left+float64(s.elapsed()-p.at)/float64(every))
+	p.at = s.elapsed()
+	return p
+}
+
+// fault gives every thing the patience that a fault deserves.
+func (w *watch) fault() {
+	for _, a := range w.site.spec.Addresses {
+		p := w.patient(a.Thing())
+		p.left = min(handsMost, p.left+handsFault)
+	}
+	for _, v := range w.site.spec.Services {
+		p := w.patient(v.Thing())
+		p.left = min(handsMost, p.left+handsFault)
 	}
 }
 
@@ -198,13 +260,33 @@ func (w *watch) silent(ear *host, stint fleet.Stint) {
 
 // offOrdered: nobody is switched off but by an intent that names the boot, and
 // not when a later boot of the host has been well for a while.
-func (w *watch) offOrdered(h *host, boot string) {
+func (w *watch) offOrdered(h *host, boot string, first bool) {
 	if in, open := w.site.quorum.newest().Intents[h.name]; !open || in.Boot != boot {
 		w.fail("no needless kill", "%s is switched off for its boot %s, and the open intent is %q", h.name, boot, in.Boot)
 	}
-	if since, steady := w.steady[h]; steady && h.boot != boot && w.site.now-since > at(time.Second+2*w.site.timing.Lease) {
+	since, steady := w.steady[h]
+	if well := at(time.Second + 2*w.site.timing.Lease); first && steady && h.boot == boot && w.site.now-since > well && !w.ruled[h.name] && w.reaches(h) {
+		w.fail("no healthy host is fenced", "%s is switched off and has been heard by a majority of ears for %v", h.name, time.Duration(w.site.now-since))
+	}
+	if steady && h.boot != boot && w.site.now-since > at(time.Second+2*w.site.timing.Lease) {
 		w.fail("no needless kill", "%s is switched off for its boot %s, and boot %s is well", h.name, boot, h.boot)
 	}
+}
+
+// reaches says whether a majority of ears has heard the host a moment ago.
+func (w *watch) reaches(h *host) bool {
+	n := 0
+	voters := w.site.spec.Voters()
+	for _, name := range voters {
+		v := w.site.names[name]
+		if v.agent == nil || v.agent.ear == nil || v.agentProcess.stopped() {
+			continue
+		}
+		if row, ok := v.agent.ear.Row(fleet.Stint{Host: h.name, Boot: h.boot}); ok && v.clock().Sub(row.Heard) < 3*h.every {
+			n++
+		}
+	}
+	return n >= fleet.Majority(len(voters))
 }
 
 // fenced: an off that comes late comes while its intent is still open.
@@ -220,6 +302,10 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 	if after.Epoch < before.Epoch {
 		w.fail("newest epoch", "the epoch fell from %d to %d", before.Epoch, after.Epoch)
 	}
+	w.tick()
+	if w.written++; w.written > writesMost {
+		w.fail("no circles", "%d transactions within a second", w.written)
+	}
 	for _, r := range deed.records {
 		kind, name, _ := strings.Cut(r.Key, "/")
 		switch kind {
@@ -228,6 +314,9 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 			now := after.Holdings[name]
 			if was && r.Value != nil && now.Generation < old.Generation {
 				w.fail("generations rise", "%s fell from generation %d to %d", name, old.Generation, now.Generation)
+			}
+			if was && r.Value != nil && now.Generation != old.Generation {
+				w.hands(name)
 			}
 			if was && r.Value != nil && now.Generation == old.Generation && now.Holder() != old.Holder() {
 				w.fail("generations rise", "%s changed hands within generation %d", name, old.Generation)
@@ -260,7 +349,8 @@ func (w *watch) proves(p, before fleet.Proof) {
 func (w *watch) intends(in fleet.Intent, open int, why string) {
 	s := w.site
 	h := s.names[in.Host]
-	if strings.Contains(why, "its rule is to fence") {
+	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence")
+	if w.ruled[in.Host] {
 		return
 	}
 	w.sweep()

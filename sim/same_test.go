@@ -1,0 +1,37 @@
+package sim
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// TestSame changes every field of a report and sees that it is then another one, but
+// for its number and its time.
+func TestSame(t *testing.T) {
+	for i := range reflect.TypeFor[fleet.Report]().NumField() {
+		var r fleet.Report
+		name := reflect.TypeFor[fleet.Report]().Field(i).Name
+		f := reflect.ValueOf(&r).Elem().Field(i)
+		switch f.Kind() {
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Uint64:
+			f.SetUint(1)
+		case reflect.Int64:
+			f.SetInt(1)
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.Map:
+			f.Set(reflect.MakeMap(f.Type()))
+			f.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(f.Type().Elem()))
+		default:
+			f.Set(reflect.ValueOf(time.Unix(1, 0)))
+		}
+		if got, want := same(&fleet.Report{}, &r), name == "Seq" || name == "Wall"; got != want {
+			t.Errorf("a report with another %s is the same: %v", name, got)
+		}
+	}
+}
