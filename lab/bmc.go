@@ -246,7 +246,8 @@ func (l *Lab) bmcProcess() (*process, error) {
 	if p == nil || err != nil {
 		return nil, err
 	}
-	if s, gone := stat(d.PID); gone != nil || s.start != d.Start || s.state == 'Z' || p.ended(0) {
+	s, err := stat(d.PID)
+	if same := err == nil && s.start == d.Start && s.state != 'Z'; !same || p.ended(0) {
 		p.close()
 		return nil, nil
 	}

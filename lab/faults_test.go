@@ -698,13 +698,13 @@ func (f *faulted) cutOff(t *testing.T, victim, network string, way Direction) {
 	}
 	begun := time.Now()
 	f.deed(t)(f.lab.Cut(f.ctx, Cut{Host: victim, Network: network, Direction: way}))
-	st := f.away(t, by, victim, lost...)
+	f.away(t, by, victim, lost...)
 	f.answered(t, f.log, 10)
 	t.Logf("%s worked elsewhere after %v", strings.Join(lost, ", "), time.Since(begun).Round(time.Millisecond))
 	if network == All {
 		f.silentOn(t, victim, begun)
 	}
-	st = f.working(t, by, "")
+	st := f.working(t, by, "")
 	f.deed(t)(f.lab.Heal(f.ctx, victim, All))
 	f.await(t, "the heal", f.settled)
 	f.same(t, generations(st), f.status(t), "healing moves nothing")

@@ -219,7 +219,7 @@ func (l *Lab) Booted(ctx context.Context, host string) (state string, err error)
 			return false, fmt.Errorf("it is not running; see %s", l.hostPath(Machine{Name: host}, "console.log"))
 		}
 		// Before its socket is there, systemctl could only fail.
-		if _, absent := os.Lstat(fmt.Sprintf("/proc/%d/root/run/systemd/private", p.pid)); absent != nil {
+		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/root/run/systemd/private", p.pid)); errors.Is(err, os.ErrNotExist) {
 			return false, nil
 		}
 		out, err := l.Run(ctx, host, "systemctl", "is-system-running", "--wait")

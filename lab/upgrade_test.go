@@ -320,8 +320,12 @@ func (s *lightSite) applied(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if left, err := filepath.Glob(dir + "/etc/systemd/system/solo.service.d/*mainstay*"); err != nil || len(left) > 0 {
-				return fmt.Errorf("%s still has %v (%v)", host, left, err)
+			left, err := filepath.Glob(dir + "/etc/systemd/system/solo.service.d/*mainstay*")
+			if err != nil {
+				return err
+			}
+			if len(left) > 0 {
+				return fmt.Errorf("%s still has %v", host, left)
 			}
 		}
 		return nil

@@ -124,22 +124,22 @@ func New(c Config) *Leader {
 }
 
 // Run leads whenever this host is elected, until ctx ends.
-func (l *Leader) Run(ctx context.Context) error {
+func (l *Leader) Run(ctx context.Context) {
 	go l.last.serve(ctx)
 	for {
 		if !l.Quorum.Holds(l.Now()) {
 			select {
 			case <-ctx.Done():
-				return nil
+				return
 			case <-l.Quorum.LeadChanged():
 			}
 			continue
 		}
-		why := l.reign(ctx)
+		ended := l.reign(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
-		l.Log.Info("no longer leading", "epoch", l.epoch, "why", why)
+		l.Log.Info("no longer leading", "epoch", l.epoch, "why", ended)
 		l.last.set(ctx, view{})
 	}
 }

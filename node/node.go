@@ -256,7 +256,7 @@ func (n *node) run(ctx context.Context) error {
 			Keep: n.worlds.keep, Now: vip.Now, Wall: time.Now, Log: n.log,
 		})
 		wait.Go(func() { n.worlds.run(ctx.Done()) })
-		wait.Go(func() { _ = n.leader.Run(ctx) })
+		wait.Go(func() { n.leader.Run(ctx) })
 		wait.Go(func() { n.keepVoters(ctx) })
 		wait.Go(func() { n.keepSite(ctx) })
 		wait.Go(func() { n.alarms(ctx) })

@@ -58,7 +58,8 @@ func succeed(ctx context.Context) (pid int, err error) {
 		return 0, fmt.Errorf("start %s: %w", path, err)
 	}
 	defer r.Close()
-	cmd := exec.Command(path, os.Args[1:]...)
+	// It outlives this process, and with it every context of this one.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), readyFile+"=3")
 	cmd.ExtraFiles = []*os.File{w}

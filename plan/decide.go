@@ -166,18 +166,15 @@ func (d *decision) wake(after time.Duration) {
 	}
 }
 
-// order gives an order unless the same one is on its way or resting. It returns
-// the flight, if there is one.
-func (d *decision) order(o fleet.Order) (fleet.Flight, bool) {
-	f, flying := d.w.Flights[o.Key]
+// order gives an order unless the same one is on its way or resting.
+func (d *decision) order(o fleet.Order) {
 	o.Epoch = d.w.Epoch
 	if rest := d.rest(o); rest > 0 {
 		d.wake(rest)
-		return f, true
+		return
 	}
 	d.plan.Orders = append(d.plan.Orders, o)
 	d.wake(resend)
-	return f, flying
 }
 
 // rest is how long an order is not to be given, because the same one is on its way

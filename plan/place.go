@@ -299,7 +299,7 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		d.put(v, h, h.Host, fmt.Sprintf("%s knows generation %d: the record, of a restored store, was older", h.Host, s.Generation))
 		return
 	}
-	if why := d.shouldMove(v, h, s); why != "" {
+	if why := d.shouldMove(v, h); why != "" {
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
 			Generation: h.Generation, Why: why}, h.Host))
 		return
@@ -377,7 +377,7 @@ func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceSt
 }
 
 // shouldMove says why a service should leave a sound holder; "" if it should not.
-func (d *decision) shouldMove(v fleet.Service, h fleet.Holding, s fleet.ServiceState) string {
+func (d *decision) shouldMove(v fleet.Service, h fleet.Holding) string {
 	if d.disarmed {
 		return ""
 	}

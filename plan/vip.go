@@ -40,7 +40,7 @@ func (d *decision) address(a fleet.Address) {
 		return
 	}
 	d.hushOthers(a, h)
-	why, free := d.addressFree(h, a)
+	why, free := d.addressFree(h)
 	if !free {
 		d.keepAddress(a, h)
 		return
@@ -50,7 +50,7 @@ func (d *decision) address(a fleet.Address) {
 
 // addressFree says whether, and on what evidence, nobody speaks for the address
 // under the recorded holding any more.
-func (d *decision) addressFree(h fleet.Holding, a fleet.Address) (string, bool) {
+func (d *decision) addressFree(h fleet.Holding) (string, bool) {
 	if why, ok := d.word(h); ok {
 		return why, true
 	}

@@ -207,8 +207,8 @@ func (a *agent) tick() {
 }
 
 func (a *agent) next(now fleet.Moment) {
-	gone := now.Sub(a.first) / a.every
-	a.await(a.first.Add((gone + 1) * a.every))
+	gone := now.Sub(a.first)
+	a.await(a.first.Add(gone - gone%a.every + a.every))
 }
 
 // datagram sends a beat or an acknowledgement.

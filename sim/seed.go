@@ -55,9 +55,7 @@ func Draw(seed uint64) Story {
 	for i := range sh.Hosts {
 		d.hosts = append(d.hosts, fmt.Sprintf("n%d", i+1))
 	}
-	for _, n := range networkNames[:sh.Networks] {
-		d.nets = append(d.nets, n)
-	}
+	d.nets = append(d.nets, networkNames[:sh.Networks]...)
 	// The first burst may meet the site while it is being set up.
 	bursts := 4 + d.dice.IntN(3)
 	for b := range bursts {

@@ -29,7 +29,6 @@ type watch struct {
 	epochs     map[string]uint64 // by boot: the newest epoch of an order accepted
 	ruled      map[string]bool   // its newest intent follows a service's rule, not silence
 	stop       *Violation
-	said       []fleet.Wait
 	leaderAt   at // when somebody last led
 	turnSecond at
 	turned     int
@@ -229,7 +228,7 @@ func (w *watch) patient(thing string) *patienceOf {
 		p = &patienceOf{left: handsMost}
 		w.patience[thing] = p
 	}
-	every := at(handsEvery)
+	every := handsEvery
 	for _, n := range s.nets {
 		if n.loss+n.double+n.late > 0 {
 			every = handsStormy

@@ -220,7 +220,6 @@ func claim(t testing.TB, s *Set, addr netip.Addr) Claimed {
 type ear struct {
 	h    *host
 	file *os.File
-	raw  *os.File
 }
 
 // frame is an ARP packet as heard.
