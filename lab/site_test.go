@@ -147,12 +147,16 @@ func TestSite(t *testing.T) {
 
 	t.Run("a demo without takeover breaks its promise", func(t *testing.T) {
 		d := Demo{Lab: s.lab, Binary: s.binary, sabotage: func(ctx context.Context, victim string) error {
-			for _, m := range s.lab.Hosts {
-				if m.Name == victim {
-					continue
-				}
-				if out, err := s.lab.Run(ctx, m.Name, "systemctl", "stop", "mainstay", "mainstay-quorum"); err != nil {
-					return fmt.Errorf("%w: %s", err, out)
+			// The stores first: with no leader left, nobody fences a host because its agent
+			// has gone.
+			for _, unit := range []string{"mainstay-quorum", "mainstay"} {
+				for _, m := range s.lab.Hosts {
+					if m.Name == victim {
+						continue
+					}
+					if out, err := s.lab.Run(ctx, m.Name, "systemctl", "stop", unit); err != nil {
+						return fmt.Errorf("%w: %s", err, out)
+					}
 				}
 			}
 			return nil

@@ -3,11 +3,13 @@ package vip
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,8 +42,9 @@ func TestMain(m *testing.M) {
 }
 
 // hold claims v4 and v6 in the namespace that it was started in and renews them.
-// On its standard output it tells, a line each: "claimed"; before a renewal
-// "renew UNTIL", and after it "renewed"; once it was too late "too late"; any other error as "error".
+// On its standard output it tells, a line each: "claimed"; after a renewal "renewed";
+// once it was too late "too late"; any other error as "error". Before a renewal it
+// writes into descriptor 3 until when, so that this is known as soon as it is frozen.
 func hold(lease time.Duration) error {
 	s, err := Open(Config{})
 	if err != nil {
@@ -58,12 +61,15 @@ func hold(lease time.Duration) error {
 	}
 	fmt.Println("claimed")
 	// No longer than the test lives.
+	ends := os.NewFile(3, "until")
 	for range time.Tick(beat) {
 		if os.Getppid() == 1 {
 			return errors.New("orphaned")
 		}
 		until := Now().Add(lease)
-		fmt.Println("renew", int64(until))
+		if _, err := ends.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(until)), 0); err != nil {
+			return err
+		}
 		if _, err := s.Renew(until); errors.Is(err, ErrTooLate) {
 			fmt.Println("too late")
 			return s.Drop(context.Background())
@@ -80,7 +86,8 @@ type holder struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	lines chan string
-	until fleet.Moment // of the newest renewal that it may have made
+	ends  *os.File     // holds the end of the newest renewal that it may have made
+	until fleet.Moment // that end, once it is frozen
 }
 
 func (h *host) holder(lease time.Duration) *holder {
@@ -92,11 +99,17 @@ func (h *host) holder(lease time.Duration) *holder {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	ends, err := os.Create(filepath.Join(h.t.TempDir(), "until"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { ends.Close() })
+	cmd.ExtraFiles = []*os.File{ends}
 	h.do(func() { err = cmd.Start() }) // a child is born into its thread's namespace
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	o := &holder{t: h.t, cmd: cmd, lines: make(chan string, 10000)}
+	o := &holder{t: h.t, cmd: cmd, ends: ends, lines: make(chan string, 10000)}
 	go func() {
 		defer close(o.lines)
 		for in := bufio.NewScanner(out); in.Scan(); {
@@ -122,10 +135,6 @@ func (o *holder) wait(what string) {
 	for {
 		select {
 		case line, ok := <-o.lines:
-			var until int64
-			if n, _ := fmt.Sscanf(line, "renew %d", &until); n == 1 {
-				o.until = fleet.Moment(until)
-			}
 			switch {
 			case ok && strings.HasPrefix(line, what):
 				return
@@ -148,9 +157,11 @@ func (o *holder) freeze() {
 	if _, err := unix.Wait4(o.cmd.Process.Pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
 		o.t.Fatalf("stop the holder: %v, %v", status, err)
 	}
-	for len(o.lines) > 0 {
-		o.wait("renew")
+	var until [8]byte
+	if _, err := o.ends.ReadAt(until[:], 0); err != nil {
+		o.t.Fatal(err)
 	}
+	o.until = fleet.Moment(binary.LittleEndian.Uint64(until[:]))
 }
 
 func (o *holder) thaw() {
