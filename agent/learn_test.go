@@ -19,3 +19,21 @@ func TestKnows(t *testing.T) {
 		t.Error("all are known")
 	}
 }
+
+// What a former process severed is not severed anew: by then the flows to the
+// address are sound ones.
+func TestSeveredIsRemembered(t *testing.T) {
+	run := t.TempDir()
+	a := &Agent{cfg: Config{Run: run}}
+	if got, err := a.recallSevered(); err != nil || len(got) != 0 {
+		t.Errorf("after a boot: %v, %v", got, err)
+	}
+	a.severed = map[string]uint64{"internal": 7}
+	if err := a.keepSevered(); err != nil {
+		t.Fatal(err)
+	}
+	next := &Agent{cfg: Config{Run: run}}
+	if got, err := next.recallSevered(); err != nil || got["internal"] != 7 {
+		t.Errorf("the next process remembers %v, %v", got, err)
+	}
+}

@@ -315,7 +315,13 @@ func (s *lightSite) replaced(t *testing.T, host string) {
 func (s *lightSite) back(t *testing.T, host string) {
 	t.Helper()
 	var answer api.VoterAnswer
-	out := s.run(t, "c1", "mainstay", "voters", "replace", host, host, "-o", "json")
+	var out string
+	if err := until(s.ctx, siteBound, func() (err error) { // refused while the former was heard a moment ago
+		out, err = s.lab.Run(s.ctx, "c1", "mainstay", "voters", "replace", host, host, "-o", "json")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if err := json.Unmarshal([]byte(out), &answer); err != nil || answer.Token == "" {
 		t.Fatalf("no token in %s (%v)", out, err)
 	}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/plan"
+)
+
+// stuck is a host on which addresses cannot be removed at first.
+type stuck struct {
+	Addresses
+	silent func() bool
+	left   int
+	early  bool
+}
+
+func (s *stuck) Drop(context.Context) error {
+	s.early = s.early || !s.silent()
+	if s.left--; s.left >= 0 {
+		return errors.New("netlink: busy")
+	}
+	return nil
+}
+
+// TestDropBeforeBeat: a host is not heard of under a new stint before everything of
+// the former one is surely gone; its first beat would be taken for the word on that.
+func TestDropBeforeBeat(t *testing.T) {
+	spec := fleet.Spec{Site: "test", Timing: fleet.Presets()["room"], Hosts: []fleet.Host{{Name: "c1", Voter: true}}}
+	s := &stuck{left: 2}
+	a, err := New(Config{
+		Host: "c1", Boot: "b", Spec: spec, Run: t.TempDir(), Addresses: s, Log: slog.New(slog.DiscardHandler),
+		Now: func() fleet.Moment { return fleet.Moment(time.Hour) }, Wall: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.silent = func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.hand.Silent()
+	}
+	beats := func() uint64 {
+		a.tick(spec.Timing.Beat, spec.Timing.Lease) // its own ear hears it, if it beats at all
+		return a.Beats("c1", "b")
+	}
+	if n := beats(); n != 0 {
+		t.Errorf("it beat before the drop was done: %d", n)
+	}
+	d := <-a.deeds
+	if d.Do != plan.DoDrop {
+		t.Fatalf("first of all comes %s, not a drop", d.Do)
+	}
+	a.do(t.Context(), d)
+	if s.early || s.left >= 0 || s.silent() {
+		t.Errorf("dropped too early (%t), %d tries left, or still silent (%t)", s.early, s.left, s.silent())
+	}
+	if n := beats(); n == 0 {
+		t.Error("it does not beat after the drop")
+	}
+}
