@@ -99,6 +99,7 @@ type Agent struct {
 	conn *heartbeat.Conn
 
 	deeds   chan deed
+	powers  chan deed // those to power switches, which wait for no address
 	asks    chan ask
 	answers chan leader.Answer
 	news    chan struct{} // for the leader: hearing changed
@@ -175,7 +176,7 @@ type sense struct {
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, spec: cfg.Spec, late: fleet.GuardLate,
-		deeds: make(chan deed, 256), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
+		deeds: make(chan deed, 256), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
 		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
 		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
 		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{},
@@ -644,6 +645,10 @@ func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 			case a.deeds <- x:
 			default: // the next acknowledgement renews again
 			}
+			continue
+		}
+		if d.Apart() {
+			a.powers <- x
 			continue
 		}
 		a.deeds <- x

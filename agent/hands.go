@@ -17,6 +17,16 @@ import (
 // carryOut owns this host's addresses: one goroutine, so that deeds happen in
 // the order in which they were decided.
 func (a *Agent) carryOut(ctx context.Context) {
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case d := <-a.powers:
+				go a.perform(ctx, d)
+			}
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():

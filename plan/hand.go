@@ -42,6 +42,17 @@ type Deed struct {
 	Order      fleet.Order  `json:"order,omitzero"` // of perform
 }
 
+// Apart says whether a deed has nothing to do with this host's addresses and must not
+// wait behind them: an order to a power switch that is carried out minutes later, when
+// a loop that hung goes on, would find a healthy host.
+func (d Deed) Apart() bool {
+	switch d.Order.Verb {
+	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		return d.Do == DoPerform
+	}
+	return false
+}
+
 // The deeds.
 const (
 	DoClaim   = "claim"   // add the address, open its guard until Until

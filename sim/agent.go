@@ -437,6 +437,10 @@ func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 		if d.Order.Key != "" {
 			x.reply = reply
 		}
+		if d.Apart() {
+			a.host.agentProcess.in(a.host.site.between(20*microsecond, 300*microsecond), func() { a.perform(x) })
+			continue
+		}
 		if d.Do == plan.DoRenew && len(a.deeds) > 0 && a.deeds[len(a.deeds)-1].Do == plan.DoRenew {
 			continue // several renewals that queue up are one
 		}

@@ -773,6 +773,10 @@ func (q *quorum) list(x want) {
 			lead = v
 		}
 	}
+	if lead == nil { // nobody is up who could tell
+		s.after(second, func() { q.list(x) })
+		return
+	}
 	if x.add {
 		x.host.voter = true
 		if x.host.member == nil {
