@@ -283,6 +283,13 @@ func TestDecide(t *testing.T) {
 			w.State.Holdings["service/s"] = h
 			w.State.Wishes["m"] = fleet.Wish{ID: "m", Verb: "move", Thing: "service/s", To: "c3", By: "root"}
 		}, []string{"holding/service/s=c2#4", "c2: stop service/s"}},
+		{"but not for a host that cannot run it", func(w *fleet.World) {
+			h := w.State.Holdings["service/s"]
+			h.Blocked = "it failed"
+			w.State.Holdings["service/s"] = h
+			silent(*w, "c3", time.Second)
+			w.State.Wishes["m"] = fleet.Wish{ID: "m", Verb: "move", Thing: "service/s", To: "c3", By: "root"}
+		}, []string{"service/s waits"}},
 		{"an oath about a host that speaks is refused", func(w *fleet.World) {
 			w.State.Wishes["o"] = fleet.Wish{ID: "o", Verb: "oath", Host: "c2", Boot: "b", By: "root"}
 		}, []string{"-wish/o"}},

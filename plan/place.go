@@ -153,6 +153,9 @@ func (d *decision) unblock(v fleet.Service, h fleet.Holding) bool {
 	if !wished || !ok || wish.To == h.Host && v.Restarts.Count > 0 && r.Services[v.Name].Restarts >= v.Restarts.Count {
 		return false
 	}
+	if wish.To != h.Host && d.cannotRun(v, wish.To) != "" {
+		return false // it would be blocked again at once, and so on
+	}
 	h.Blocked = ""
 	d.record(fleet.Put("holding/"+h.Thing, h, fmt.Sprintf("%s is blocked no more: %s wishes it on %s", h.Thing, wish.By, wish.To)))
 	return true
