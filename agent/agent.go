@@ -841,6 +841,18 @@ func (a *Agent) report(ctx context.Context) {
 	}
 }
 
+// Farewell is this host's last report, for when Run has ended because somebody
+// stopped the agent.
+func (a *Agent) Farewell() fleet.Report {
+	now := a.cfg.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.testimony(now)
+	a.seq++
+	r.Seq, r.Wall, r.Leaving = uint64(now)<<8|a.seq&0xff, a.cfg.Wall(), true
+	return r
+}
+
 // knows says whether every service of this host has been asked how it is. The
 // caller holds the lock.
 func (a *Agent) knows() bool {

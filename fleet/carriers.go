@@ -31,6 +31,9 @@ type Report struct {
 	// Severed is, by address, the generation at whose move this host ended its
 	// own half-dead TCP to the address.
 	Severed map[string]uint64 `json:"severed,omitempty"`
+	// Leaving is the last word of an agent that was asked to stop while its host
+	// stays up: what runs there runs on, and nobody watches it.
+	Leaving bool `json:"leaving,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`

@@ -39,6 +39,27 @@ func TestSite(t *testing.T) {
 		}
 	})
 
+	t.Run("nobody is fenced because somebody stopped an agent", func(t *testing.T) {
+		h := s.holding(t, "service/keystone-flush")
+		s.run(t, h.Host, "systemctl", "stop", "mainstay")
+		s.awaitFrom(t, s.other(h.Host), "somebody to start the agent", func(st api.Status) bool {
+			for _, x := range st.Waits {
+				if x.About == "host/"+h.Host && strings.Contains(x.For, "its agent to be started again") {
+					return true
+				}
+			}
+			return false
+		})
+		if on, err := s.lab.Powered(h.Host); err != nil || !on {
+			t.Fatalf("%s was switched off: %v", h.Host, err)
+		}
+		s.run(t, h.Host, "systemctl", "start", "mainstay")
+		s.await(t, "calm", s.settled)
+		if now := s.holding(t, h.Thing); now.Host != h.Host {
+			t.Errorf("%s went to %s", h.Thing, now.Host)
+		}
+	})
+
 	t.Run("a planned move", func(t *testing.T) {
 		h := s.holding(t, "address/internal")
 		to := s.other(h.Host)

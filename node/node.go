@@ -79,10 +79,12 @@ type node struct {
 	text     []byte // the site's file as this process has read it
 	sum      string // and its version
 	versions versions
-	applying atomic.Int32  // operators' questions about a new file that are being answered
-	renewed  chan struct{} // a new file was taken: a new process shall read it
-	taking   sync.Mutex    // one new file at a time
-	offered  uint64        // the highest epoch in which a file was taken; guarded by taking
+	// succeeded says that another process goes on in this one's place.
+	succeeded atomic.Bool
+	applying  atomic.Int32  // operators' questions about a new file that are being answered
+	renewed   chan struct{} // a new file was taken: a new process shall read it
+	taking    sync.Mutex    // one new file at a time
+	offered   uint64        // the highest epoch in which a file was taken; guarded by taking
 }
 
 // ReadSite reads and checks a site's file; every mistake is in the error.
@@ -274,7 +276,24 @@ func (n *node) run(ctx context.Context) error {
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
 	}
-	return n.agent.Run(ctx)
+	err = n.agent.Run(ctx)
+	n.farewell()
+	return err
+}
+
+// farewell tells every voter that this agent was stopped and its host was not: a
+// host is not switched off because a person looks at its agent. One that is shutting
+// down says nothing, and is fenced before what it ran starts elsewhere.
+func (n *node) farewell() {
+	if n.succeeded.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if stopping, err := n.system.Stopping(ctx); err != nil || stopping {
+		return
+	}
+	n.peers.last(ctx, n.agent.Farewell())
 }
 
 // tellFaults logs what mainstay check would find, beside the running agent: a

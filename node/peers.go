@@ -187,6 +187,23 @@ func (p *peers) run(ctx context.Context) {
 	}
 }
 
+// last brings a last report to every other voter that can be reached, and returns
+// when that is done.
+func (p *peers) last(ctx context.Context, r fleet.Report) {
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	for _, voter := range p.spec.Voters() {
+		if voter == p.host {
+			continue
+		}
+		wait.Go(func() {
+			_, _ = race(ctx, p.of(voter), func(ctx context.Context, c *api.Client) (struct{}, error) {
+				return struct{}{}, c.Report(ctx, r, p.site)
+			})
+		})
+	}
+}
+
 func (p *peers) deliver(ctx context.Context, voter string, box chan fleet.Report) {
 	for {
 		select {

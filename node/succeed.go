@@ -111,6 +111,7 @@ func (n *node) awaitSuccessor(ctx context.Context, leave func()) {
 		if n.cfg.Successor != nil {
 			n.cfg.Successor(pid)
 		}
+		n.succeeded.Store(true)
 		leave()
 		return
 	}

@@ -130,6 +130,15 @@ func TestDecide(t *testing.T) {
 		{"the record is not yet in effect", func(w *fleet.World) {
 			w.Reports["c1"].Addresses["internal"] = fleet.AddressState{}
 		}, []string{"c1: claim address/internal"}},
+		{"its network is cut: it shall hand over", func(w *fleet.World) {
+			report(*w, "c1", func(r *fleet.Report) { r.Links = map[string]bool{w.Spec.Addresses[0].Network: false} })
+		}, []string{"c1: release address/internal"}},
+		{"but not when it has only just moved there: the network may be losing packets everywhere", func(w *fleet.World) {
+			report(*w, "c1", func(r *fleet.Report) { r.Links = map[string]bool{w.Spec.Addresses[0].Network: false} })
+			h := w.State.Holdings["address/internal"]
+			h.At = w.Wall.Add(-time.Second)
+			w.State.Holdings["address/internal"] = h
+		}, nil},
 		{"the holder's word", func(w *fleet.World) {
 			report(*w, "c1", func(r *fleet.Report) { r.GivenUp = map[string]uint64{"address/internal": 1} })
 		}, []string{"holding/address/internal=c3#2"}},
@@ -200,6 +209,16 @@ func TestDecide(t *testing.T) {
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
 			w.Flights["confirm/s/c2/5"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Arrived: w.Now.Add(-5 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
 		}, []string{"c1: confirm service/sc2", "service/s waits"}},
+		{"nor whose agent somebody stopped", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"but one that was stopped in an earlier boot", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving, r.Boot = true, "a" })
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
 		{"nor when disarmed", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}

@@ -80,8 +80,11 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 	switch {
 	case host.Name == d.w.Leader:
 		d.wait(about, "another leader: a leader never fences itself", "")
+	case d.w.Reports[host.Name].Leaving && d.w.Reports[host.Name].Boot == boot:
+		d.wait(about, "its agent to be started again: somebody stopped it, and what runs there runs on unwatched ("+why+")",
+			fmt.Sprintf("systemctl start mainstay on %s; if the host is off: mainstay recover oath %s", host.Name, host.Name))
 	case d.disarmed:
-		d.wait(about, "fencing to be armed again: it would be fenced now because "+why, "mainstay maintenance --arm")
+		d.wait(about, "fencing to be armed again: it would be fenced now because "+why, "mainstay disarm off")
 	case host.Fence.Driver == "":
 		d.wait(about, "a proof that it is off: it has no fence ("+why+")", oath)
 	case d.maintenance(host.Name):

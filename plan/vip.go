@@ -100,6 +100,10 @@ func (d *decision) provedDead(h fleet.Holding) (string, bool) {
 	return p.Evidence, true
 }
 
+// stays is for how many leases an address stays, once moved, on a host that seems
+// cut off from its network: each move costs every client its connections.
+const stays = 10
+
 // giveAddress records the address for the best host that may carry it.
 func (d *decision) giveAddress(a fleet.Address, old fleet.Holding, why string) {
 	thing := a.Thing()
@@ -159,16 +163,24 @@ func (d *decision) lacksAddressNeeds(a fleet.Address, host string) string {
 	if !ok {
 		return host + " has not reported"
 	}
-	if up, known := r.Links[a.Network]; known && !up {
-		return fmt.Sprintf("%s has no link on %s, or no answer comes back over it", host, a.Network)
-	}
-	if slices.Contains(d.w.Verdicts[host].Silent, a.Network) {
-		return fmt.Sprintf("%s is not heard over %s", host, a.Network)
+	if why := d.cutOff(a, host); why != "" {
+		return why
 	}
 	for _, name := range a.With {
 		if s := r.Services[name]; s.Phase != fleet.Running || !s.Ready {
 			return fmt.Sprintf("%s is not ready on %s", name, host)
 		}
+	}
+	return ""
+}
+
+// cutOff says that a host is cut off from the network on which an address lives.
+func (d *decision) cutOff(a fleet.Address, host string) string {
+	if up, known := d.w.Reports[host].Links[a.Network]; known && !up {
+		return fmt.Sprintf("%s has no link on %s, or no answer comes back over it", host, a.Network)
+	}
+	if slices.Contains(d.w.Verdicts[host].Silent, a.Network) {
+		return fmt.Sprintf("%s is not heard over %s", host, a.Network)
 	}
 	return ""
 }
@@ -245,10 +257,16 @@ func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
 	if d.w.Verdicts[h.Host].Condition == fleet.Suspect || !others {
 		return ""
 	}
-	if _, ok := d.current(h.Host); ok {
-		return d.lacksAddressNeeds(a, h.Host)
+	if _, ok := d.current(h.Host); !ok {
+		return ""
 	}
-	return ""
+	why := d.lacksAddressNeeds(a, h.Host)
+	if moved := d.w.Wall.Sub(h.At); why != "" && why == d.cutOff(a, h.Host) && moved >= 0 && moved < stays*d.w.Spec.Timing.Lease {
+		// A network that loses packets seems cut now here, now there.
+		d.wake(stays*d.w.Spec.Timing.Lease - moved)
+		return ""
+	}
+	return why
 }
 
 func join(reasons []string) string {

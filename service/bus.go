@@ -120,6 +120,15 @@ func (s *Systemd) Version(ctx context.Context) (int, error) {
 	return n, nil
 }
 
+// Stopping says whether this host is shutting down or rebooting.
+func (s *Systemd) Stopping(ctx context.Context) (bool, error) {
+	var v dbus.Variant
+	if err := s.get(ctx, managerPath, busName+".Manager", "SystemState", &v); err != nil {
+		return false, err
+	}
+	return v.Value() == "stopping", nil
+}
+
 // link is one connection, from its beginning to its end.
 type link struct {
 	conn *dbus.Conn

@@ -142,6 +142,9 @@ func (o *holder) wait(what string) {
 				o.t.Fatalf("the holder said %q instead of %q", line, what)
 			}
 		case <-timer.C:
+			_ = o.cmd.Process.Signal(unix.SIGQUIT) // it prints where it stands
+			for range o.lines {
+			}
 			o.t.Fatalf("the holder did not say %q in %s", what, bound)
 		}
 	}
