@@ -121,7 +121,7 @@ func (s *Set) adopt(a *address, present bool, until fleet.Moment) (bool, error) 
 	case err != nil && !errors.Is(err, errLate):
 		return false, nil // its time was out, or the guard is gone: then as any other
 	}
-	a.held, a.until, a.remove = true, until, false
+	a.held, a.until, a.remove, a.untold = true, until, false, false
 	return true, nil
 }
 
@@ -145,7 +145,7 @@ func (s *Set) grant(a *address, until fleet.Moment) error {
 		s.lapse([]*address{a})
 		return err
 	}
-	a.held, a.until, a.remove, a.installed, a.lasts = true, until, false, false, 0
+	a.held, a.until, a.remove, a.untold, a.installed, a.lasts = true, until, false, false, false, 0
 	return nil
 }
 
@@ -223,6 +223,9 @@ func (s *Set) Renew(until fleet.Moment) (late time.Duration, err error) {
 	var held, over []*address
 	for _, a := range s.managed {
 		switch {
+		case a.untold: // somebody found its lease over first
+			a.untold = false
+			over = append(over, a)
 		case !a.held:
 		case now.Before(a.until) && now.Before(until):
 			held = append(held, a)

@@ -104,6 +104,7 @@ func (s *Set) reinstall(a *address) error {
 	now := s.now()
 	over := !a.held || !now.Before(a.until)
 	if over {
+		a.untold = a.untold || a.held
 		s.lapse([]*address{a})
 	} else if !was {
 		s.tellSoon(a)

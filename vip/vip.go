@@ -115,6 +115,7 @@ type address struct {
 	until     fleet.Moment // the end of its lease
 	installed bool         // the address was added, and is not known to be lost
 	remove    bool         // its lease ended: the keeper removes it
+	untold    bool         // it was found that its lease had ended, and Renew has not said so yet
 	lasts     fleet.Moment // when the kernel may remove it at the earliest (valid_lft)
 	link      int          // index of the interface at the claim
 	retry     fleet.Moment // the keeper failed with it: not again before

@@ -300,6 +300,7 @@ func (s *Set) missing(addr netip.Addr) {
 	switch {
 	case !s.now().Before(a.until):
 		c.Why = "its lease ran out"
+		a.untold = true
 		s.lapse([]*address{a})
 	case l.name == "":
 		c.Why = "the interface is gone"
