@@ -438,29 +438,13 @@ func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
 	}
 	for _, name := range spec.Homes(v) {
 		h, _ := spec.Host(name)
-		addr, ok := h.Addresses[networkOf(spec, v)]
+		addr, ok := h.Addresses[spec.ServerNetwork(v)]
 		if !ok {
-			return s, fmt.Errorf("host %s has no address on %s", name, networkOf(spec, v))
+			return s, fmt.Errorf("host %s has no address on %s", name, spec.ServerNetwork(v))
 		}
 		s.Servers = append(s.Servers, server{Host: name, Addr: netip.AddrPortFrom(addr, uint16(port))})
 	}
 	// "balance first" goes by this order, and commands counts on it.
 	slices.SortFunc(s.Servers, func(a, b server) int { return strings.Compare(a.Host, b.Host) })
 	return s, nil
-}
-
-// networkOf is the network over which HAProxy reaches a service's servers.
-func networkOf(spec fleet.Spec, v fleet.Service) string {
-	if v.Listen.Network != "" {
-		return v.Listen.Network
-	}
-	for _, n := range spec.Networks {
-		if n.Name == "management" {
-			return n.Name
-		}
-	}
-	if len(spec.Networks) > 0 {
-		return spec.Networks[0].Name
-	}
-	return ""
 }

@@ -231,3 +231,20 @@ func (s Spec) Homes(v Service) []string {
 
 // Majority is how many of n make a quorum.
 func Majority(n int) int { return n/2 + 1 }
+
+// ServerNetwork is the network over which HAProxy reaches a service's servers: the
+// one that it names, else management, else the first.
+func (s Spec) ServerNetwork(v Service) string {
+	if v.Listen.Network != "" {
+		return v.Listen.Network
+	}
+	for _, n := range s.Networks {
+		if n.Name == "management" {
+			return n.Name
+		}
+	}
+	if len(s.Networks) > 0 {
+		return s.Networks[0].Name
+	}
+	return ""
+}

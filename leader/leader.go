@@ -280,32 +280,12 @@ func (l *Leader) flush(ctx context.Context, w fleet.World, rest time.Duration) (
 	if l.held == 0 {
 		l.held = w.Now
 	}
+	w.Rounds, w.Flights = l.rounds, l.flights // with those of this turn
 	t := w.Spec.Timing
-	if left := t.Silence(fleet.GuardLate) + t.Lease - w.Now.Sub(l.held); left > 0 && l.urgent(w) {
+	if left := t.Silence(fleet.GuardLate) + t.Lease - w.Now.Sub(l.held); left > 0 && plan.Urgent(w) {
 		return min(rest, left), nil
 	}
 	return rest, l.commit(ctx, nil)
-}
-
-// urgent says whether a host is being lost, the ears are being asked, or a claim is
-// on its way.
-func (l *Leader) urgent(w fleet.World) bool {
-	for _, v := range w.Verdicts {
-		if v.Condition == fleet.Suspect {
-			return true
-		}
-	}
-	for _, r := range l.rounds {
-		if !r.Over && !lease.Stale(r, w.Spec.Timing, w.Now) {
-			return true
-		}
-	}
-	for _, f := range l.flights {
-		if f.Order.Verb == fleet.VerbClaim && f.Effect == nil && w.Now.Sub(f.Sent) < w.Spec.Timing.Lease {
-			return true
-		}
-	}
-	return false
 }
 
 // world gathers all that a decision may rest on.

@@ -447,3 +447,24 @@ func (d *decision) best(hosts, prefer []string) []string {
 	})
 	return out
 }
+
+// Urgent says whether a host is being lost, the ears are being asked, or a claim is
+// on its way: a leader then writes nothing that the decision does not need.
+func Urgent(w fleet.World) bool {
+	for _, host := range fleet.Sorted(w.Verdicts) {
+		if w.Verdicts[host].Condition == fleet.Suspect {
+			return true
+		}
+	}
+	for _, host := range fleet.Sorted(w.Rounds) {
+		if r := w.Rounds[host]; !r.Over && !lease.Stale(r, w.Spec.Timing, w.Now) {
+			return true
+		}
+	}
+	for _, key := range fleet.Sorted(w.Flights) {
+		if f := w.Flights[key]; f.Order.Verb == fleet.VerbClaim && f.Effect == nil && w.Now.Sub(f.Sent) < w.Spec.Timing.Lease {
+			return true
+		}
+	}
+	return false
+}

@@ -91,7 +91,7 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 		return fleet.RouteOut
 	case d.maintenance(host) || s.Phase == fleet.Stopping:
 		return fleet.RouteDrain
-	case s.Hung || !s.Ready || d.beyond(host, serverNetwork(d.w.Spec, v)):
+	case s.Hung || !s.Ready || d.beyond(host, d.w.Spec.ServerNetwork(v)):
 		return fleet.RouteOut
 	}
 	return fleet.RouteReady
@@ -106,22 +106,6 @@ func (d *decision) beyond(host, network string) bool {
 		}
 	}
 	return slices.Contains(d.w.Verdicts[host].Silent, network)
-}
-
-// serverNetwork is the network over which HAProxy reaches a service's servers.
-func serverNetwork(spec fleet.Spec, v fleet.Service) string {
-	if v.Listen.Network != "" {
-		return v.Listen.Network
-	}
-	for _, n := range spec.Networks {
-		if n.Name == "management" {
-			return n.Name
-		}
-	}
-	if len(spec.Networks) > 0 {
-		return spec.Networks[0].Name
-	}
-	return ""
 }
 
 // keepLast puts every server that may still answer back into the rotation if

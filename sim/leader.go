@@ -198,7 +198,8 @@ func (l *leader) flush(w fleet.World, p fleet.Plan, now fleet.Moment) {
 		l.held = now
 	}
 	t := w.Spec.Timing
-	if until := l.held.Add(t.Silence(fleet.GuardLate) + t.Lease); now.Before(until) && l.urgent(w) {
+	w.Rounds, w.Flights = l.rounds, l.flights // with those of this turn
+	if until := l.held.Add(t.Silence(fleet.GuardLate) + t.Lease); now.Before(until) && plan.Urgent(w) {
 		if p.Wake == 0 || until.Before(p.Wake) {
 			p.Wake = until
 		}
@@ -206,27 +207,6 @@ func (l *leader) flush(w fleet.World, p fleet.Plan, now fleet.Moment) {
 		return
 	}
 	l.commit(nil, func() { l.rest(p, now) })
-}
-
-// urgent says whether a host is being lost, the ears are being asked, or a claim is
-// on its way.
-func (l *leader) urgent(w fleet.World) bool {
-	for _, v := range w.Verdicts {
-		if v.Condition == fleet.Suspect {
-			return true
-		}
-	}
-	for _, r := range l.rounds {
-		if !r.Over && !lease.Stale(r, w.Spec.Timing, w.Now) {
-			return true
-		}
-	}
-	for _, f := range l.flights {
-		if f.Order.Verb == fleet.VerbClaim && f.Effect == nil && w.Now.Sub(f.Sent) < w.Spec.Timing.Lease {
-			return true
-		}
-	}
-	return false
 }
 
 // rest waits for news or for the moment that the plan names.
