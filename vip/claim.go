@@ -323,7 +323,9 @@ func (s *Set) Release(ctx context.Context, addr netip.Addr) error {
 	return nil
 }
 
-// Drop releases every managed address, also those that an earlier Set claimed.
+// Drop releases every managed address, also those that an earlier Set claimed. What
+// another program has put there is not ours to remove, and the guard is shut for it:
+// that is no error here, or a host would never be done with its drop.
 func (s *Set) Drop(ctx context.Context) error {
 	var all []*address
 	s.mu.Lock()
@@ -331,10 +333,18 @@ func (s *Set) Drop(ctx context.Context) error {
 		all = append(all, a)
 	}
 	s.mu.Unlock()
-	if err := s.release(ctx, all); err != nil {
+	if err := s.release(ctx, all); err != nil && !onlyForeign(err) {
 		return fmt.Errorf("drop all addresses: %w", err)
 	}
 	return nil
+}
+
+// onlyForeign says whether every one of the errors that were joined is ErrForeign.
+func onlyForeign(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !onlyForeign(e) })
+	}
+	return errors.Is(err, ErrForeign)
 }
 
 func (s *Set) release(ctx context.Context, as []*address) error {

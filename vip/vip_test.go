@@ -94,6 +94,9 @@ func TestForeignAddressIsSilentAndNotAdopted(t *testing.T) {
 		if _, err := s.Claim(t.Context(), st.Addr, s.now().Add(long)); !errors.Is(err, ErrForeign) {
 			t.Errorf("claimed: %v", err)
 		}
+		if err := s.Drop(t.Context()); err != nil {
+			t.Errorf("a drop never ends beside a foreign address: %v", err)
+		}
 		if err := s.Release(t.Context(), st.Addr); !errors.Is(err, ErrForeign) {
 			t.Errorf("released: %v", err)
 		}
