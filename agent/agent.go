@@ -847,9 +847,7 @@ func (a *Agent) report(ctx context.Context) {
 			a.mu.Unlock()
 			continue
 		}
-		a.seq++
-		// The number must rise over restarts of the agent within one boot.
-		r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.cfg.Wall()
+		r.Seq, r.Wall = a.number(now), a.cfg.Wall()
 		a.said, a.saidAt = r, now
 		a.mu.Unlock()
 		a.cfg.Tell(r)
@@ -863,9 +861,15 @@ func (a *Agent) Farewell() fleet.Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.testimony(now)
-	a.seq++
-	r.Seq, r.Wall, r.Leaving = uint64(now)<<8|a.seq&0xff, a.cfg.Wall(), true
+	r.Seq, r.Wall, r.Leaving = a.number(now), a.cfg.Wall(), true
 	return r
+}
+
+// number gives a report its number, which rises also over restarts of the agent
+// within one boot. The caller holds the lock.
+func (a *Agent) number(now fleet.Moment) uint64 {
+	a.seq = max(a.seq+1, uint64(now))
+	return a.seq
 }
 
 // knows says whether every service of this host has been asked how it is. The

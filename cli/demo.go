@@ -27,6 +27,12 @@ code is 3 if a promise was broken. Cleans up after itself, also on Ctrl-C.`,
 		Example: "  sudo mainstay demo\n  sudo mainstay demo --keep",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			const name = "demo"
+			switch _, err := lab.Open(name); {
+			case err == nil:
+				return fmt.Errorf("a lab named %[1]s is there already, from a demo that was kept or killed: mainstay lab --name %[1]s down takes it away", name)
+			case !errors.Is(err, lab.ErrNoLab):
+				return err
+			}
 			defer func() {
 				if keep {
 					fmt.Fprintf(a.out, "\nThe lab is still there. Look around:\n  mainstay lab --name %[1]s exec c1 -- mainstay status\n  mainstay lab --name %[1]s exec c1 -- mainstay why internal\n  mainstay lab --name %[1]s poweroff c2\nand take it down with:\n  mainstay lab --name %[1]s down\n", name)
