@@ -31,6 +31,7 @@ type device struct {
 
 var falseDevices = map[string]func(t *testing.T) device{
 	"redfish": func(t *testing.T) device { return redfishDevice(t, "basic") },
+	"ipmi":    ipmiDevice,
 }
 
 const rightPassword, wrongPassword = "tr0ub4dor&3", "correct-horse"

@@ -37,6 +37,7 @@ type Param struct {
 func Drivers() []Row {
 	return []Row{
 		redfish,
+		ipmi,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -201,7 +202,7 @@ func same(ctx context.Context, d Driver, want Target) error {
 	switch {
 	case !ok:
 		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: the device states no usable UUID (%q)", ErrIdentity, text)}
-	case theirs != mine && theirs != swapped(mine):
+	case !slices.Contains([][16]byte{mine, swapped(mine), reversed(mine), reversed(swapped(mine))}, theirs):
 		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: the device holds machine %s, and %s is machine %s: is its cable in another chassis?",
 			ErrIdentity, text, want.Host, want.UUID)}
 	}

@@ -2,6 +2,7 @@ package fence
 
 import (
 	"encoding/hex"
+	"slices"
 	"strings"
 )
 
@@ -29,4 +30,17 @@ func swapped(u [16]byte) [16]byte {
 	u[4], u[5] = u[5], u[4]
 	u[6], u[7] = u[7], u[6]
 	return u
+}
+
+// reversed returns u from its last byte to its first: so IPMI 2.0 (20.8) transmits a
+// GUID, but some BMCs send it as it is written, and some as SMBIOS keeps it.
+func reversed(u [16]byte) [16]byte {
+	slices.Reverse(u[:])
+	return u
+}
+
+// formatUUID writes a UUID's bytes in the order in which they came.
+func formatUUID(u [16]byte) string {
+	text := hex.EncodeToString(u[:])
+	return text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
 }
