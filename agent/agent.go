@@ -619,6 +619,32 @@ func (a *Agent) Beats(host, boot string) uint64 {
 	return uint64(row.Heard)
 }
 
+// Others returns, by each host but one that this ear hears well at this moment, a
+// number that changes with its every beat; nil where this host is no voter.
+func (a *Agent) Others(but string) map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ear == nil {
+		return nil
+	}
+	now, out := a.cfg.Now(), map[string]uint64{}
+	for host, s := range a.senses {
+		spec, known := a.spec.Host(host)
+		if !known || host == but || host == a.cfg.Host {
+			continue
+		}
+		every, _ := a.spec.Beats(spec)
+		var last fleet.Moment
+		for _, at := range s.nets {
+			last = max(last, at)
+		}
+		if now.Sub(last) < 3*every {
+			out[host] = uint64(last)
+		}
+	}
+	return out
+}
+
 func (a *Agent) poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -16,6 +16,9 @@ type Row struct {
 	// Params are all parameters that New reads. A parameter outside this list is
 	// refused before New is called, so the list is also the whole documentation.
 	Params []Param
+	// More, where set, gives the parameters that depend on others: those of the
+	// program that is named. Its error is a *ParamError.
+	More func(raw map[string]string) ([]Param, error)
 	// New returns a driver for parameters that were found in Params. It touches
 	// no device. Its error joins one *ParamError for each mistake.
 	New func(*Params) (Driver, error)
@@ -38,6 +41,7 @@ func Drivers() []Row {
 	return []Row{
 		redfish,
 		ipmi,
+		agent,
 	}
 }
 
@@ -69,6 +73,13 @@ func Check(f fleet.Fence) (warnings []string, err error) {
 
 func (r Row) open(raw map[string]string) (Driver, error) {
 	p := &Params{raw: raw}
+	if r.More != nil && raw[r.Params[0].Name] != "" {
+		more, err := r.More(raw)
+		if err != nil {
+			return nil, err
+		}
+		r.Params = append(slices.Clone(r.Params), more...)
+	}
 	for _, key := range fleet.Sorted(raw) {
 		r.admit(p, key)
 	}

@@ -54,7 +54,8 @@ type Driver interface {
 	Device() string
 
 	// Identity returns the UUID of the machine whose power the device holds, as
-	// the device states it now: never from memory, for cables are swapped.
+	// the device states it now: never from memory, for cables are swapped. A device
+	// that switches a plug and knows no machine says ErrNoIdentity.
 	Identity(ctx context.Context) (uuid string, err error)
 
 	// State returns On or Off only when the device said so in answer to this
@@ -83,13 +84,16 @@ type Driver interface {
 	Close()
 }
 
-// Errors that a person must mend; both are of outcome refused.
+// Errors of outcome refused; the first two are for a person to mend.
 var (
 	// ErrCredentials: the device does not take our user and password.
 	ErrCredentials = errors.New("user or password not accepted")
 	// ErrIdentity: the device is not, or cannot say that it is, the one of the
 	// host that we mean.
 	ErrIdentity = errors.New("not the machine we mean")
+	// ErrNoIdentity: the device switches a plug and knows no machine. Prove then
+	// watches whether another host falls silent in place of the one we mean.
+	ErrNoIdentity = errors.New("it knows no machine")
 )
 
 // Error is any failure of this package.

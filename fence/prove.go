@@ -37,6 +37,11 @@ type Target struct {
 	// arrives here: a device that says off of a host that still beats is lying.
 	// Nil means that nobody listens here (the leader then watches alone).
 	Beats func() uint64
+	// Others returns, by each other host that is heard well at this moment, a number
+	// that changes with every beat of it. A device that knows no machine is believed
+	// only as long as none of them falls silent in place of the one we mean; nil means
+	// that nobody listens here, and then such a device proves nothing.
+	Others func() map[string]uint64
 }
 
 // Longest bounds Prove with any driver: the intent that is recorded before a
@@ -65,8 +70,17 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 		return fleet.Proof{}, fmt.Errorf("prove %s off: %w", want.Host, err)
 	}
 
-	if err := same(ctx, d, want); err != nil {
+	err := same(ctx, d, want)
+	blind := errors.Is(err, ErrNoIdentity)
+	if blind && want.Others == nil {
+		return fail(&Error{fleet.Refused, d.Device(), "watch the other hosts", fmt.Errorf("%w, and %s hears no other host: a voter must fence with it", ErrNoIdentity, want.By)})
+	}
+	if err != nil && !blind {
 		return fail(err)
+	}
+	var well map[string]uint64
+	if blind {
+		well = want.Others()
 	}
 	if err := order(ctx, d); err != nil {
 		return fail(err)
@@ -90,7 +104,13 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 	}
 	// The machine is compared again: a cable may have been swapped meanwhile,
 	// and the two answers would then be of two machines.
-	if err := same(ctx, d, want); err != nil {
+	machine := "UUID " + want.UUID
+	if blind {
+		if err := company(d, well, want.Others()); err != nil {
+			return fail(err)
+		}
+		machine = "which knows no machine while no other host fell silent (" + strings.Join(fleet.Sorted(well), ", ") + ")"
+	} else if err := same(ctx, d, want); err != nil {
 		return fail(err)
 	}
 	if want.beats() != before {
@@ -98,8 +118,8 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 	}
 	return fleet.Proof{
 		Host: want.Host, Boot: want.Boot, Kind: "fence", By: want.By, At: time.Now(),
-		Evidence: fmt.Sprintf("%s, UUID %s, was ordered off at %s and said off at %s and again at %s",
-			d.Device(), want.UUID, stamp(ordered), stamp(first), stamp(asked)),
+		Evidence: fmt.Sprintf("%s, %s, was ordered off at %s and said off at %s and again at %s",
+			d.Device(), machine, stamp(ordered), stamp(first), stamp(asked)),
 	}, nil
 }
 
@@ -117,7 +137,7 @@ func Confirm(ctx context.Context, d Driver, want Target, proof fleet.Proof) (fle
 	ctx, cancel := context.WithTimeout(ctx, 2*d.Deadline())
 	defer cancel()
 	before := want.beats()
-	if err := same(ctx, d, want); err != nil {
+	if err := same(ctx, d, want); err != nil && !errors.Is(err, ErrNoIdentity) {
 		return fail(err)
 	}
 	switch state, err := d.State(ctx); {
@@ -142,7 +162,7 @@ func PowerOn(ctx context.Context, d Driver, want Target) error {
 	fail := func(err error) error { return fmt.Errorf("power %s on: %w", want.Host, err) }
 	ctx, cancel := context.WithTimeout(ctx, 3*d.Deadline())
 	defer cancel()
-	if err := same(ctx, d, want); err != nil {
+	if err := same(ctx, d, want); err != nil && !errors.Is(err, ErrNoIdentity) {
 		return fail(err)
 	}
 	err := d.On(ctx)
@@ -187,16 +207,17 @@ func until(ctx context.Context, d Driver) error {
 	}
 }
 
-// same compares the device's machine with the one we mean.
+// same compares the device's machine with the one we mean. Its error ErrNoIdentity is
+// for its caller to judge.
 func same(ctx context.Context, d Driver, want Target) error {
 	const doing = "compare the UUID"
-	mine, ok := parseUUID(want.UUID)
-	if !ok {
-		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: %s never reported a usable UUID (%q)", ErrIdentity, want.Host, want.UUID)}
-	}
 	text, err := d.Identity(ctx)
 	if err != nil {
 		return err
+	}
+	mine, ok := parseUUID(want.UUID)
+	if !ok {
+		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: %s never reported a usable UUID (%q)", ErrIdentity, want.Host, want.UUID)}
 	}
 	theirs, ok := parseUUID(text)
 	switch {
@@ -205,6 +226,18 @@ func same(ctx context.Context, d Driver, want Target) error {
 	case !slices.Contains([][16]byte{mine, swapped(mine), reversed(mine), reversed(swapped(mine))}, theirs):
 		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: the device holds machine %s, and %s is machine %s: is its cable in another chassis?",
 			ErrIdentity, text, want.Host, want.UUID)}
+	}
+	return nil
+}
+
+// company compares who was heard well before the order with who still is: a device
+// that switched off another machine than we mean has silenced one of them.
+func company(d Driver, before, after map[string]uint64) error {
+	for _, host := range fleet.Sorted(before) {
+		if n, well := after[host]; !well || n == before[host] {
+			return &Error{fleet.NoWord, d.Device(), "watch the other hosts",
+				fmt.Errorf("%s was heard well before the order and has fallen silent since: is it the machine on that plug?", host)}
+		}
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ func (n *node) fence(ctx context.Context, o fleet.Order) (*fleet.Proof, error) {
 		Host: victim.Name, Boot: o.Target.Boot, UUID: state.Members[victim.Name].UUID, By: n.host,
 		Beats: func() uint64 { return n.agent.Beats(victim.Name, o.Target.Boot) },
 	}
+	if me, _ := n.spec.Host(n.host); me.Voter {
+		target.Others = func() map[string]uint64 { return n.agent.Others(victim.Name) }
+	}
 	switch o.Verb {
 	case fleet.VerbPowerOn:
 		return nil, fence.PowerOn(ctx, d, target)
