@@ -105,13 +105,14 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 	// The machine is compared again: a cable may have been swapped meanwhile,
 	// and the two answers would then be of two machines.
 	machine := "UUID " + want.UUID
+	if err := same(ctx, d, want); err != nil && !(blind && errors.Is(err, ErrNoIdentity)) {
+		return fail(err)
+	}
 	if blind {
 		if err := company(d, well, want.Others()); err != nil {
 			return fail(err)
 		}
 		machine = "which knows no machine while no other host fell silent (" + strings.Join(fleet.Sorted(well), ", ") + ")"
-	} else if err := same(ctx, d, want); err != nil {
-		return fail(err)
 	}
 	if want.beats() != before {
 		return fail(voice(d))
@@ -212,7 +213,7 @@ func until(ctx context.Context, d Driver) error {
 func same(ctx context.Context, d Driver, want Target) error {
 	const doing = "compare the UUID"
 	text, err := d.Identity(ctx)
-	if err != nil {
+	if err != nil && (text == "" || !errors.Is(err, ErrNoIdentity)) {
 		return err
 	}
 	mine, ok := parseUUID(want.UUID)
@@ -227,7 +228,7 @@ func same(ctx context.Context, d Driver, want Target) error {
 		return &Error{fleet.Refused, d.Device(), doing, fmt.Errorf("%w: the device holds machine %s, and %s is machine %s: is its cable in another chassis?",
 			ErrIdentity, text, want.Host, want.UUID)}
 	}
-	return nil
+	return err
 }
 
 // company compares who was heard well before the order with who still is: a device

@@ -169,6 +169,7 @@ type Order struct {
 	Thing      string   `json:"thing,omitempty"`
 	Generation uint64   `json:"generation,omitempty"`
 	Target     Stint    `json:"target,omitzero"` // of fence, confirm, power-on
+	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it

@@ -123,8 +123,7 @@ func (r *reader) hosts(f field) []Host {
 		}
 		var roles []string
 		var voter *bool
-		var fence []param
-		var driver string
+		var fence [][]device
 		own := map[string][]netip.Addr{}
 		if s, ok := scalarText(e.node); ok {
 			r.bad(e, "type", "is not a mapping", fmt.Sprintf("{roles: [%s]}", s))
@@ -133,7 +132,7 @@ func (r *reader) hosts(f field) []Host {
 				{"roles", r.list(&roles, "a list such as [controller]")},
 				{"voter", func(f field) { voter = new(bool); r.flag(voter)(f) }},
 				{"addresses", func(f field) { own = r.ownAddresses(f, len(names)) }},
-				{"fence", func(f field) { driver, fence = r.fence(f) }},
+				{"fence", func(f field) { fence = r.levels(f) }},
 			})
 		}
 		for i, name := range names {
@@ -150,11 +149,16 @@ func (r *reader) hosts(f field) []Host {
 			for _, network := range Sorted(own) {
 				h.Addresses[network] = own[network][i]
 			}
-			if driver != "" {
-				h.Fence = Fence{Driver: driver, Params: map[string]string{}}
-				for _, p := range fence {
-					h.Fence.Params[p.name] = strings.ReplaceAll(p.value, "{name}", name)
+			for _, level := range fence {
+				var l Level
+				for _, d := range level {
+					f := Fence{Driver: d.driver, Params: map[string]string{}, At: d.at}
+					for _, p := range d.params {
+						f.Params[p.name] = strings.ReplaceAll(p.value, "{name}", name)
+					}
+					l = append(l, f)
 				}
+				h.Fence = append(h.Fence, l)
 			}
 			out = append(out, h)
 		}
@@ -203,6 +207,40 @@ func (r *reader) ownAddresses(f field, n int) map[string][]netip.Addr {
 
 // param is one parameter of a fence; its value may be secret and is never told.
 type param struct{ name, value string }
+
+// device is a fence of the file, before {name} is put in.
+type device struct {
+	driver string
+	params []param
+	at     string
+}
+
+// levels reads one device, or a list of levels, each one device or a list of those
+// that must all prove.
+func (r *reader) levels(f field) (out [][]device) {
+	if _, list := f.node.(*ast.SequenceNode); !list {
+		if driver, params := r.fence(f); driver != "" {
+			out = append(out, []device{{driver: driver, params: params}})
+		}
+		return out
+	}
+	for _, l := range children(f) {
+		devices := []field{l}
+		if _, list := l.node.(*ast.SequenceNode); list {
+			devices = children(l)
+		}
+		var level []device
+		for _, e := range devices {
+			if driver, params := r.fence(e); driver != "" {
+				level = append(level, device{driver, params, strings.TrimPrefix(e.path, f.path+"/")})
+			}
+		}
+		if len(level) > 0 {
+			out = append(out, level)
+		}
+	}
+	return out
+}
 
 func (r *reader) fence(f field) (driver string, out []param) {
 	const want = "{driver: redfish, ...}"

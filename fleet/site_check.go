@@ -662,9 +662,9 @@ func (c *checker) exclusive() {
 		for _, name := range c.s.Homes(v) {
 			switch h, ok := c.s.Host(name); {
 			case !ok:
-			case h.Fence.Driver == "":
+			case len(h.Fence) == 0:
 				bare = append(bare, name)
-			case !slices.Contains(single, name):
+			case len(h.Fence) == 1 && len(h.Fence[0]) == 1 && !slices.Contains(single, name):
 				single = append(single, name)
 			}
 		}
@@ -683,7 +683,7 @@ func (c *checker) exclusive() {
 	if len(single) > 0 {
 		slices.Sort(single)
 		c.warn("hosts/"+single[0]+"/fence", "one-bmc", "", fmt.Sprintf("is the only proof for active/passive services on %s: a BMC that loses power together with its host proves nothing, and the service waits for the host's return or a person's oath (HOLES 18)", some(single)),
-			"BMCs with a power feed of their own; else know the oath: the wait names its command")
+			"a second level, fence: [{driver: redfish, ...}, {driver: agent, agent: fence_apc_snmp, ...}], or BMCs with a power feed of their own; else know the oath: the wait names its command")
 	}
 }
 

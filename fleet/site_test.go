@@ -107,7 +107,7 @@ func TestReadFills(t *testing.T) {
 	if got := c2.Addresses["storage"]; got != netip.MustParseAddr("10.0.1.12") {
 		t.Error("one address counts up:", got)
 	}
-	if got := c2.Fence.Params["url"]; got != "https://bmc-c2" {
+	if got := c2.Fence[0][0].Params["url"]; got != "https://bmc-c2" {
 		t.Error("{name} is the host's name:", got)
 	}
 	want := Timing{Beat: 50 * time.Millisecond, Lease: 250 * time.Millisecond, SlowBeat: time.Second, SlowLease: 5 * time.Second, Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond}

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -37,7 +38,7 @@ type Host struct {
 	Voter bool `json:"voter"`
 	// Addresses maps a network's name to this host's own address on it.
 	Addresses map[string]netip.Addr `json:"addresses"`
-	Fence     Fence                 `json:"fence,omitzero"`
+	Fence     []Level               `json:"fence,omitempty"`
 }
 
 // HasRole says whether the host has at least one of the roles.
@@ -52,11 +53,27 @@ func (h Host) HasRole(roles ...string) bool {
 	return false
 }
 
-// Fence says how to prove this host off. Parameters stay raw until the driver
+// Level is the devices that hold a host's power together: all must prove it off, as
+// both plugs of a host with two feeds. A host's first level is tried first, and the
+// next one when it proved nothing.
+type Level []Fence
+
+// Name is the level's drivers, for people.
+func (l Level) Name() string {
+	var names []string
+	for _, f := range l {
+		names = append(names, f.Driver)
+	}
+	return strings.Join(names, " and ")
+}
+
+// Fence is one device that holds a host's power. Parameters stay raw until the driver
 // reads them; nobody else knows its fields.
 type Fence struct {
 	Driver string            `json:"driver,omitempty"`
 	Params map[string]string `json:"params,omitempty"`
+	// At is where it stands in the site's file, below "fence": "", "0" or "0/1".
+	At string `json:"-"`
 }
 
 // Address is a virtual address: at every moment at most one host speaks for it.

@@ -66,6 +66,7 @@ type Proof struct {
 	// same host spoke), "watchdog" or "oath" (a person).
 	Kind      string    `json:"kind"`
 	Evidence  string    `json:"evidence"`
+	Level     int       `json:"level,omitempty"` // of the host's fence that proved, counted from 0
 	By        string    `json:"by"`
 	At        time.Time `json:"at"`
 	Confirmed uint64    `json:"confirmed,omitempty"` // the highest generation for which off was asked again
@@ -76,6 +77,7 @@ type Intent struct {
 	Host     string    `json:"host"`
 	Boot     string    `json:"boot"`
 	Device   string    `json:"device"`
+	Level    int       `json:"level,omitempty"` // of the host's fence, counted from 0
 	Executor string    `json:"executor"`
 	Epoch    uint64    `json:"epoch"`
 	At       time.Time `json:"at"`

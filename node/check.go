@@ -50,20 +50,25 @@ func Check(ctx context.Context, c Config, file string, text []byte, host bool) (
 // checkFence tells every parameter of a host's fence that its driver refuses, on
 // the parameter's own line.
 func checkFence(h fleet.Host) (out fleet.Faults) {
-	if h.Fence.Driver == "" {
-		return nil
+	for _, level := range h.Fence {
+		for _, f := range level {
+			out = append(out, checkDevice(strings.TrimSuffix("hosts/"+h.Name+"/fence/"+f.At, "/"), f)...)
+		}
 	}
-	path := "hosts/" + h.Name + "/fence"
-	warnings, err := fence.Check(h.Fence)
+	return out
+}
+
+func checkDevice(path string, f fleet.Fence) (out fleet.Faults) {
+	warnings, err := fence.Check(f)
 	for _, w := range warnings {
 		out = append(out, fleet.Fault{Path: path, Rule: "fence", Problem: w, Warning: true})
 	}
 	for _, err := range apart(err) {
-		f := fleet.Fault{Path: path, Rule: "fence", Problem: err.Error()}
+		fault := fleet.Fault{Path: path, Rule: "fence", Problem: err.Error()}
 		if p, ok := errors.AsType[*fence.ParamError](err); ok {
-			f.Path, f.Problem = path+"/"+p.Param, p.Text
+			fault.Path, fault.Problem = path+"/"+p.Param, p.Text
 		}
-		out = append(out, f)
+		out = append(out, fault)
 	}
 	return out
 }

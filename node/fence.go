@@ -14,7 +14,10 @@ func (n *node) fence(ctx context.Context, o fleet.Order) (*fleet.Proof, error) {
 	if !ok {
 		return nil, fmt.Errorf("the site's file has no host %s", o.Target.Host)
 	}
-	d, err := fence.Open(victim.Fence)
+	if o.Level >= len(victim.Fence) {
+		return nil, fmt.Errorf("the site's file has no level %d of the fence of %s", o.Level+1, victim.Name)
+	}
+	d, err := fence.OpenLevel(victim.Fence[o.Level])
 	if err != nil {
 		return nil, fmt.Errorf("fence of %s: %w", victim.Name, err)
 	}
@@ -41,5 +44,6 @@ func (n *node) fence(ctx context.Context, o fleet.Order) (*fleet.Proof, error) {
 	if err != nil {
 		return nil, err
 	}
+	proof.Level = o.Level
 	return &proof, nil
 }

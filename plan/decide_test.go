@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func small() fleet.World {
 	w.State.Proofs, w.State.Intents, w.State.Wishes = map[string]fleet.Proof{}, map[string]fleet.Intent{}, map[string]fleet.Wish{}
 	w.Since = w.Now.Add(-time.Minute)
 	for i := range w.Spec.Hosts {
-		w.Spec.Hosts[i].Fence.Driver = "redfish"
+		w.Spec.Hosts[i].Fence = []fleet.Level{{{Driver: "redfish"}}}
 		w.Reports[w.Spec.Hosts[i].Name].Services["s"] = fleet.ServiceState{Phase: fleet.Stopped}
 	}
 	w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Running, Ready: true, Generation: 4}
@@ -345,5 +346,64 @@ func TestDecide(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFenceLevels: what the first level could not prove is tried with the next one at
+// once, and with the first again after a rest; a proof names its level, and who asks
+// again or turns the host on asks the same.
+func TestFenceLevels(t *testing.T) {
+	w := small()
+	hush(w, "c2")
+	w.Leader = "c3"
+	for i := range w.Spec.Hosts {
+		w.Spec.Hosts[i].Fence = []fleet.Level{{{Driver: "redfish"}}, {{Driver: "agent"}, {Driver: "agent"}}}
+	}
+	intent := func() (in fleet.Intent) {
+		t.Helper()
+		_, p := Turn(w)
+		for _, r := range p.Records {
+			if r.Key == "intent/c2" {
+				if err := json.Unmarshal(r.Value, &in); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return in
+	}
+	if in := intent(); in.Level != 0 || in.Device != "redfish" {
+		t.Errorf("the first try: %+v", in)
+	}
+	failed := func(tries int) {
+		t.Helper()
+		m := w.State.Members["c2"]
+		m.Fenced = slices.Repeat([]time.Time{w.Wall}, tries)
+		w.State.Members["c2"] = m
+		w.Flights = map[string]fleet.Flight{fmt.Sprintf("fence/c2/b/%d", tries): {
+			Sent: w.Now.Add(-time.Second), Arrived: w.Now, Tries: 1, Effect: &fleet.Effect{Outcome: fleet.Refused, Why: "no"}}}
+	}
+	failed(1)
+	in := intent()
+	if in.Level != 1 || in.Device != "agent and agent" {
+		t.Errorf("the second try: %+v", in)
+	}
+	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: in.Device, Level: 1, Executor: "c3", Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}
+	w.Flights = nil
+	if _, p := Turn(w); len(p.Orders) != 1 || p.Orders[0].Verb != fleet.VerbFence || p.Orders[0].Level != 1 {
+		t.Errorf("its order: %+v", p.Orders)
+	}
+	delete(w.State.Intents, "c2")
+	failed(2)
+	if in := intent(); in.Host != "" {
+		t.Errorf("the first level is tried again without a rest: %+v", in)
+	}
+
+	w = small()
+	lapse(w, "c2")
+	w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off", Level: 1}
+	w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
+	_, p := Turn(w)
+	if len(p.Orders) != 1 || p.Orders[0].Verb != fleet.VerbConfirm || p.Orders[0].Level != 1 {
+		t.Errorf("asked again: %+v", p.Orders)
 	}
 }

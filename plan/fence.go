@@ -85,7 +85,7 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 			fmt.Sprintf("systemctl start mainstay on %s; if the host is off: mainstay recover oath %s", host.Name, host.Name))
 	case d.disarmed:
 		d.wait(about, "fencing to be armed again: it would be fenced now because "+why, "mainstay disarm off")
-	case host.Fence.Driver == "":
+	case len(host.Fence) == 0:
 		d.wait(about, "a proof that it is off: it has no fence ("+why+")", oath)
 	case d.maintenance(host.Name):
 		d.wait(about, "the end of its maintenance, or an oath ("+why+")", oath)
@@ -97,9 +97,11 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 	case d.recently(m) >= fenceLoop:
 		d.wait(about, fmt.Sprintf("a person: it was fenced %d times within %v", len(m.Fenced), fenceSpan), oath)
 	default:
+		// Each try takes the next level, the first one again after the last.
+		level := d.recently(m) % len(host.Fence)
 		if f, tried := d.w.Flights[d.fenceKey(host.Name, boot)]; tried && f.Effect != nil && f.Effect.Outcome != fleet.Done {
-			rest := restMax - d.w.Now.Sub(f.Arrived)
-			if rest > 0 {
+			// Another level has not been tried yet, and need not rest.
+			if rest := restMax - d.w.Now.Sub(f.Arrived); rest > 0 && level == 0 {
 				d.wait(about, fmt.Sprintf("the next try to fence it; the last one: %s %s", f.Effect.Outcome, f.Effect.Why), oath)
 				d.wake(rest)
 				return
@@ -109,7 +111,7 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 		m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
 		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
 		d.record(fleet.Put("intent/"+host.Name, fleet.Intent{
-			Host: host.Name, Boot: boot, Device: host.Fence.Driver, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
+			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
 		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
 	}
 }
@@ -142,7 +144,7 @@ func (d *decision) pursue(in fleet.Intent) {
 		return
 	}
 	o := fleet.Order{Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
-		Why: "its intent is recorded"}
+		Level: in.Level, Why: "its intent is recorded"}
 	f, sent := d.w.Flights[o.Key]
 	left := in.Lasts - d.w.Now.Sub(f.Sent)
 	switch {
@@ -245,5 +247,5 @@ func (d *decision) powerOn(host fleet.Host) {
 		return
 	}
 	d.order(fleet.Order{Key: fmt.Sprintf("power-on/%s/%s", host.Name, p.Boot), Verb: fleet.VerbPowerOn, To: d.w.Leader,
-		Target: fleet.Stint{Host: host.Name, Boot: p.Boot}, Why: "what it held has arrived elsewhere"})
+		Target: fleet.Stint{Host: host.Name, Boot: p.Boot}, Level: p.Level, Why: "what it held has arrived elsewhere"})
 }

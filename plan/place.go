@@ -347,7 +347,7 @@ func (d *decision) offStill(v fleet.Service, h fleet.Holding) bool {
 		}
 	}
 	o := fleet.Order{Key: fmt.Sprintf("confirm/%s/%s/%d", v.Name, h.From.Host, h.Generation), Verb: fleet.VerbConfirm,
-		To: d.w.Leader, Thing: v.Thing(), Generation: h.Generation, Target: h.From,
+		To: d.w.Leader, Thing: v.Thing(), Generation: h.Generation, Target: h.From, Level: p.Level,
 		Why: fmt.Sprintf("the start on %s relies on %s being off", h.Host, h.From.Host)}
 	if f := d.w.Flights[o.Key]; f.Effect != nil && f.Effect.Outcome == fleet.Done && d.w.Now.Sub(f.Arrived) <= restMin {
 		p.Confirmed = h.Generation

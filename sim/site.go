@@ -47,7 +47,7 @@ func (sh Shape) build() fleet.Spec {
 		spec.Networks = append(spec.Networks, fleet.Network{Name: networkNames[i], CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 0}), 24)})
 	}
 	host := func(name, role string, n byte, voter bool) {
-		h := fleet.Host{Name: name, Roles: []string{role}, Voter: voter, Addresses: map[string]netip.Addr{}, Fence: fleet.Fence{Driver: "redfish"}}
+		h := fleet.Host{Name: name, Roles: []string{role}, Voter: voter, Addresses: map[string]netip.Addr{}, Fence: []fleet.Level{{{Driver: "redfish"}}}}
 		for i := range sh.Networks {
 			h.Addresses[networkNames[i]] = netip.AddrFrom4([4]byte{10, 0, byte(i), n})
 		}
