@@ -124,6 +124,7 @@ type Agent struct {
 	speaking map[string]uint64 // address -> generation whose claim took effect
 	severed  map[string]uint64
 	foreign  map[string]string
+	fences   map[string]string // host -> why its fence would prove nothing
 	links    map[string]bool
 	paths    lease.Paths
 	services map[string]fleet.ServiceState
@@ -600,6 +601,15 @@ func (a *Agent) Ticking() bool {
 	return a.cfg.Now().Sub(a.ticked) < 5*time.Second
 }
 
+// Fences takes what an examination found: by host, why its fence would prove nothing.
+// The map must not be changed afterwards.
+func (a *Agent) Fences(found map[string]string) {
+	a.mu.Lock()
+	a.fences = found
+	a.mu.Unlock()
+	a.poke(a.tell)
+}
+
 // Epoch is the highest that this host has been told of.
 func (a *Agent) Epoch() uint64 {
 	a.mu.Lock()
@@ -948,5 +958,6 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	for k, v := range a.severed {
 		r.Severed[k] = v
 	}
+	r.Fences = a.fences
 	return r
 }

@@ -8,6 +8,7 @@
 //	GET  /v1/world               the newest World and Plan of the leader
 //	POST /v1/wishes              maintenance, move, oath, disarm
 //	POST /v1/site                a new site file for all hosts, or a preview of it
+//	POST /v1/fences              asks the hosts' power switches how they are; switches nothing
 //	GET  /metrics                for Prometheus
 //	POST /v1/host/report         a host's testimony (hosts only)
 //	POST /v1/host/order          a leader's order (voters only)
@@ -109,6 +110,26 @@ type SiteOffer struct {
 	By    string `json:"by"`
 	Epoch uint64 `json:"epoch"`          // of the leader who brings it
 	Only  string `json:"only,omitempty"` // "check": change nothing
+}
+
+// FenceRequest asks how the hosts' fences are.
+type FenceRequest struct {
+	Host  string `json:"host,omitempty"`  // empty: all hosts
+	Local bool   `json:"local,omitempty"` // only as the voter sees them that is asked
+}
+
+// FenceExam is how one device of a host's fence answered one voter.
+type FenceExam struct {
+	By      string        `json:"by"` // the voter that asked
+	Host    string        `json:"host,omitempty"`
+	Level   int           `json:"level"` // counted from 1
+	Device  string        `json:"device,omitempty"`
+	Power   string        `json:"power,omitempty"`
+	Machine string        `json:"machine,omitempty"` // whose machine it is
+	Took    time.Duration `json:"took"`
+	// Outcome and Error say why it would prove nothing; empty if it would.
+	Outcome fleet.Outcome `json:"outcome,omitempty"`
+	Error   string        `json:"error,omitempty"`
 }
 
 // TokenRequest asks for a join token.

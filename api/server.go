@@ -40,6 +40,8 @@ type Backend interface {
 	// Voters replaces or removes a member of the store, or moves the lead.
 	Voters(ctx context.Context, deed VoterDeed) (VoterAnswer, error)
 	Backup(ctx context.Context, w http.ResponseWriter) error
+	// Fences examines power switches without switching anything.
+	Fences(ctx context.Context, r FenceRequest) ([]FenceExam, error)
 	// Report takes a host's testimony; site is the version of its site file.
 	Report(ctx context.Context, r fleet.Report, site string)
 	Order(ctx context.Context, o fleet.Order) fleet.Effect
@@ -160,6 +162,14 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 	})
 	// A voter passes its operator's deed on to the one that leads.
 	act := func(p Person) bool { return p.Role == trust.Operate || p.Host && b.IsVoter(p.Name) }
+	mux.HandleFunc("POST /v1/fences", guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
+		var ask FenceRequest
+		if err := decode(r, &ask); err != nil {
+			return err
+		}
+		found, err := b.Fences(r.Context(), ask)
+		return answer(w, found, err)
+	}))
 	mux.HandleFunc("POST /v1/voters", guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
 		var d VoterDeed
 		if err := decode(r, &d); err != nil {

@@ -149,7 +149,7 @@ func agentParams(raw map[string]string) ([]Param, error) {
 
 // isSecret says whether a parameter's value is a secret; the metadata does not say.
 func isSecret(name string) bool {
-	return (strings.Contains(name, "passw") || strings.Contains(name, "secret") || strings.Contains(name, "token") || strings.HasSuffix(name, "_kg")) &&
+	return (name == "community" || strings.Contains(name, "passw") || strings.Contains(name, "secret") || strings.Contains(name, "token") || strings.HasSuffix(name, "_kg")) &&
 		!strings.HasSuffix(name, "_script") && !strings.HasSuffix(name, "_file")
 }
 

@@ -34,6 +34,9 @@ type Report struct {
 	// Leaving is the last word of an agent that was asked to stop while its host
 	// stays up: what runs there runs on, and nobody watches it.
 	Leaving bool `json:"leaving,omitempty"`
+	// Fences says, by host, why its fence would prove nothing if this voter used it
+	// now: what the examination of an hour ago or less found.
+	Fences map[string]string `json:"fences,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`

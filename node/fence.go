@@ -3,7 +3,11 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
+	"time"
 
+	"mainstay/api"
 	"mainstay/fence"
 	"mainstay/fleet"
 )
@@ -46,4 +50,113 @@ func (n *node) fence(ctx context.Context, o fleet.Order) (*fleet.Proof, error) {
 	}
 	proof.Level = o.Level
 	return &proof, nil
+}
+
+// examineEvery is how often each voter asks every power switch how it is.
+const examineEvery = time.Hour
+
+// examineWidth is how many hosts' switches are asked at a time.
+const examineWidth = 8
+
+// examineFences finds out, long before it matters, which fences would prove nothing.
+func (n *node) examineFences(ctx context.Context) {
+	// Voters ask in turn: a small BMC takes few logins at a time.
+	wait := time.Minute + time.Duration(slices.Index(n.spec.Voters(), n.host))*examineEvery/8
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = examineEvery
+		faults := map[string]string{}
+		for _, x := range n.examine(ctx, n.spec.Hosts) {
+			if x.Error != "" {
+				faults[x.Host] = fmt.Sprintf("level %d, %s: %s", x.Level, x.Outcome, x.Error)
+			}
+		}
+		if ctx.Err() == nil {
+			n.agent.Fences(faults)
+		}
+	}
+}
+
+// examine asks every device of these hosts, as this host would have to use it.
+func (n *node) examine(ctx context.Context, hosts []fleet.Host) []api.FenceExam {
+	found := make([][]api.FenceExam, len(hosts))
+	var wait sync.WaitGroup
+	width := make(chan struct{}, examineWidth)
+	for i, h := range hosts {
+		if len(h.Fence) == 0 {
+			continue
+		}
+		wait.Go(func() {
+			width <- struct{}{}
+			defer func() { <-width }()
+			for l, level := range h.Fence {
+				for _, f := range level {
+					x := n.examineDevice(ctx, h, f)
+					x.By, x.Host, x.Level = n.host, h.Name, l+1
+					found[i] = append(found[i], x)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	return slices.Concat(found...)
+}
+
+func (n *node) examineDevice(ctx context.Context, h fleet.Host, f fleet.Fence) api.FenceExam {
+	d, err := fence.Open(f)
+	if err != nil {
+		return api.FenceExam{Device: f.Driver, Outcome: fleet.Refused, Error: err.Error()}
+	}
+	defer d.Close()
+	m := n.store.State().Members[h.Name]
+	want := fence.Target{Host: h.Name, Boot: m.Admitted, UUID: m.UUID, By: n.host, Beats: func() uint64 { return n.agent.Beats(h.Name, m.Admitted) }}
+	x := fence.Examine(ctx, d, want)
+	out := api.FenceExam{Device: x.Device, Power: string(x.Power), Machine: x.Machine, Took: x.Took}
+	if x.Err != nil {
+		out.Outcome, out.Error = fence.OutcomeOf(x.Err), x.Err.Error()
+	}
+	return out
+}
+
+// Fences implements api.Backend.
+func (n *node) Fences(ctx context.Context, r api.FenceRequest) ([]api.FenceExam, error) {
+	hosts := n.spec.Hosts
+	if r.Host != "" {
+		h, ok := n.spec.Host(r.Host)
+		if !ok {
+			return nil, n.noHost(r.Host)
+		}
+		hosts = []fleet.Host{h}
+	}
+	if r.Local {
+		if err := n.voter(); err != nil {
+			return nil, err
+		}
+		return n.examine(ctx, hosts), nil
+	}
+	voters := n.spec.Voters()
+	found := make([][]api.FenceExam, len(voters))
+	var wait sync.WaitGroup
+	for i, v := range voters {
+		wait.Go(func() {
+			if v == n.host {
+				found[i] = n.examine(ctx, hosts)
+				return
+			}
+			x, err := race(ctx, n.peers.of(v)[:min(1, len(n.peers.of(v)))], func(ctx context.Context, c *api.Client) ([]api.FenceExam, error) {
+				var x []api.FenceExam
+				return x, c.Do(ctx, "POST", "/v1/fences", api.FenceRequest{Host: r.Host, Local: true}, &x)
+			})
+			if err != nil {
+				x = []api.FenceExam{{By: v, Outcome: fleet.NoWord, Error: fmt.Sprintf("ask %s: %v", v, err)}}
+			}
+			found[i] = x
+		})
+	}
+	wait.Wait()
+	return slices.Concat(found...), nil
 }

@@ -262,6 +262,7 @@ func (n *node) run(ctx context.Context) error {
 		wait.Go(func() { n.keepVoters(ctx) })
 		wait.Go(func() { n.keepSite(ctx) })
 		wait.Go(func() { n.alarms(ctx) })
+		wait.Go(func() { n.examineFences(ctx) })
 	}
 	stop, err := n.serve()
 	if err != nil {

@@ -210,6 +210,9 @@ func TestDecide(t *testing.T) {
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
 			w.Flights["confirm/s/c2/5"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Arrived: w.Now.Add(-5 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
 		}, []string{"c1: confirm service/sc2", "service/s waits"}},
+		{"a fence that would prove nothing is said long before it is needed", func(w *fleet.World) {
+			report(*w, "c3", func(r *fleet.Report) { r.Fences = map[string]string{"c2": "level 1, refused: wrong password"} })
+		}, []string{"fence/c2 waits"}},
 		{"nor whose agent somebody stopped", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.Leader = "c3"

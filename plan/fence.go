@@ -25,6 +25,15 @@ const FenceLasts = 30 * time.Second
 
 // fences proves hosts off whose boot holds what only a proof can free.
 func (d *decision) fences() {
+	for _, voter := range d.w.Spec.Voters() {
+		r, ok := d.current(voter)
+		if !ok {
+			continue
+		}
+		for _, host := range fleet.Sorted(r.Fences) {
+			d.wait("fence/"+host, fmt.Sprintf("a person: %s would prove nothing with it (%s)", voter, r.Fences[host]), "mainstay fence test "+host)
+		}
+	}
 	for _, host := range fleet.Sorted(d.w.State.Intents) {
 		d.pursue(d.w.State.Intents[host])
 	}
