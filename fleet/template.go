@@ -89,8 +89,7 @@ hosts:
     roles: [controller]
     addresses: {management: FIRST}
     # fence: {driver: redfish, url: "https://bmc-{name}", user: mainstay, password_file: /etc/mainstay/bmc-password}
-    # or driver ipmi, or agent with any program of Debian's fence-agents; a list holds levels, tried one after
-    # another: fence: [{driver: ipmi, ...}, [{driver: agent, agent: fence_apc_snmp, ip: pdu-a, plug: 3}, {driver: agent, ...}]]
+    # Others, and several of them one after another: "Power switches" in docs/OPERATING.md.
   # n[001-100]: {roles: [compute], addresses: {management: 10.0.0.101}}
   # a1: {roles: [arbiter], addresses: {management: 10.0.0.14}}
 
