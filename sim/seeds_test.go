@@ -2,6 +2,9 @@ package sim
 
 import (
 	"flag"
+	"fmt"
+	"hash/fnv"
+	"io"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -31,6 +34,7 @@ type sum struct {
 	guards          map[fleet.Guard]int
 	commands, least int
 	most            Most
+	digest          uint64
 }
 
 // TestSeeds plays stories drawn from seeds: whatever happens, no audit may find
@@ -50,6 +54,7 @@ func TestSeeds(t *testing.T) {
 	spent := time.Since(began)
 	t.Logf("%d seeds in %v, %.1f a second; %v virtual, of which %v was not quiet and was played: %d events, %d turns, %d commands, %d in a seed at least",
 		s.played, spent.Round(time.Millisecond), float64(s.played)/spent.Seconds(), s.virtual.Round(time.Second), s.awake.Round(time.Second), s.events, s.turns, s.commands, s.least)
+	t.Logf("digest of their logs: %016x", s.digest)
 	t.Logf("at most: %d turns and %d transactions within a second, %d of %d changes of hands beyond what faults explain", s.most.Turns, s.most.Writes, s.most.Hands, handsMost)
 	for _, k := range fleet.Sorted(s.faults) {
 		t.Logf("fault %-18s %d", k, s.faults[k])
@@ -83,6 +88,17 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+// digest is a number that changes with every line of a log. The sum of those of many
+// seeds tells whether two versions of the code do the same.
+func digest(r Result) uint64 {
+	h := fnv.New64a()
+	for _, line := range r.Log {
+		_, _ = io.WriteString(h, line+"\n")
+	}
+	fmt.Fprint(h, r.Virtual, r.Played, r.Turns)
+	return h.Sum64()
+}
+
 func (s *sum) work(t *testing.T, end uint64) {
 	for {
 		s.mu.Lock()
@@ -113,6 +129,7 @@ func (s *sum) work(t *testing.T, end uint64) {
 		for k, n := range r.Guards {
 			s.guards[k] += n
 		}
+		s.digest += digest(r)
 		if r.Violation != nil && (s.failed == 0 || seed < s.failed) {
 			s.failed = seed
 		}
