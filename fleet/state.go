@@ -196,4 +196,11 @@ func set[T any](m *map[string]T, name string, raw json.RawMessage) error {
 
 // Sorted yields a map's keys in order: below the water line every walk over a
 // map goes through it, so that equal Worlds give equal Plans.
-func Sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func Sorted[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
+}

@@ -21,22 +21,23 @@ import (
 func Judge(w fleet.World) map[string]fleet.Verdict {
 	out := make(map[string]fleet.Verdict, len(w.Spec.Hosts))
 	leader, _ := w.Spec.Host(w.Leader)
-	fast := fast(w.Spec)
+	fast := fast(&w.Spec)
 	me := []string{w.Leader}
-	for _, host := range w.Spec.Hosts {
+	for i := range w.Spec.Hosts {
+		host := &w.Spec.Hosts[i]
 		every := w.Spec.Timing.SlowBeat
 		if host.Voter || fast[host.Name] {
 			every = w.Spec.Timing.Beat
 		}
-		out[host.Name] = judge(w, host, leader, every, me)
+		out[host.Name] = judge(&w, host, &leader, every, me)
 	}
 	return out
 }
 
 // fast names the hosts on which an exclusive thing may live, as Spec.CanHold
 // says of each: found once for all of them.
-func fast(spec fleet.Spec) map[string]bool {
-	out := map[string]bool{}
+func fast(spec *fleet.Spec) map[string]bool {
+	out := make(map[string]bool, len(spec.Hosts))
 	for _, a := range spec.Addresses {
 		names := map[string]int{}
 		for _, with := range a.With {
@@ -46,10 +47,12 @@ func fast(spec fleet.Spec) map[string]bool {
 				}
 			}
 		}
-		for _, host := range spec.Hosts {
-			_, there := host.Addresses[a.Network]
+		for i := range spec.Hosts {
+			host := &spec.Hosts[i]
 			fits := len(a.With) > 0 && names[host.Name] == len(a.With) || len(a.With) == 0 && host.HasRole("controller", "network")
-			out[host.Name] = out[host.Name] || there && fits
+			if _, there := host.Addresses[a.Network]; there && fits {
+				out[host.Name] = true
+			}
 		}
 	}
 	for _, v := range spec.Services {
@@ -62,7 +65,7 @@ func fast(spec fleet.Spec) map[string]bool {
 	return out
 }
 
-func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []string) fleet.Verdict {
+func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []string) fleet.Verdict {
 	v := fleet.Verdict{Host: host.Name, Witnesses: me}
 	h, ok := w.Heard[host.Name]
 	if !ok || h.Last == 0 {
@@ -111,7 +114,7 @@ func Silent(r fleet.Round, boot string) bool {
 // proved turns a verdict into Dead where the boot in question is proved dead.
 // A beat of that boot that arrived after the silence began voids the proof: the
 // host is then not silent, and the verdict stands as it is.
-func proved(w fleet.World, v fleet.Verdict, host string) fleet.Verdict {
+func proved(w *fleet.World, v fleet.Verdict, host string) fleet.Verdict {
 	p, ok := w.State.Proofs[host]
 	if !ok || v.Condition == fleet.Healthy || v.Condition == fleet.Degraded {
 		return v
@@ -125,7 +128,7 @@ func proved(w fleet.World, v fleet.Verdict, host string) fleet.Verdict {
 
 // silentNetworks lists the networks that the host shares with the leader and
 // over which nothing was heard for limit, while others were.
-func silentNetworks(w fleet.World, host, leader fleet.Host, h fleet.Heard, limit time.Duration) []string {
+func silentNetworks(w *fleet.World, host, leader *fleet.Host, h fleet.Heard, limit time.Duration) []string {
 	if leader.Name == "" || leader.Name == host.Name {
 		return nil
 	}
@@ -151,10 +154,11 @@ func silentNetworks(w fleet.World, host, leader fleet.Host, h fleet.Heard, limit
 // brakes: many at once is our own blindness until shown otherwise.
 func Lost(w fleet.World) []string {
 	var out []string
-	for _, host := range w.Spec.Hosts {
-		switch w.Verdicts[host.Name].Condition {
+	for i := range w.Spec.Hosts {
+		name := w.Spec.Hosts[i].Name
+		switch w.Verdicts[name].Condition {
 		case fleet.Lapsed, fleet.Suspect, fleet.Unheard:
-			out = append(out, host.Name)
+			out = append(out, name)
 		}
 	}
 	return out

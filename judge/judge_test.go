@@ -98,7 +98,7 @@ func TestFastIsCanHold(t *testing.T) {
 		{{Name: "x", Network: "a", With: []string{"s", "t"}}}, {{Name: "x", Network: "a", With: []string{"none"}}}} {
 		for n := range len(services) + 1 {
 			spec.Addresses, spec.Services = addresses, services[:n]
-			got := fast(spec)
+			got := fast(&spec)
 			for _, h := range spec.Hosts {
 				if want := spec.CanHold(h); got[h.Name] != want {
 					t.Errorf("%v with %d services: %s: %v, want %v", addresses, n, h.Name, got[h.Name], want)

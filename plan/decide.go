@@ -47,10 +47,11 @@ type decision struct {
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{index: newIndex(w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w)}
-	for _, host := range w.Spec.Hosts {
+	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w.Flights)}
+	for i := range w.Spec.Hosts {
+		host := w.Spec.Hosts[i].Name
 		if why := d.unfit(host); why != "" {
-			d.blocked[host.Name] = why
+			d.blocked[host] = why
 		}
 	}
 	for _, thing := range d.things {
@@ -81,10 +82,10 @@ type failure struct {
 
 // failures counts the claims that failed lately, by "THING@HOST": each doubles
 // the time until the next, or a host that cannot would be tried without end.
-func failures(w fleet.World) map[string]failure {
+func failures(flights map[string]fleet.Flight) map[string]failure {
 	out := map[string]failure{}
-	for _, key := range fleet.Sorted(w.Flights) {
-		f := w.Flights[key]
+	for _, key := range fleet.Sorted(flights) {
+		f := flights[key]
 		if f.Order.Verb != fleet.VerbClaim || f.Effect == nil || f.Effect.Outcome != fleet.Broken {
 			continue
 		}
@@ -105,33 +106,34 @@ func Turn(w fleet.World) (fleet.World, fleet.Plan) {
 }
 
 // unfit says why a host may be given nothing new; "" if it may.
-func (d *decision) unfit(host fleet.Host) string {
-	v := d.w.Verdicts[host.Name]
+func (d *decision) unfit(host string) string {
+	v := d.w.Verdicts[host]
 	if v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
-		return fmt.Sprintf("%s is %s: %s", host.Name, v.Condition, v.Why)
+		return fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why)
 	}
-	heard, report := d.w.Heard[host.Name], d.w.Reports[host.Name]
+	x, heard := d.see(host), d.w.Heard[host]
+	report := &x.report
 	if heard.Rival != "" {
 		return v.Why
 	}
-	m, joined := d.w.State.Members[host.Name]
+	m, joined := d.w.State.Members[host]
 	switch {
 	case !joined:
-		return host.Name + " has not joined"
+		return host + " has not joined"
 	case fleet.Armed(fleet.GuardBar) && m.Admitted != heard.Stint.Boot:
-		return fmt.Sprintf("%s is barred until its boot %s is admitted", host.Name, heard.Stint.Boot)
+		return fmt.Sprintf("%s is barred until its boot %s is admitted", host, heard.Stint.Boot)
 	case fleet.Armed(fleet.GuardBar) && m.Barred != "":
-		return fmt.Sprintf("%s is barred (%s)", host.Name, m.Barred)
+		return fmt.Sprintf("%s is barred (%s)", host, m.Barred)
 	case report.Boot != heard.Stint.Boot || report.Stint != heard.Stint.N:
-		return host.Name + " has not reported in its present stint"
+		return host + " has not reported in its present stint"
 	case !heard.Leased || !report.Leased:
-		return host.Name + " says that no majority acknowledges it"
+		return host + " says that no majority acknowledges it"
 	}
-	if _, open := d.w.State.Intents[host.Name]; open && fleet.Armed(fleet.GuardIntent) {
-		return host.Name + " is being fenced"
+	if _, open := d.w.State.Intents[host]; open && fleet.Armed(fleet.GuardIntent) {
+		return host + " is being fenced"
 	}
-	if d.maintenance(host.Name) {
-		return host.Name + " is in maintenance"
+	if x.maintenance {
+		return host + " is in maintenance"
 	}
 	return ""
 }
@@ -237,7 +239,8 @@ func (d *decision) void() {
 // admit gives a joined host's new boot its rights back, once nothing that was
 // taken from the old one is still on its way and no fence for it is open.
 func (d *decision) admit() {
-	for _, host := range d.w.Spec.Hosts {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
 		m, joined := d.w.State.Members[host.Name]
 		heard := d.w.Heard[host.Name]
 		v := d.w.Verdicts[host.Name]

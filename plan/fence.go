@@ -28,7 +28,8 @@ func (d *decision) fences() {
 	for _, host := range fleet.Sorted(d.w.State.Intents) {
 		d.pursue(d.w.State.Intents[host])
 	}
-	for _, host := range d.w.Spec.Hosts {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
 		if _, open := d.w.State.Intents[host.Name]; open {
 			continue
 		}
@@ -72,7 +73,7 @@ func (d *decision) needsFence(host string) (boot, why string) {
 }
 
 // intend records the intent to fence, if no brake holds it back.
-func (d *decision) intend(host fleet.Host, boot, why string) {
+func (d *decision) intend(host *fleet.Host, boot, why string) {
 	about := "host/" + host.Name
 	oath := fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", host.Name)
 	lost := judge.Lost(d.w)
@@ -227,7 +228,7 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 }
 
 // powerOn turns a fenced host on again, once nothing is left that it held.
-func (d *decision) powerOn(host fleet.Host) {
+func (d *decision) powerOn(host *fleet.Host) {
 	m := d.w.State.Members[host.Name]
 	p, proved := d.w.State.Proofs[host.Name]
 	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {

@@ -44,13 +44,14 @@ func (d *decision) routes() {
 	sum := fnv.New64a()
 	sum.Write(said)
 	table.Revision = sum.Sum64()>>11 | 1 // fits a JSON number exactly, never zero
-	for _, host := range d.w.Spec.Hosts {
-		r, ok := d.current(host.Name)
-		if _, balances := r.Services["haproxy"]; !ok || !balances || !d.reaches(host.Name) || r.Routes == table.Revision {
+	for i := range d.w.Spec.Hosts {
+		host := d.w.Spec.Hosts[i].Name
+		r, ok := d.current(host)
+		if _, balances := r.Services["haproxy"]; !ok || !balances || !d.reaches(host) || r.Routes == table.Revision {
 			continue
 		}
-		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host.Name, table.Revision), Verb: fleet.VerbRoute, Routes: table,
-			Why: "a server's state changed"}, host.Name))
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host, table.Revision), Verb: fleet.VerbRoute, Routes: table,
+			Why: "a server's state changed"}, host))
 	}
 }
 

@@ -50,6 +50,7 @@ type agent struct {
 	ticked fleet.Moment
 	first  fleet.Moment
 	said   fleet.Report
+	draft  fleet.Report // its maps are filled anew until it is said
 	saidAt fleet.Moment
 	sayLed bool
 	telling,
@@ -755,8 +756,11 @@ func (a *agent) report() {
 	r := a.testimony(now)
 	if !a.everTold || !same(&a.said, &r) {
 		a.content++
+		a.draft = fleet.Report{} // whoever it is told to keeps its maps
 	} else if now.Sub(a.saidAt) < time.Second {
 		return
+	} else {
+		r.Addresses, r.Services, r.Links, r.Severed = a.said.Addresses, a.said.Services, a.said.Links, a.said.Severed
 	}
 	a.everTold = true
 	a.seq++
@@ -788,25 +792,34 @@ func (a *agent) post(v *host, t told) {
 // testimony is what this host says of itself.
 func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
+	d := &a.draft
+	if d.Addresses == nil {
+		d.Addresses, d.Services = map[string]fleet.AddressState{}, map[string]fleet.ServiceState{}
+		d.Links, d.Severed = map[string]bool{}, map[string]uint64{}
+	}
+	clear(d.Addresses)
+	clear(d.Services)
+	clear(d.Links)
+	clear(d.Severed)
 	r := fleet.Report{
 		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
 		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
-		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: map[string]bool{}, Severed: map[string]uint64{},
+		Addresses: d.Addresses, Services: d.Services, Links: d.Links, Severed: d.Severed,
 	}
-	for _, addr := range a.spec.Addresses {
+	for i := range a.spec.Addresses {
+		addr := &a.spec.Addresses[i]
 		g, held := m.Held[addr.Thing()]
 		switch {
 		case held && a.speaking[addr.Name] == g:
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
 		case held:
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
-		case a.host.site.foreign[a.host.name+"/"+addr.Name]:
+		case len(a.host.site.foreign) > 0 && a.host.site.foreign[a.host.name+"/"+addr.Name]:
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: "made permanent by another program"}
 		}
 	}
-	for _, name := range fleet.Sorted(a.services) {
-		st := a.services[name]
-		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && st.Phase != fleet.Stopped && st.Phase != fleet.Failed && st.Phase != fleet.Absent {
+	for name, st := range a.services { // in whatever order: a map is filled
+		if u := a.host.copy(name); u.exclusive() && st.Phase != fleet.Stopped && st.Phase != fleet.Failed && st.Phase != fleet.Absent {
 			st.Generation = m.Running["service/"+name]
 		}
 		r.Services[name] = st
@@ -815,9 +828,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		name := a.host.site.nets[i].name
 		r.Links[name] = up && !a.paths.Broken(name, a.length)
 	}
-	for _, name := range fleet.Sorted(a.severed) {
-		r.Severed[name] = a.severed[name]
-	}
+	maps.Copy(r.Severed, a.severed)
 	return r
 }
 

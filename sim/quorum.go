@@ -126,9 +126,12 @@ type member struct {
 	ticked  bool // a tick waits while the disk is written
 	beats   uint64
 	began   fleet.Moment
-	reads   map[uint64]*read
+	reads   [readsMost]read // by the last digits of their number
+	unread  int             // how many of them are open
 	lastRead,
 	turns uint64
+	status  raft.BasicStatus // as raft last said; looked at anew once it was touched
+	stale   bool
 	waiting map[uint64]func(ok bool)
 
 	// The gate, as in package store.
@@ -141,9 +144,13 @@ type member struct {
 	moving  bool
 }
 
+// readsMost is how many reads are awaited; one that is older was given up long ago.
+const readsMost = 64
+
+// read is a confirmed read on its way; one without done is over.
 type read struct {
-	index uint64
-	done  func()
+	id, index uint64
+	done      func()
 }
 
 func newMember(h *host) *member {
@@ -194,13 +201,13 @@ func (m *member) join() {
 		CheckQuorum: true, PreVote: true, Logger: quiet{},
 	}
 	var err error
-	h.site.rolling(func() { m.node, err = raft.NewRawNode(c) })
+	m.touch(func() { m.node, err = raft.NewRawNode(c) })
 	if err != nil {
 		panic(err)
 	}
 	m.lived = true
 	m.applied, m.saving, m.stuck, m.ticked = 1, false, nil, false
-	m.reads, m.waiting = map[uint64]*read{}, map[uint64]func(bool){}
+	m.reads, m.unread, m.waiting = [readsMost]read{}, 0, map[uint64]func(bool){}
 	m.granted, m.leaving, m.strikes, m.left, m.moving = 0, false, 0, 0, false
 	m.heard, m.beats = h.clock(), 0
 	m.began = h.clock().Add(-time.Duration(h.site.between(0, at(t.Heartbeat)))) // hosts tick each in its own time
@@ -237,7 +244,7 @@ func (m *member) tick() {
 		m.ticked = true
 		return
 	}
-	m.host.site.rolling(m.node.Tick)
+	m.touch(m.node.Tick)
 	m.gate()
 	m.pump()
 }
@@ -246,24 +253,39 @@ func (m *member) step(x *message) {
 	if m.node == nil {
 		return
 	}
-	m.host.site.rolling(func() { _ = m.node.Step(x) })
+	m.touch(func() { _ = m.node.Step(x) })
 	m.pump()
 }
 
-func (m *member) leads() bool { return m.node != nil && m.node.BasicStatus().Lead == m.id }
+// touch does something to the raft node.
+func (m *member) touch(f func()) {
+	m.stale = true
+	m.host.site.rolling(f)
+}
 
-func (m *member) termNow() uint64 { return m.node.BasicStatus().HardState.GetTerm() }
+// look is what raft says of itself.
+func (m *member) look() *raft.BasicStatus {
+	if m.stale {
+		m.status, m.stale = m.node.BasicStatus(), false
+	}
+	return &m.status
+}
+
+func (m *member) leads() bool { return m.node != nil && m.look().Lead == m.id }
+
+func (m *member) termNow() uint64 { return m.look().HardState.GetTerm() }
 
 // pump does what raft wants done: send, write, apply.
 func (m *member) pump() {
 	for m.node != nil && !m.saving && m.node.HasReady() {
 		rd := m.node.Ready()
-		leads := m.node.BasicStatus().RaftState == raft.StateLeader
+		leads := m.look().RaftState == raft.StateLeader
 		if leads {
 			m.send(rd.Messages)
 		}
 		for _, r := range rd.ReadStates {
-			if x := m.reads[binary.LittleEndian.Uint64(r.RequestCtx)]; x != nil {
+			id := binary.LittleEndian.Uint64(r.RequestCtx)
+			if x := &m.reads[id%readsMost]; x.id == id {
 				x.index = r.Index
 			}
 		}
@@ -290,7 +312,7 @@ func (m *member) saved(finish func()) {
 	finish()
 	if m.ticked {
 		m.ticked = false
-		m.host.site.rolling(m.node.Tick)
+		m.touch(m.node.Tick)
 		m.gate()
 	}
 	m.pump()
@@ -316,7 +338,7 @@ func (m *member) finish(rd raft.Ready, leads bool) {
 	for _, e := range rd.CommittedEntries {
 		m.apply(e)
 	}
-	m.host.site.rolling(func() { m.node.Advance(rd) })
+	m.touch(func() { m.node.Advance(rd) })
 }
 
 func (m *member) apply(e *raftpb.Entry) {
@@ -327,6 +349,7 @@ func (m *member) apply(e *raftpb.Entry) {
 		for i, c := range q.changes {
 			if bytes.Equal(c.data, e.Data) {
 				q.changes[i].applied = true
+				m.stale = true
 				m.node.ApplyConfChange(c.change)
 				return
 			}
@@ -395,7 +418,7 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 		}
 		m.waiting[id] = func(ok bool) { answer(ok, true) }
 		var err error
-		s.rolling(func() { err = m.node.Propose(binary.LittleEndian.AppendUint64(nil, id)) })
+		m.touch(func() { err = m.node.Propose(binary.LittleEndian.AppendUint64(nil, id)) })
 		if err != nil {
 			delete(m.waiting, id)
 		}
@@ -407,21 +430,29 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 func (m *member) read(done func()) {
 	m.lastRead++
 	id := m.lastRead
-	m.reads[id] = &read{done: done}
-	delete(m.reads, id-64) // given up long ago
-	m.host.site.rolling(func() { m.node.ReadIndex(binary.LittleEndian.AppendUint64(nil, id)) })
+	x := &m.reads[id%readsMost]
+	if x.done == nil {
+		m.unread++
+	}
+	*x = read{id: id, done: done}
+	m.touch(func() { m.node.ReadIndex(binary.LittleEndian.AppendUint64(nil, id)) })
 	m.pump()
 }
 
 // served ends the reads that are confirmed.
 func (m *member) served() {
-	if len(m.reads) == 0 {
-		return
-	}
-	for id := m.lastRead; id > 0 && id+64 > m.lastRead; id-- {
-		if x := m.reads[id]; x != nil && x.index != 0 && x.index <= m.applied {
-			delete(m.reads, id)
-			x.done()
+	left := m.unread
+	for id := m.lastRead; left > 0 && id > 0 && id+readsMost > m.lastRead; id-- {
+		x := &m.reads[id%readsMost]
+		if x.id != id || x.done == nil {
+			continue
+		}
+		left--
+		if x.index != 0 && x.index <= m.applied {
+			done := x.done
+			x.done = nil
+			m.unread--
+			done()
 		}
 	}
 }
@@ -520,7 +551,7 @@ func (m *member) handOver(to uint64) {
 		h.quorumProcess.on(h.clock().Add(2*h.site.timing.Election), func() { m.moving = false })
 		m.read(func() {
 			if m.leads() && m.termNow() == m.term && h.clock().Before(until) {
-				h.site.rolling(func() { m.node.TransferLeader(to) })
+				m.touch(func() { m.node.TransferLeader(to) })
 				m.pump()
 			}
 		})

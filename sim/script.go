@@ -686,7 +686,7 @@ func setBMC(s *Site, h *host, rest []string) error {
 // wish writes what a person asks for through any member that answers.
 func (s *Site) wish(r fleet.Record) {
 	for _, v := range s.quorum.voters {
-		if v.on && v.member.node != nil && v.agent != nil && !v.quorumProcess.stopped() && !v.agentProcess.stopped() && v.member.node.BasicStatus().Lead != 0 {
+		if v.on && v.member.node != nil && v.agent != nil && !v.quorumProcess.stopped() && !v.agentProcess.stopped() && v.member.look().Lead != 0 {
 			v.member.propose(&write{free: true, records: []fleet.Record{r}}, opDeadline, func(bool, bool) {})
 			return
 		}
@@ -755,7 +755,7 @@ func (q *quorum) change() {
 		}
 		for _, v := range q.voters {
 			if v.on && v.member.leads() && !v.quorumProcess.stopped() {
-				s.rolling(func() { _ = v.member.node.ProposeConfChange(cc) })
+				v.member.touch(func() { _ = v.member.node.ProposeConfChange(cc) })
 				v.member.pump()
 			}
 		}
