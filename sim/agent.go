@@ -439,7 +439,7 @@ func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 			x.reply = reply
 		}
 		if d.Apart() {
-			a.host.agentProcess.in(a.host.site.between(20*microsecond, 300*microsecond), func() { a.perform(x) })
+			a.apart(x)
 			continue
 		}
 		if d.Do == plan.DoRenew && len(a.deeds) > 0 && a.deeds[len(a.deeds)-1].Do == plan.DoRenew {
@@ -448,6 +448,11 @@ func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 		a.deeds = append(a.deeds, x)
 	}
 	a.work()
+}
+
+// apart carries out what need not wait for the addresses.
+func (a *agent) apart(d deed) {
+	a.host.agentProcess.in(a.host.site.between(20*microsecond, 300*microsecond), func() { a.perform(d) })
 }
 
 // work is the loop that owns the addresses: one deed after the other.
@@ -766,7 +771,7 @@ func (a *agent) report() {
 	a.seq++
 	r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.host.wall()
 	a.said, a.saidAt, a.sayLed = r, now, r.Leased
-	t := told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
+	t := &told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
 	for _, v := range a.voters {
 		if v == a.host {
 			a.desk.put(t, a)
@@ -777,7 +782,7 @@ func (a *agent) report() {
 }
 
 // post sends a report, over the next network if the first is shut.
-func (a *agent) post(v *host, t told) {
+func (a *agent) post(v *host, t *told) {
 	s := a.host.site
 	for net := range s.nets {
 		d, ok := s.packet(a.host, v, net)
@@ -852,7 +857,7 @@ type desk struct {
 	content map[string]uint64
 }
 
-func (d *desk) put(t told, a *agent) {
+func (d *desk) put(t *told, a *agent) {
 	host := t.report.Host
 	old, known := d.reports[host]
 	if known && old.Boot == t.report.Boot && t.report.Seq <= old.Seq {

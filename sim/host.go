@@ -233,7 +233,7 @@ func (h *host) clone(lasts string) error {
 				v.agentProcess.in(s.between(s.nets[0].low, s.nets[0].top), func() {
 					a.heardBeat(h, b, 0, v.clock())
 					a.earBeat(b, v.clock())
-					a.desk.put(told{r, 1}, a)
+					a.desk.put(&told{r, 1}, a)
 				})
 			}
 		}

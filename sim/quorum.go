@@ -289,27 +289,31 @@ func (m *member) pump() {
 				x.index = r.Index
 			}
 		}
-		finish := func() { m.finish(rd, leads) }
 		if !rd.MustSync {
-			finish()
+			m.finish(&rd, leads)
 			continue
 		}
-		m.saving = true
-		s := m.host.site
-		m.host.quorumProcess.in(s.between(200*microsecond, 3*millisecond)+m.slow, func() {
-			if m.hung {
-				m.stuck = func() { m.saved(finish) }
-				return
-			}
-			m.saved(finish)
-		})
+		m.save(rd, leads)
 	}
 	m.served()
 }
 
-func (m *member) saved(finish func()) {
+// save writes the disk; what raft wants done follows when that has ended.
+func (m *member) save(rd raft.Ready, leads bool) {
+	m.saving = true
+	s := m.host.site
+	m.host.quorumProcess.in(s.between(200*microsecond, 3*millisecond)+m.slow, func() {
+		if m.hung {
+			m.stuck = func() { m.saved(&rd, leads) }
+			return
+		}
+		m.saved(&rd, leads)
+	})
+}
+
+func (m *member) saved(rd *raft.Ready, leads bool) {
 	m.saving = false
-	finish()
+	m.finish(rd, leads)
 	if m.ticked {
 		m.ticked = false
 		m.touch(m.node.Tick)
@@ -327,7 +331,7 @@ func (m *member) hangDisk(hung bool) {
 	}
 }
 
-func (m *member) finish(rd raft.Ready, leads bool) {
+func (m *member) finish(rd *raft.Ready, leads bool) {
 	if !raft.IsEmptyHardState(rd.HardState) {
 		_ = m.disk.SetHardState(rd.HardState)
 	}
@@ -338,8 +342,11 @@ func (m *member) finish(rd raft.Ready, leads bool) {
 	for _, e := range rd.CommittedEntries {
 		m.apply(e)
 	}
-	m.touch(func() { m.node.Advance(rd) })
+	m.touch(m.advance)
 }
+
+// advance tells raft that its last Ready was handled; it remembers itself which.
+func (m *member) advance() { m.node.Advance(raft.Ready{}) }
 
 func (m *member) apply(e *raftpb.Entry) {
 	q := m.host.site.quorum
