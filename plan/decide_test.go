@@ -194,6 +194,18 @@ func TestDecide(t *testing.T) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)
 		}, []string{"host/c2 waits"}},
+		{"one that is heard again is not ordered off once more, though no answer came", func(w *fleet.World) {
+			heard := w.Heard["c2"]
+			fencing(*w, nil)
+			w.Heard["c2"] = heard
+			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts), Tries: 1}
+		}, []string{"-intent/c2", "host/c2 waits"}},
+		{"nor is its intent ended while the first off may act", func(w *fleet.World) {
+			heard := w.Heard["c2"]
+			fencing(*w, nil)
+			w.Heard["c2"] = heard
+			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts / 2), Tries: 1}
+		}, []string{"host/c2 waits"}},
 		{"one that is heard again before the order is not fenced", func(w *fleet.World) {
 			fencing(*w, nil)
 			silent(*w, "c2", 0)

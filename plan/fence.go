@@ -150,8 +150,15 @@ func (d *decision) pursue(in fleet.Intent) {
 	case !sent && d.back(in):
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again before its fence was ordered"))
 		return
+	case f.Effect == nil && sent && left <= 0 && d.back(in):
+		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again, and nothing of its fence can act any more"))
+		return
 	case f.Effect == nil:
 		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
+		if sent && d.back(in) {
+			d.wake(left) // it is well again: it is not told to go off once more
+			return
+		}
 		d.off(in, o)
 		return
 	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):

@@ -36,6 +36,9 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 	noAnswer := s.chance(b.lose)
 	s.after(there, func() {
 		if gone || b.dead {
+			if !gone && !noAnswer { // it died while it was called
+				from.in(deadline-there, func() { answer("", lost) })
+			}
 			return
 		}
 		v := do()

@@ -65,6 +65,7 @@ type change struct {
 
 // write is one transaction on its way through the log.
 type write struct {
+	at      at     // when it was wanted
 	epoch   uint64 // that must stand; of a raise the one before
 	raise   bool
 	free    bool // of a person: no epoch is asked for
@@ -410,6 +411,7 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 	h := m.host
 	s := h.site
 	id := uint64(len(s.quorum.deeds))
+	w.at = s.now
 	s.quorum.deeds = append(s.quorum.deeds, w)
 	answered, life := false, h.agentProcess.life
 	answer := func(ok, known bool) {

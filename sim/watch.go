@@ -338,7 +338,7 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 			}
 		case "intent":
 			if in, ok := after.Intents[name]; ok && r.Value != nil {
-				w.intends(in, len(after.Intents), r.Text)
+				w.intends(in, len(after.Intents), r.Text, deed.at)
 			}
 		}
 	}
@@ -356,8 +356,10 @@ func (w *watch) proves(p, before fleet.Proof) {
 	}
 }
 
-// intends: nobody is fenced on one witness, nor many at once, nor one who is well.
-func (w *watch) intends(in fleet.Intent, open int, why string) {
+// intends: nobody is fenced on one witness, nor many at once, nor one who was well when
+// that was decided. A store may take minutes to record it; offOrdered sees that nothing
+// follows for a host that is well by then.
+func (w *watch) intends(in fleet.Intent, open int, why string, decided at) {
 	s := w.site
 	h := s.names[in.Host]
 	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence")
@@ -375,8 +377,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string) {
 	}
 	since, steady := w.steady[h]
 	well := at(2*time.Second + 3*s.timing.Lease)
-	if steady && h.boot == in.Boot && s.now-since > well {
-		w.fail("no needless kill", "%s is to be fenced and has held its lease for %v", in.Host, time.Duration(s.now-since))
+	if steady && h.boot == in.Boot && decided-since > well {
+		w.fail("no needless kill", "%s is to be fenced and has held its lease for %v", in.Host, time.Duration(decided-since))
 	}
 	lost := 0
 	for _, x := range s.hosts {
