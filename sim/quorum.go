@@ -2,11 +2,8 @@ package sim
 
 import (
 	"bytes"
-	crand "crypto/rand"
 	"encoding/binary"
-	"io"
 	"slices"
-	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -18,29 +15,6 @@ import (
 
 // message travels between members.
 type message = raftpb.Message
-
-// dice lets raft draw its election time-outs from the seed: it asks crypto/rand,
-// which is put back after each call. One lock for all sites of the process.
-var diceLock sync.Mutex
-
-// draw makes a site's dice an io.Reader.
-type draw struct{ s *Site }
-
-func (d draw) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = byte(d.s.dice.Uint32())
-	}
-	return len(p), nil
-}
-
-func (s *Site) rolling(f func()) {
-	diceLock.Lock()
-	defer diceLock.Unlock()
-	was := crand.Reader
-	crand.Reader = io.Reader(draw{s})
-	defer func() { crand.Reader = was }()
-	f()
-}
 
 // quorum is what all members agree on: what stands in the log, and what follows
 // from it.
@@ -202,7 +176,8 @@ func (m *member) join() {
 		CheckQuorum: true, PreVote: true, Logger: quiet{},
 	}
 	var err error
-	m.touch(func() { m.node, err = raft.NewRawNode(c) })
+	m.node, err = raft.NewRawNode(c)
+	m.stale = true
 	if err != nil {
 		panic(err)
 	}
@@ -245,7 +220,7 @@ func (m *member) tick() {
 		m.ticked = true
 		return
 	}
-	m.touch(m.node.Tick)
+	m.touch().Tick()
 	m.gate()
 	m.pump()
 }
@@ -254,14 +229,14 @@ func (m *member) step(x *message) {
 	if m.node == nil {
 		return
 	}
-	m.touch(func() { _ = m.node.Step(x) })
+	_ = m.touch().Step(x)
 	m.pump()
 }
 
-// touch does something to the raft node.
-func (m *member) touch(f func()) {
+// touch gives out the raft node to do something to it.
+func (m *member) touch() *raft.RawNode {
 	m.stale = true
-	m.host.site.rolling(f)
+	return m.node
 }
 
 // look is what raft says of itself.
@@ -317,7 +292,7 @@ func (m *member) saved(rd *raft.Ready, leads bool) {
 	m.finish(rd, leads)
 	if m.ticked {
 		m.ticked = false
-		m.touch(m.node.Tick)
+		m.touch().Tick()
 		m.gate()
 	}
 	m.pump()
@@ -343,11 +318,8 @@ func (m *member) finish(rd *raft.Ready, leads bool) {
 	for _, e := range rd.CommittedEntries {
 		m.apply(e)
 	}
-	m.touch(m.advance)
+	m.touch().Advance(*rd)
 }
-
-// advance tells raft that its last Ready was handled; it remembers itself which.
-func (m *member) advance() { m.node.Advance(raft.Ready{}) }
 
 func (m *member) apply(e *raftpb.Entry) {
 	q := m.host.site.quorum
@@ -357,8 +329,7 @@ func (m *member) apply(e *raftpb.Entry) {
 		for i, c := range q.changes {
 			if bytes.Equal(c.data, e.Data) {
 				q.changes[i].applied = true
-				m.stale = true
-				m.node.ApplyConfChange(c.change)
+				m.touch().ApplyConfChange(c.change)
 				return
 			}
 		}
@@ -426,9 +397,7 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 			return
 		}
 		m.waiting[id] = func(ok bool) { answer(ok, true) }
-		var err error
-		m.touch(func() { err = m.node.Propose(binary.LittleEndian.AppendUint64(nil, id)) })
-		if err != nil {
+		if err := m.touch().Propose(binary.LittleEndian.AppendUint64(nil, id)); err != nil {
 			delete(m.waiting, id)
 		}
 		m.pump()
@@ -444,7 +413,7 @@ func (m *member) read(done func()) {
 		m.unread++
 	}
 	*x = read{id: id, done: done}
-	m.touch(func() { m.node.ReadIndex(binary.LittleEndian.AppendUint64(nil, id)) })
+	m.touch().ReadIndex(binary.LittleEndian.AppendUint64(nil, id))
 	m.pump()
 }
 
@@ -560,7 +529,7 @@ func (m *member) handOver(to uint64) {
 		h.quorumProcess.on(h.clock().Add(2*h.site.timing.Election), func() { m.moving = false })
 		m.read(func() {
 			if m.leads() && m.termNow() == m.term && h.clock().Before(until) {
-				m.touch(func() { m.node.TransferLeader(to) })
+				m.touch().TransferLeader(to)
 				m.pump()
 			}
 		})

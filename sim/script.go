@@ -69,6 +69,7 @@ type Result struct {
 // Play runs a story from the first boot to its end.
 func Play(sc Story) Result {
 	s := newSite(sc.Shape, sc.Seed)
+	defer s.sit()()
 	s.skips = sc.Skips
 	state := fleet.State{Members: map[string]fleet.Member{}}
 	for _, h := range s.hosts {
@@ -755,7 +756,7 @@ func (q *quorum) change() {
 		}
 		for _, v := range q.voters {
 			if v.on && v.member.leads() && !v.quorumProcess.stopped() {
-				v.member.touch(func() { _ = v.member.node.ProposeConfChange(cc) })
+				_ = v.member.touch().ProposeConfChange(cc)
 				v.member.pump()
 			}
 		}
