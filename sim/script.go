@@ -153,10 +153,8 @@ func (s *Site) quiet() bool {
 	if s.now < s.busy {
 		return false
 	}
-	for _, n := range s.nets {
-		if n.loss+n.double+n.late > 0 {
-			return false
-		}
+	if s.stormy() {
+		return false
 	}
 	if len(s.quorum.newest().Intents) > 0 || s.quorum.changing || len(s.quorum.want) > 0 {
 		return false
