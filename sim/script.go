@@ -250,8 +250,12 @@ func (s *Site) recover() {
 	s.watch.fail("recovery", "%v after everything has healed: %s", time.Duration(bound), why)
 }
 
-// awaited names an order whose answer has not come yet.
+// awaited names what was begun and is not over: an order whose answer has not come yet,
+// a change of the voters.
 func (s *Site) awaited() string {
+	if s.quorum.changing || len(s.quorum.want) > 0 {
+		return "the voters are being changed"
+	}
 	for _, h := range s.hosts {
 		if h.agent == nil || !h.agent.leader.on {
 			continue
