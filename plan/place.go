@@ -317,6 +317,9 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 	case s.Phase == fleet.Running && s.Generation == h.Generation, s.Phase == fleet.Starting, s.Phase == fleet.Stopping:
 	case s.Phase == fleet.Unknown:
 		d.wait(thing, "an answer about its state: "+s.Why, "systemctl status on "+h.Host)
+	case d.w.Heard[h.Host].Stint.N != h.Stint && !d.maintenance(h.Host):
+		// It has begun a stint that the record does not name yet, and cannot take it
+		// now: an order that it gets later would be under a record of the past.
 	default:
 		// What runs already under an earlier generation is only told its new one.
 		if d.exhausted(v, h, s) || s.Phase != fleet.Running && !d.offStill(v, h) {
