@@ -132,7 +132,7 @@ const claimDelay = fleet.CoarseLate
 func (a *Agent) claim(ctx context.Context, d deed) {
 	addr := a.addr(d.Thing)
 	if !addr.IsValid() {
-		a.forget(d, fmt.Errorf("the site's file has no %s", d.Thing))
+		a.forget(ctx, d, addr, fmt.Errorf("the site's file has no %s", d.Thing))
 		return
 	}
 	if d.Why == resumed || d.Why == forced {
@@ -185,7 +185,7 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 	}
 	late, err := a.cfg.Addresses.Claim(ctx, addr, until)
 	if err != nil {
-		a.forget(d, err)
+		a.forget(ctx, d, addr, err)
 		return
 	}
 	a.mu.Lock()
@@ -197,8 +197,23 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 }
 
 // forget gives up a generation whose claim failed, so that another host may
-// have it.
-func (a *Agent) forget(d deed, err error) {
+// have it. A host that spoke for the address before, because the claim was ordered
+// once more, speaks on until its guard ends: then it is released first, and where that
+// fails too no word is given. What another program has put there is silent by our guard,
+// though it cannot be removed.
+func (a *Agent) forget(ctx context.Context, d deed, addr netip.Addr, err error) {
+	a.mu.Lock()
+	spoke := a.speaking[nameOf(d.Thing)] != 0
+	a.mu.Unlock()
+	if spoke && addr.IsValid() {
+		if stuck := a.cfg.Addresses.Release(ctx, addr); stuck != nil {
+			foreign, unknown := a.cfg.Addresses.Foreign(ctx)
+			if unknown != nil || foreign[addr] == "" {
+				a.done(d, errors.Join(err, stuck))
+				return
+			}
+		}
+	}
 	a.mu.Lock()
 	a.hand.Lost(d.Thing)
 	delete(a.speaking, nameOf(d.Thing))

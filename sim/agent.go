@@ -594,6 +594,7 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		return
 	}
 	if s.deaf[a.host.name+"/"+name] {
+		a.host.kernel.remove(i) // it may speak already, if the claim was ordered once more
 		a.hand.Lost(d.Thing)
 		delete(a.speaking, name)
 		a.keep()
@@ -781,6 +782,22 @@ func (a *agent) report() {
 	}
 }
 
+// farewell is the last report of an agent that a person stops.
+func (a *agent) farewell() {
+	now := a.host.clock()
+	r := a.testimony(now)
+	a.draft = fleet.Report{}
+	a.seq++
+	a.content++
+	r.Seq, r.Wall, r.Leaving = uint64(now)<<8|a.seq&0xff, a.host.wall(), true
+	t := &told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
+	for _, v := range a.voters {
+		if v != a.host {
+			a.post(v, t)
+		}
+	}
+}
+
 // post sends a report, over the next network if the first is shut.
 func (a *agent) post(v *host, t *told) {
 	s := a.host.site
@@ -865,6 +882,7 @@ func (d *desk) put(t *told, a *agent) {
 	}
 	changed := !known || old.Boot != t.report.Boot || d.content[host] != t.content
 	d.reports[host], d.content[host] = t.report, t.content
+	a.host.site.watch.told(a.host, &t.report)
 	if changed {
 		a.leader.news()
 	}

@@ -203,6 +203,15 @@ func (h *host) killAgent() {
 	h.agent = nil
 }
 
+// stopAgent ends the agent's process as a person does who stops its unit: its last word
+// to every voter is that it leaves. One that is frozen is killed and says nothing.
+func (h *host) stopAgent() {
+	if a := h.agent; a != nil && !h.agentProcess.stopped() {
+		a.farewell()
+	}
+	h.killAgent()
+}
+
 // clone lets a copy of the machine speak beside it for a while: a snapshot that was
 // started once more, with a boot of its own and the same keys. It runs nothing, and
 // says so.

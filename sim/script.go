@@ -377,6 +377,7 @@ func init() {
 		"wake":        {1, onHost(wake)},
 		"clone":       {2, onHost(func(_ *Site, h *host, rest []string) error { return h.clone(rest[0]) })},
 		"killagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.killAgent(); return nil })},
+		"stopagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.stopAgent(); return nil })},
 		"startagent":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.startAgent(); return nil })},
 		"killquorum":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.member.kill(); return nil })},
 		"startquorum": {1, onHost(func(s *Site, h *host, _ []string) error { s.startQuorum(h); return nil })},

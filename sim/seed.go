@@ -160,7 +160,8 @@ func (d *drawer) fault(t time.Duration) {
 	case 12:
 		both("suspend "+h, "wake "+h)
 	case 13:
-		both("killagent "+h, "startagent "+h)
+		// Every other one is stopped by a person; that throws no dice.
+		both([]string{"killagent ", "stopagent "}[d.group%2]+h, "startagent "+h)
 	case 14:
 		both("killquorum "+v, "startquorum "+v)
 	case 15, 16, 17, 18, 19:

@@ -26,8 +26,9 @@ type watch struct {
 	steady     map[*host]at   // since when it has held its lease without a break
 	lapsed     map[*host]at   // since when it has not
 	promises   map[string]map[string]bool
-	epochs     map[string]uint64 // by boot: the newest epoch of an order accepted
-	ruled      map[string]bool   // its newest intent follows a service's rule, not silence
+	epochs     map[string]uint64  // by boot: the newest epoch of an order accepted
+	farewells  map[parting]uint32 // in which life of the voter's agent it was heard
+	ruled      map[string]bool    // its newest intent follows a service's rule, not silence
 	stop       *Violation
 	leaderAt   at // when somebody last led
 	stormed    at // when the network last lost, delayed or doubled packets
@@ -53,7 +54,7 @@ type patienceOf struct {
 func newWatch(s *Site) *watch {
 	return &watch{
 		site: s, speakers: make([][]*host, len(s.spec.Addresses)), excused: map[*host]at{}, running: map[string][]*unit{}, found: map[*unit]bool{},
-		patience: map[string]*patienceOf{}, steady: map[*host]at{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{},
+		patience: map[string]*patienceOf{}, steady: map[*host]at{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]uint32{},
 	}
 }
 
@@ -279,6 +280,19 @@ func (w *watch) silent(ear *host, stint fleet.Stint) {
 	w.promises[stint.Boot][ear.name] = true
 }
 
+// parting is the farewell of an agent, as one voter heard it.
+type parting struct{ voter, host, boot string }
+
+// told: the last thing that a voter's agent was told by a host's.
+func (w *watch) told(voter *host, r *fleet.Report) {
+	p := parting{voter.name, r.Host, r.Boot}
+	if r.Leaving {
+		w.farewells[p] = voter.agentProcess.life
+	} else if len(w.farewells) > 0 {
+		delete(w.farewells, p)
+	}
+}
+
 // offOrdered: nobody is switched off but by an intent that names the boot, and
 // not when a later boot of the host has been well for a while.
 func (w *watch) offOrdered(h *host, boot string, first bool) {
@@ -350,7 +364,7 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 			}
 		case "intent":
 			if in, ok := after.Intents[name]; ok && r.Value != nil {
-				w.intends(in, len(after.Intents), r.Text, deed.at)
+				w.intends(in, len(after.Intents), r.Text, deed)
 			}
 		}
 	}
@@ -371,9 +385,12 @@ func (w *watch) proves(p, before fleet.Proof) {
 // intends: nobody is fenced on one witness, nor many at once, nor one who was well when
 // that was decided. A store may take minutes to record it; offOrdered sees that nothing
 // follows for a host that is well by then.
-func (w *watch) intends(in fleet.Intent, open int, why string, decided at) {
-	s := w.site
+func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
+	s, decided := w.site, deed.at
 	h := s.names[in.Host]
+	if life, left := w.farewells[parting{deed.host, in.Host, in.Boot}]; left && life == s.names[deed.host].agentProcess.life {
+		w.fail("no needless kill", "%s is to be fenced by %s, whom its agent has told that a person stops it", in.Host, deed.host)
+	}
 	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence")
 	if w.ruled[in.Host] {
 		return
