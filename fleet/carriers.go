@@ -241,6 +241,7 @@ type World struct {
 	Since    Moment             `json:"since"` // when this leader raised its epoch
 	State    State              `json:"state"`
 	Reports  map[string]Report  `json:"reports,omitempty"`
+	Told     map[string]Moment  `json:"told,omitempty"` // when each report arrived
 	Heard    map[string]Heard   `json:"heard,omitempty"`
 	Rounds   map[string]Round   `json:"rounds,omitempty"`
 	Flights  map[string]Flight  `json:"flights,omitempty"`

@@ -83,7 +83,8 @@ func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []s
 	silence := w.Now.Sub(h.Last)
 	round, asked := w.Rounds[host.Name]
 	switch {
-	case asked && Silent(round, h.Stint.Boot) && h.Last.Before(round.Asked):
+	case asked && Silent(round, h.Stint.Boot) && h.Last.Before(round.Asked) && !w.Told[host.Name].After(round.Asked):
+		// One that has reported since is not silent, though no beat of it has come yet.
 		v.Condition, v.Witnesses = fleet.Lapsed, fleet.Sorted(round.Promised)
 		v.Why = fmt.Sprintf("%s have heard nothing of it for long enough", strings.Join(v.Witnesses, ", "))
 	case asked && round.Over && round.Stint == h.Stint:

@@ -155,7 +155,7 @@ func lock(ctx context.Context, path string) (func(), error) {
 
 // prepare reads everything that may be wrong, before anything is touched.
 func prepare(cfg Config) (*node, error) {
-	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk()}
+	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk(vip.Now)}
 	var errs []error
 	n.renewed = make(chan struct{}, 1)
 	n.versions.sums, n.versions.refused = map[string]string{}, map[string]string{}

@@ -341,13 +341,16 @@ func (d *decision) rounds() {
 		case address && heard.Stint.Succeeds(stint):
 			continue // its own later stint says it
 		case heard.Stint.Boot == stint.Boot:
-			silence := d.w.Spec.Timing.Silence(heard.Late)
-			if left := silence - d.w.Now.Sub(heard.Last); left > 0 {
+			silence, last := d.w.Spec.Timing.Silence(heard.Late), heard.Last
+			if !address && asked && round.Over && last.Before(round.Asked) {
+				last = max(last, d.w.Told[host]) // its agent was started again: beats may follow
+			}
+			if left := silence - d.w.Now.Sub(last); left > 0 {
 				d.wake(left)
 				continue
 			}
 		}
-		if asked && round.Stint == stint && round.Over && (address || heard.Stint.Boot != stint.Boot || heard.Last.Before(round.Asked)) {
+		if asked && round.Stint == stint && round.Over && (address || heard.Stint.Boot != stint.Boot || heard.Last.Before(round.Asked) && !d.w.Told[host].After(round.Asked)) {
 			continue
 		}
 		if asked && round.Stint == stint && !round.Over && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {

@@ -194,6 +194,16 @@ func TestDecide(t *testing.T) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)
 		}, []string{"host/c2 waits"}},
+		{"nothing is started under a record that its holder's new stint has outdated", func(w *fleet.World) {
+			h := w.Heard["c2"]
+			h.Stint.N, h.Leased = 2, false
+			w.Heard["c2"] = h
+			w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Stopped}
+		}, nil},
+		{"nobody is asked again about a host that has reported since, before its beats may have come", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Told = map[string]fleet.Moment{"c2": w.Now.Add(-5 * ms)}
+		}, nil},
 		{"one that is heard again is not ordered off once more, though no answer came", func(w *fleet.World) {
 			heard := w.Heard["c2"]
 			fencing(*w, nil)

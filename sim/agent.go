@@ -103,7 +103,7 @@ func newAgent(h *host) *agent {
 		a.senses[i].nets = make([]fleet.Moment, len(s.nets))
 	}
 	h.agent = a
-	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}}
+	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}, told: map[string]fleet.Moment{}}
 	for _, name := range a.spec.Voters() {
 		a.voters = append(a.voters, s.names[name])
 	}
@@ -872,6 +872,7 @@ type told struct {
 type desk struct {
 	reports map[string]fleet.Report
 	content map[string]uint64
+	told    map[string]fleet.Moment
 }
 
 func (d *desk) put(t *told, a *agent) {
@@ -881,7 +882,7 @@ func (d *desk) put(t *told, a *agent) {
 		return
 	}
 	changed := !known || old.Boot != t.report.Boot || d.content[host] != t.content
-	d.reports[host], d.content[host] = t.report, t.content
+	d.reports[host], d.content[host], d.told[host] = t.report, t.content, a.host.clock()
 	a.host.site.watch.told(a.host, &t.report)
 	if changed {
 		a.leader.news()
