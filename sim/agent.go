@@ -517,13 +517,13 @@ func (a *agent) renew(next func()) {
 		next()
 		return
 	}
-	span := until.Sub(a.host.clock())
+	before := a.host.clock()
 	s.watch.renewing(a.host)
 	a.host.agentProcess.in(s.between(20*microsecond, 200*microsecond), func() {
-		if span > 0 {
+		if until.After(before) {
 			for _, name := range fleet.Sorted(a.speaking) {
 				i, _ := a.address("address/" + name)
-				a.late = a.host.kernel.put(i, span)
+				a.put(i, until, before)
 			}
 			if !a.tooLate(until) {
 				a.hand.Kept(until)
@@ -531,6 +531,16 @@ func (a *agent) renew(next func()) {
 		}
 		next()
 	})
+}
+
+// put opens an address's guard for what was left of the lease before. Where that was so
+// long ago that the guard would stay open beyond it, it is told again at once, as package
+// vip does.
+func (a *agent) put(i int, until, before fleet.Moment) {
+	a.late = a.host.kernel.put(i, until.Sub(before))
+	if now := a.host.clock(); now.Sub(before) > fleet.GuardLate && now.Before(until) && fleet.Armed(fleet.GuardAfterCheck) {
+		a.late = a.host.kernel.put(i, until.Sub(now))
+	}
 }
 
 // tooLate is the after-check.
@@ -602,10 +612,9 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		next()
 		return
 	}
-	span := until.Sub(now)
 	s.watch.renewing(a.host)
 	a.host.agentProcess.in(s.between(50*microsecond, 2*millisecond), func() {
-		a.late = a.host.kernel.put(i, span)
+		a.put(i, until, now)
 		if !a.tooLate(until) {
 			s.watch.claims(a.host, d.Thing, d.Generation)
 			a.speaking[name] = d.Generation

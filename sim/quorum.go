@@ -28,6 +28,7 @@ type quorum struct {
 	// want is what a person asked to change about the voters.
 	want     []want
 	changing bool
+	changed  at // when the last change of the voters was over
 }
 
 // change is one change of the voters, and how it looks in the log.

@@ -729,7 +729,7 @@ func (q *quorum) change() {
 		if fleet.Armed(fleet.GuardOneVoter) {
 			s.guard(fleet.GuardOneVoter)
 		} else {
-			s.after(100*millisecond, func() { q.changing = false; q.change() })
+			s.after(100*millisecond, func() { q.changing, q.changed = false, s.now; q.change() })
 		}
 		return
 	}
@@ -817,7 +817,7 @@ func (q *quorum) list(x want) {
 			}
 		}
 		s.after(at(s.timing.Promise())*11/10, func() {
-			q.changing = false
+			q.changing, q.changed = false, s.now
 			q.change()
 		})
 	}

@@ -398,8 +398,10 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	w.sweep()
 	voters := s.spec.Voters()
 	ears := len(voters)
-	if s.quorum.changing {
-		ears-- // the list before the change is still in force at some
+	if s.quorum.changing || s.quorum.changed > 0 && s.now-s.quorum.changed < 4*second {
+		// The list before the change is still in force at some, and a new leader's pause
+		// lies between its round and the intent; before the off the ears are asked again.
+		ears--
 	}
 	if n := len(w.promises[in.Boot]); n < fleet.Majority(ears) {
 		w.fail("more than one witness", "%s is to be fenced on the word of %d of %d ears", in.Host, n, len(voters))
