@@ -98,8 +98,8 @@ type Agent struct {
 	cfg  Config
 	conn *heartbeat.Conn
 
-	deeds   chan deed
-	powers  chan deed // those to power switches, which wait for no address
+	work    chan struct{} // there are deeds
+	powers  chan deed     // those to power switches, which wait for no address
 	asks    chan ask
 	answers chan leader.Answer
 	news    chan struct{} // for the leader: hearing changed
@@ -107,12 +107,14 @@ type Agent struct {
 	routed  chan fleet.Routes
 	over    chan struct{} // closed when Run ends
 
-	beats map[string]time.Duration // by host: how often it beats
-	ears  []target                 // of every other voter: where it hears
+	beats  map[string]time.Duration // by host: how often it beats
+	length time.Duration            // of this host's lease
+	ears   []target                 // of every other voter: where it hears
 
 	mu       sync.Mutex // guards all below
 	spec     fleet.Spec
 	hand     *plan.Hand
+	deeds    []deed // not yet begun, in their order
 	leaseRow *table
 	ear      *lease.Ear // nil where this host is no voter
 	earTable *table
@@ -185,7 +187,7 @@ type sense struct {
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, spec: cfg.Spec, late: fleet.GuardLate,
-		deeds: make(chan deed, 256), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
+		work: make(chan struct{}, 1), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
 		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
 		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
 		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{}, beats: map[string]time.Duration{},
@@ -222,8 +224,9 @@ func New(cfg Config) (*Agent, error) {
 			}
 		}
 	}
+	_, a.length = cfg.Spec.Beats(me)
 	timing := cfg.Spec.Timing
-	_, timing.Lease = cfg.Spec.Beats(me)
+	timing.Lease = a.length
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), timing, now)
 	a.hand = hand
 	if len(deeds) == 0 {
@@ -308,8 +311,7 @@ func (a *Agent) listen() (*heartbeat.Conn, error) {
 // beat is the loop that a host's life hangs on: at each interval it looks at the
 // clock first, then beats.
 func (a *Agent) beat(ctx context.Context) error {
-	me, _ := a.spec.Host(a.cfg.Host)
-	every, length := a.spec.Beats(me)
+	every, length := a.beats[a.cfg.Host], a.length
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -644,19 +646,33 @@ func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 		if d.Order.Key != "" {
 			x.reply = reply
 		}
-		if d.Do == plan.DoRenew {
-			select {
-			case a.deeds <- x:
-			default: // the next acknowledgement renews again
-			}
-			continue
-		}
 		if d.Apart() {
 			a.powers <- x
 			continue
 		}
-		a.deeds <- x
+		a.line(x)
 	}
+}
+
+// line puts a deed behind those that wait. It never blocks: whoever calls holds
+// the lock, which the goroutine that carries deeds out needs to go on.
+func (a *Agent) line(d deed) {
+	if n := len(a.deeds); d.Do == plan.DoRenew && n > 0 && a.deeds[n-1].Do == plan.DoRenew {
+		return // several renewals that queue up are one
+	}
+	a.deeds = append(a.deeds, d)
+	a.poke(a.work)
+}
+
+// next takes the first deed that waits.
+func (a *Agent) next() (d deed, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.deeds) == 0 {
+		return d, false
+	}
+	d, a.deeds = a.deeds[0], a.deeds[1:]
+	return d, true
 }
 
 // errand is an order that is being followed, or was a moment ago.
@@ -836,9 +852,7 @@ func (a *Agent) report(ctx context.Context) {
 			a.mu.Unlock()
 			continue
 		}
-		a.seq++
-		// The number must rise over restarts of the agent within one boot.
-		r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.cfg.Wall()
+		r.Seq, r.Wall = a.number(now), a.cfg.Wall()
 		a.said, a.saidAt = r, now
 		a.mu.Unlock()
 		a.cfg.Tell(r)
@@ -852,8 +866,7 @@ func (a *Agent) Farewell() fleet.Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.testimony(now)
-	a.seq++
-	r.Seq, r.Wall, r.Leaving = uint64(now)<<8|a.seq&0xff, a.cfg.Wall(), true
+	r.Seq, r.Wall, r.Leaving = a.number(now), a.cfg.Wall(), true
 	return r
 }
 
@@ -875,13 +888,18 @@ func (a *Agent) due(now fleet.Moment) bool {
 // linked says over which networks this host is linked with the others, as far as it
 // can know. The caller holds the lock.
 func (a *Agent) linked() map[string]bool {
-	me, _ := a.spec.Host(a.cfg.Host)
-	_, length := a.spec.Beats(me)
 	out := make(map[string]bool, len(a.links))
 	for network, up := range a.links {
-		out[network] = up && !a.paths.Broken(network, length)
+		out[network] = up && !a.paths.Broken(network, a.length)
 	}
 	return out
+}
+
+// number gives a report its number, which rises also over restarts of the agent
+// within one boot. The caller holds the lock.
+func (a *Agent) number(now fleet.Moment) uint64 {
+	a.seq = max(a.seq+1, uint64(now))
+	return a.seq
 }
 
 // knows says whether every service of this host has been asked how it is. The
