@@ -796,9 +796,9 @@ func (a *agent) farewell() {
 	now := a.host.clock()
 	r := a.testimony(now)
 	a.draft = fleet.Report{}
-	a.seq++
 	a.content++
-	r.Seq, r.Wall, r.Leaving = uint64(now)<<8|a.seq&0xff, a.host.wall(), true
+	a.seq = max(a.seq+1, uint64(now))
+	r.Seq, r.Wall, r.Leaving = a.seq, a.host.wall(), true
 	t := &told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
 	for _, v := range a.voters {
 		if v != a.host {
