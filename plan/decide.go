@@ -353,7 +353,9 @@ func (d *decision) rounds() {
 		if asked && round.Stint == stint && round.Over && (address || heard.Stint.Boot != stint.Boot || heard.Last.Before(round.Asked) && !d.w.Told[host].After(round.Asked)) {
 			continue
 		}
-		if asked && round.Stint == stint && !round.Over && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
+		// One question at a time: the fence's, about the boot, is not taken back for this.
+		same := round.Stint == stint || round.Stint.Boot == stint.Boot && round.Stint.N == lease.AnyStint
+		if asked && same && !round.Over && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
 			d.wake(d.w.Spec.Timing.Lease - d.w.Now.Sub(round.Asked))
 			continue
 		}

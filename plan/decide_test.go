@@ -194,6 +194,20 @@ func TestDecide(t *testing.T) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)
 		}, []string{"host/c2 waits"}},
+		{"a question about the boot is not taken back for one about its stint", func(w *fleet.World) {
+			fencing(*w, nil)
+			h := w.State.Holdings["address/internal"]
+			h.Host = "c2"
+			w.State.Holdings["address/internal"] = h
+			w.Rounds["c2"] = fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: lease.AnyStint}, Number: 2, Asked: w.Now.Add(-10 * ms)}
+		}, []string{"c1: release address/internal", "c2: claim address/internal", "host/c2 waits"}},
+		{"nor the other way round", func(w *fleet.World) {
+			fencing(*w, nil)
+			h := w.State.Holdings["address/internal"]
+			h.Host = "c2"
+			w.State.Holdings["address/internal"] = h
+			w.Rounds["c2"] = fleet.Round{Stint: h.Holder(), Number: 2, Asked: w.Now.Add(-10 * ms)}
+		}, []string{"c1: release address/internal", "c2: claim address/internal", "host/c2 waits"}},
 		{"nothing is started under a record that its holder's new stint has outdated", func(w *fleet.World) {
 			h := w.Heard["c2"]
 			h.Stint.N, h.Leased = 2, false

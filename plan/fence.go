@@ -224,7 +224,7 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 	switch {
 	case judge.Silent(round, in.Boot) && age <= max(restMin, 2*t.Lease):
 		d.order(o)
-	case round.Stint == stint && !round.Over && age <= t.Lease:
+	case round.Stint.Boot == in.Boot && !round.Over && age <= t.Lease: // also one about its stint
 		d.wake(t.Lease - age)
 	case round.Stint == stint && !round.Over && !sent:
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard by too many ears, and its fence was not ordered yet"))
