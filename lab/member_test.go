@@ -29,7 +29,7 @@ const (
 `
 	soloUnit = `[Service]
 Type=exec
-ExecStart=/bin/bash -c 'while :; do echo "%%H $$$$" >/dev/udp/%s/%d; sleep 0.1; done'
+ExecStart=/bin/bash -c 'run="%%H $$$$ since $$EPOCHSECONDS"; while :; do echo "$$run" >/dev/udp/%s/%d; sleep 0.1; done'
 Restart=always
 `
 	witnessPort = 9999
@@ -111,7 +111,7 @@ func (s *lightSite) furniture() map[string]File {
 // witness hears on the client's host who runs the active/passive service.
 type witness struct {
 	mu   sync.Mutex
-	runs []string // "HOST PID", each where it was first heard
+	runs []string // "HOST PID since SECOND" (a new machine's PIDs begin anew), each where it was first heard
 	err  error
 }
 
