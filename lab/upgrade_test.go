@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"mainstay/api"
+	"mainstay/fleet"
 )
 
 // session is a client that keeps one connection through the virtual address and
@@ -273,8 +274,16 @@ func (s *lightSite) applied(t *testing.T) {
 		t.Errorf("refused files changed something:\n%s\n%s", sums, now)
 	}
 
-	log, session := s.patient(t), s.session(t)
 	s.deed(t)(s.lab.PowerOff(s.ctx, "c4"))
+	s.await(t, "c4 out of the way: what it was answering is lost with it", func(st api.Status) bool {
+		for _, h := range st.Hosts {
+			if h.Name == "c4" {
+				return h.Condition == fleet.Lapsed || h.Condition == fleet.Dead
+			}
+		}
+		return false
+	})
+	log, session := s.patient(t), s.session(t)
 	web := strings.Index(memberServices, "  web:")
 	solo := strings.Index(memberServices, "  solo:")
 	twin := strings.Replace(strings.Replace(memberServices[web:solo], "  web:", "  twin:", 1), "port: 5000", "port: 5005", 1)
