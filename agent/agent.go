@@ -135,6 +135,8 @@ type Agent struct {
 	applied  uint64       // revision that HAProxy has been told
 	suspects []string
 	ticked   fleet.Moment
+	// departing is since when this host has been shutting down; zero: it is not.
+	departing fleet.Moment
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -869,7 +871,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: map[string]bool{}, Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {

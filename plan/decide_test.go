@@ -219,6 +219,47 @@ func TestDecide(t *testing.T) {
 			w.Leader = "c3"
 			report(*w, "c2", func(r *fleet.Report) { r.Leaving, r.Boot = true, "a" })
 		}, []string{"member/c2", "intent/c2", "service/s waits"}},
+		{"but one that went down with something in its hands", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
+		{"a host that shuts down hands over what it holds", func(w *fleet.World) {
+			report(*w, "c1", func(r *fleet.Report) { r.GoesDown = true })
+		}, []string{"c1: release address/internal"}},
+		{"and what it runs alone", func(w *fleet.World) {
+			report(*w, "c2", func(r *fleet.Report) { r.GoesDown = true })
+		}, []string{"c2: stop service/s"}},
+		{"but not in an earlier boot", func(w *fleet.World) {
+			reboot(*w, "c3", "x")
+			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "x"}
+			report(*w, "c3", func(r *fleet.Report) { r.Boot, r.GoesDown = "b", true })
+		}, nil},
+		{"nothing goes to a host that shuts down", func(w *fleet.World) {
+			lapse(*w, "c1")
+			w.Leader = "c2"
+			report(*w, "c3", func(r *fleet.Report) { r.GoesDown = true })
+		}, []string{"holding/address/internal=c2#2"}},
+		{"a farewell with empty hands is written down", func(w *fleet.World) {
+			silent(*w, "c3", 200*ms)
+			report(*w, "c3", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+		}, []string{"member/c3"}},
+		{"not while it is heard", func(w *fleet.World) {
+			report(*w, "c3", func(r *fleet.Report) { r.Leaving = true })
+		}, nil},
+		{"not while it holds something", func(w *fleet.World) {
+			silent(*w, "c2", 200*ms)
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
+		}, nil},
+		{"and forgotten when it is heard again", func(w *fleet.World) {
+			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "b", Left: &fleet.Farewell{Boot: "b"}}
+		}, []string{"member/c3"}},
+		{"one that left is not counted as lost by the brake", func(w *fleet.World) {
+			hush(*w, "c2")
+			silent(*w, "c3", time.Second)
+			report(*w, "c3", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "b", Left: &fleet.Farewell{Boot: "b", Down: true}}
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
 		{"nor when disarmed", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
