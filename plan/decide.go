@@ -318,11 +318,12 @@ func (d *decision) admit() {
 }
 
 // onItsWay names a thing that was taken from an earlier boot of the host and has
-// not yet been seen working elsewhere.
+// not yet been seen working elsewhere. What was given to a boot that has ended as well
+// never arrives: two hosts that had each other's things would wait for each other.
 func (d *decision) onItsWay(host, boot string) string {
 	for _, thing := range d.from[host] {
 		h := d.w.State.Holdings[thing]
-		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.arrived(h) && d.reaches(h.Host) {
+		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.arrived(h) && d.reaches(h.Host) && d.w.Heard[h.Host].Stint.Boot == h.Boot {
 			return thing
 		}
 	}

@@ -281,6 +281,15 @@ func TestDecide(t *testing.T) {
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
 		}, []string{"-proof/c2"}},
 		{"a later boot proves the former dead", func(w *fleet.World) { reboot(*w, "c2", "x") }, []string{"member/c2", "proof/c2", "service/s waits"}},
+		{"two that had each other's things do not wait for each other", func(w *fleet.World) {
+			for _, host := range []string{"c1", "c2"} {
+				reboot(*w, host, "x")
+				w.State.Members[host] = fleet.Member{Host: host, Admitted: "b"}
+			}
+			a, s := w.State.Holdings["address/internal"], w.State.Holdings["service/s"]
+			a.From, s.From = fleet.Stint{Host: "c2", Boot: "a", N: 1}, fleet.Stint{Host: "c1", Boot: "a", N: 1}
+			w.State.Holdings["address/internal"], w.State.Holdings["service/s"] = a, s
+		}, []string{"member/c1", "proof/c1", "member/c2", "proof/c2", "ask c1 1", "service/s waits"}},
 		{"a boot two boots ago is dead as well", func(w *fleet.World) {
 			reboot(*w, "c2", "y")
 			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "x"}
