@@ -73,8 +73,9 @@ type Balancer interface {
 	Finished(ctx context.Context, service string) (n uint64, ok bool)
 }
 
-// Fencer carries out fence, confirm and power-on orders.
-type Fencer func(ctx context.Context, o fleet.Order) (*fleet.Proof, error)
+// Fencer carries out fence, confirm and power-on orders. still says why an order that
+// was accepted must not be carried out any more.
+type Fencer func(ctx context.Context, o fleet.Order, still func() error) (*fleet.Proof, error)
 
 // Config wires an agent.
 type Config struct {
@@ -150,6 +151,7 @@ const learnBound = startDeadline + time.Second
 // deed is a plan.Deed with the one who waits for its effect, if anybody.
 type deed struct {
 	plan.Deed
+	at    fleet.Moment // when it was queued
 	reply func(fleet.Effect)
 }
 
@@ -638,7 +640,7 @@ func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 			}
 			a.poke(a.tell)
 		}
-		x := deed{Deed: d}
+		x := deed{Deed: d, at: a.cfg.Now()}
 		if d.Order.Key != "" {
 			x.reply = reply
 		}
