@@ -397,3 +397,44 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+// TestNoSilenceIsAProof: a host without a fence runs the service and falls silent, for a
+// moment, an hour, a year. However long, and whatever promised to hear it no more, its
+// service is started nowhere else: only the contract of a watchdog could make a proof of
+// silence, and there is none.
+func TestNoSilenceIsAProof(t *testing.T) {
+	for _, d := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * 365 * time.Hour} {
+		for _, quiet := range []func(fleet.World, string){func(fleet.World, string) {}, lapse, hush} {
+			w := small()
+			for i := range w.Spec.Hosts {
+				w.Spec.Hosts[i].Fence = fleet.Fence{}
+			}
+			w.Leader = "c3"
+			quiet(w, "c2")
+			w.Now, w.Wall = w.Now.Add(d), w.Wall.Add(d)
+			for _, host := range []string{"c1", "c3"} {
+				silent(w, host, 0)
+				h := w.Heard[host]
+				h.Nets = map[string]fleet.Moment{}
+				for _, n := range w.Spec.Networks {
+					h.Nets[n.Name] = w.Now
+				}
+				w.Heard[host] = h
+			}
+			w, p := Turn(w)
+			for _, r := range p.Records {
+				if strings.HasPrefix(r.Key, "holding/service/") || strings.HasPrefix(r.Key, "proof/") {
+					t.Errorf("after %v of silence: %s: %s", d, r.Key, r.Text)
+				}
+			}
+			for _, o := range p.Orders {
+				if o.Thing == "service/s" {
+					t.Errorf("after %v of silence: %s shall %s: %s", d, o.To, o.Verb, o.Why)
+				}
+			}
+			if c := w.Verdicts["c2"].Condition; c == fleet.Dead || c == fleet.Healthy {
+				t.Errorf("after %v of silence c2 is %s", d, c)
+			}
+		}
+	}
+}
