@@ -37,9 +37,11 @@ HUNT ?= 50
 guards:
 	GOGC=400 go test -tags=mutate ./sim -count=1 -timeout 0 -v -run Guards -hunt $(HUNT)
 
-# Three faults on a real Keystone, seen by a client. KEEP=1 leaves the lab running.
+# Three faults on a real Keystone, seen by a client. KEEP=1 leaves the lab running,
+# SUITE=trixie plays it on Debian 13.
+SUITE ?= bookworm
 demo: build
-	bin/mainstay demo $(if $(KEEP),--keep)
+	bin/mainstay demo --suite $(SUITE) $(if $(KEEP),--keep)
 
 # The time an address is silent when its holder loses power, beside keepalived and Pacemaker.
 ROUNDS ?= 10
@@ -53,7 +55,7 @@ rest: build
 
 # The same lab without the story.
 lab: build
-	bin/mainstay lab up --cloud
+	bin/mainstay lab up --cloud --suite $(SUITE)
 
 # Every fault in turn, on a lab of five hosts and on one with a cloud. FAULT=name plays some.
 FAULT ?=

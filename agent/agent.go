@@ -99,8 +99,8 @@ type Agent struct {
 	cfg  Config
 	conn *heartbeat.Conn
 
-	deeds   chan deed
-	powers  chan deed // those to power switches, which wait for no address
+	work    chan struct{} // there are deeds
+	powers  chan deed     // those to power switches, which wait for no address
 	asks    chan ask
 	answers chan leader.Answer
 	news    chan struct{} // for the leader: hearing changed
@@ -111,6 +111,7 @@ type Agent struct {
 	mu       sync.Mutex // guards all below
 	spec     fleet.Spec
 	hand     *plan.Hand
+	deeds    []deed // not yet begun, in their order
 	leaseRow *table
 	ear      *lease.Ear // nil where this host is no voter
 	earTable *table
@@ -180,7 +181,7 @@ type sense struct {
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, spec: cfg.Spec, late: fleet.GuardLate,
-		deeds: make(chan deed, 256), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
+		work: make(chan struct{}, 1), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
 		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
 		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
 		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{},
@@ -644,19 +645,33 @@ func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 		if d.Order.Key != "" {
 			x.reply = reply
 		}
-		if d.Do == plan.DoRenew {
-			select {
-			case a.deeds <- x:
-			default: // the next acknowledgement renews again
-			}
-			continue
-		}
 		if d.Apart() {
 			a.powers <- x
 			continue
 		}
-		a.deeds <- x
+		a.line(x)
 	}
+}
+
+// line puts a deed behind those that wait. It never blocks: whoever calls holds
+// the lock, which the goroutine that carries deeds out needs to go on.
+func (a *Agent) line(d deed) {
+	if n := len(a.deeds); d.Do == plan.DoRenew && n > 0 && a.deeds[n-1].Do == plan.DoRenew {
+		return // several renewals that queue up are one
+	}
+	a.deeds = append(a.deeds, d)
+	a.poke(a.work)
+}
+
+// next takes the first deed that waits.
+func (a *Agent) next() (d deed, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.deeds) == 0 {
+		return d, false
+	}
+	d, a.deeds = a.deeds[0], a.deeds[1:]
+	return d, true
 }
 
 // errand is an order that is being followed, or was a moment ago.
@@ -836,9 +851,7 @@ func (a *Agent) report(ctx context.Context) {
 			a.mu.Unlock()
 			continue
 		}
-		a.seq++
-		// The number must rise over restarts of the agent within one boot.
-		r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.cfg.Wall()
+		r.Seq, r.Wall = a.number(now), a.cfg.Wall()
 		a.said, a.saidAt = r, now
 		a.mu.Unlock()
 		a.cfg.Tell(r)
@@ -852,9 +865,15 @@ func (a *Agent) Farewell() fleet.Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.testimony(now)
-	a.seq++
-	r.Seq, r.Wall, r.Leaving = uint64(now)<<8|a.seq&0xff, a.cfg.Wall(), true
+	r.Seq, r.Wall, r.Leaving = a.number(now), a.cfg.Wall(), true
 	return r
+}
+
+// number gives a report its number, which rises also over restarts of the agent
+// within one boot. The caller holds the lock.
+func (a *Agent) number(now fleet.Moment) uint64 {
+	a.seq = max(a.seq+1, uint64(now))
+	return a.seq
 }
 
 // knows says whether every service of this host has been asked how it is. The

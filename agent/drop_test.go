@@ -51,7 +51,7 @@ func TestDropBeforeBeat(t *testing.T) {
 	if n := beats(); n != 0 {
 		t.Errorf("it beat before the drop was done: %d", n)
 	}
-	d := <-a.deeds
+	d, _ := a.next()
 	if d.Do != plan.DoDrop {
 		t.Fatalf("first of all comes %s, not a drop", d.Do)
 	}
@@ -61,5 +61,41 @@ func TestDropBeforeBeat(t *testing.T) {
 	}
 	if n := beats(); n == 0 {
 		t.Error("it does not beat after the drop")
+	}
+}
+
+// TestStuckHandsBlockNobody: whoever queues a deed holds the lock that the hands need
+// to go on, so hands that are stuck for long must not make the queue wait.
+func TestStuckHandsBlockNobody(t *testing.T) {
+	spec := fleet.Spec{Site: "test", Timing: fleet.Presets()["room"], Hosts: []fleet.Host{{Name: "c1", Voter: true}}}
+	a, err := New(Config{
+		Host: "c1", Boot: "b", Spec: spec, Run: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Now: func() fleet.Moment { return fleet.Moment(time.Hour) }, Wall: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queued := make(chan struct{})
+	go func() {
+		defer close(queued)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for range 1000 {
+			a.queue([]plan.Deed{{Do: plan.DoRenew}, {Do: plan.DoRenew}, {Do: plan.DoClaim}}, nil)
+		}
+	}()
+	select {
+	case <-queued:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the queue waits for hands that wait for its lock")
+	}
+	n := 0
+	for d, ok := a.next(); ok; d, ok = a.next() {
+		if n++; n > 1 && (d.Do == plan.DoRenew) != (n%2 == 0) {
+			t.Fatalf("deed %d is %s", n, d.Do)
+		}
+	}
+	if n != 2001 { // the drop that the agent began with, and 1000 times one renewal and one claim
+		t.Errorf("%d deeds wait", n)
 	}
 }

@@ -31,7 +31,9 @@ func (a *Agent) carryOut(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case d := <-a.deeds:
+		case <-a.work:
+		}
+		for d, ok := a.next(); ok && ctx.Err() == nil; d, ok = a.next() {
 			a.do(ctx, d)
 		}
 	}
@@ -101,8 +103,7 @@ func (a *Agent) addr(thing string) netip.Addr {
 	return v.Addr
 }
 
-// renew keeps the guards open as long as the lease now says; several renewals
-// that queued up are one.
+// renew keeps the guards open as long as the lease now says.
 func (a *Agent) renew() {
 	a.mu.Lock()
 	until := a.hand.End()
@@ -170,7 +171,7 @@ func (a *Agent) claimLater(ctx context.Context, d deed, addr netip.Addr, others 
 		Why: fmt.Sprintf("claimed although %v answered for %s for %v", others, addr, claimDelay)})
 	d.reply = nil
 	a.mu.Lock()
-	a.deeds <- deed{Deed: plan.Deed{Do: plan.DoClaim, Thing: d.Thing, Generation: d.Generation, Why: forced}}
+	a.line(deed{Deed: plan.Deed{Do: plan.DoClaim, Thing: d.Thing, Generation: d.Generation, Why: forced}})
 	a.mu.Unlock()
 }
 

@@ -17,6 +17,7 @@ import (
 
 func (a *app) demoCommand() *cobra.Command {
 	var keep bool
+	var suite string
 	cmd := &cobra.Command{
 		Use: "demo", Short: "Break a small cloud on this machine and watch it stay up", Args: cobra.NoArgs,
 		Long: `Builds a lab of three controllers with MariaDB Galera, memcached, Keystone and
@@ -27,6 +28,12 @@ code is 3 if a promise was broken. Cleans up after itself, also on Ctrl-C.`,
 		Example: "  sudo mainstay demo\n  sudo mainstay demo --keep",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			const name = "demo"
+			switch _, err := lab.Open(name); {
+			case err == nil:
+				return fmt.Errorf("a lab named %[1]s is there already, from a demo that was kept or killed: mainstay lab --name %[1]s down takes it away", name)
+			case !errors.Is(err, lab.ErrNoLab):
+				return err
+			}
 			defer func() {
 				if keep {
 					fmt.Fprintf(a.out, "\nThe lab is still there. Look around:\n  mainstay lab --name %[1]s exec c1 -- mainstay status\n  mainstay lab --name %[1]s exec c1 -- mainstay why internal\n  mainstay lab --name %[1]s poweroff c2\nand take it down with:\n  mainstay lab --name %[1]s down\n", name)
@@ -38,7 +45,7 @@ code is 3 if a promise was broken. Cleans up after itself, also on Ctrl-C.`,
 				err = errors.Join(err, lab.Down(clean, name))
 			}()
 			fmt.Fprintln(a.err, "This machine needs the Debian packages:", strings.Join(lab.Prerequisites(), " "))
-			l, err := a.buildLab(cmd.Context(), labOptions{name: name, cloud: true, timing: "rack"})
+			l, err := a.buildLab(cmd.Context(), labOptions{name: name, cloud: true, timing: "rack", suite: suite})
 			if err != nil {
 				return err
 			}
@@ -46,6 +53,7 @@ code is 3 if a promise was broken. Cleans up after itself, also on Ctrl-C.`,
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab running afterwards")
+	cmd.Flags().StringVar(&suite, "suite", lab.DefaultSuite, "Debian suite of the hosts: "+strings.Join(lab.Suites(), " or "))
 	return cmd
 }
 

@@ -135,12 +135,23 @@ func (l *Leader) Run(ctx context.Context) {
 			}
 			continue
 		}
+		began := l.Now()
 		ended := l.reign(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		l.Log.Info("no longer leading", "epoch", l.epoch, "why", ended)
 		l.last.set(ctx, view{})
+		// A store that elects this host but takes nothing, a full one, would be asked
+		// as fast as it can refuse.
+		if election := l.Spec().Timing.Election; l.Now().Sub(began) < election {
+			select {
+			case <-ctx.Done():
+				return
+			case <-l.Quorum.LeadChanged():
+			case <-time.After(election):
+			}
+		}
 	}
 }
 

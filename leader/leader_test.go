@@ -2,6 +2,7 @@ package leader
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -43,6 +44,41 @@ func (e *eyes) Heard() map[string]fleet.Heard   { return e.heard }
 func (e *eyes) Ask(_ uint64, round fleet.Round) { e.asked = append(e.asked, round) }
 func (e *eyes) Answers() <-chan Answer          { return nil }
 func (e *eyes) Changed() <-chan struct{}        { return nil }
+
+// full is a store that elects this host and takes nothing.
+type full struct {
+	quorum
+	asked chan time.Time
+}
+
+func (f *full) RaiseEpoch(ctx context.Context, _ string) (fleet.State, uint64, error) {
+	select {
+	case f.asked <- time.Now():
+	case <-ctx.Done():
+	}
+	return fleet.State{}, 0, errors.New("database space exceeded")
+}
+
+// TestFullStoreIsNotAskedAsFastAsItRefuses: such a leader would take a whole core and
+// fill the journal, on the host where somebody has to find out why.
+func TestFullStoreIsNotAskedAsFastAsItRefuses(t *testing.T) {
+	timing := fleet.Presets()["rack"]
+	begun := time.Now()
+	f := &full{asked: make(chan time.Time)}
+	l := New(Config{
+		Host: "c1", Spec: func() fleet.Spec { return fleet.Spec{Timing: timing} }, Quorum: f,
+		Now: func() fleet.Moment { return fleet.Moment(time.Since(begun)) }, Wall: time.Now, Log: slog.New(slog.DiscardHandler),
+	})
+	go l.Run(t.Context())
+	last := <-f.asked
+	for range 3 {
+		again := <-f.asked
+		if again.Sub(last) < timing.Election/2 {
+			t.Errorf("asked again after %v", again.Sub(last))
+		}
+		last = again
+	}
+}
 
 // TestEventsWaitForTheDecision: a disk may take longer for a write than the ears
 // for their answer, so nothing is written that a decision does not need while a

@@ -817,8 +817,8 @@ func (a *agent) report() {
 		return
 	}
 	a.everTold = true
-	a.seq++
-	r.Seq, r.Wall = uint64(now)<<8|a.seq&0xff, a.host.wall()
+	a.seq = max(a.seq+1, uint64(now)) // it rises also over restarts within one boot
+	r.Seq, r.Wall = a.seq, a.host.wall()
 	a.said, a.saidAt, a.sayLed = r, now, r.Leased
 	t := told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
 	for _, v := range a.voters {
