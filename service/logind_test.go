@@ -109,11 +109,12 @@ func (l *fakeLogind) held(k lock) {
 }
 
 // TestBeforeShutdown: a shutdown waits for what is to be done before it and no longer,
-// one that is called off ends it, and a logind that comes late is found.
+// one that is called off ends it, and a logind that comes later is found.
 func TestBeforeShutdown(t *testing.T) {
 	t.Parallel()
 	f := newFakeSystemd(t)
 	s := newSystemd(t, f)
+	l := newFakeLogind(t, f)
 	ctx, cancel := context.WithCancel(context.Background())
 	began, ended, undone, finish := make(chan bool), make(chan error, 1), make(chan bool), make(chan bool)
 	over := make(chan bool)
@@ -136,7 +137,6 @@ func TestBeforeShutdown(t *testing.T) {
 			t.Fatal(what)
 		}
 	}
-	l := newFakeLogind(t, f)
 	given := l.given()
 	l.prepare(true)
 	wait(began, "a shutdown begins, and nothing is done before it")
@@ -155,6 +155,8 @@ func TestBeforeShutdown(t *testing.T) {
 		t.Error(err)
 	}
 	l.released(given)
+	l.conn.Close()
+	newFakeLogind(t, f).given()
 	cancel()
 	wait(over, "it goes on without its context")
 }
