@@ -118,6 +118,9 @@ func (a *Agent) renew() {
 	}
 	a.mu.Lock()
 	a.hand.Kept(until) // these hands move; what they could not do, they say themselves
+	if a.late != late {
+		a.poke(a.tell)
+	}
 	a.late = late
 	a.mu.Unlock()
 }
