@@ -50,6 +50,7 @@ func TestMembership(t *testing.T) {
 	t.Run("a host is added", func(t *testing.T) { s.added(t, "c4") })
 	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
 	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
+	t.Run("a host shuts down and hands over first", func(t *testing.T) { s.shutDown(t) })
 	t.Run("a dead voter is replaced by a new machine", func(t *testing.T) { s.replaced(t, "c3") })
 	t.Run("what a dead host ran starts elsewhere by an oath", func(t *testing.T) { s.sworn(t) })
 	t.Run("a lost store is restored from a backup", func(t *testing.T) { s.restored(t) })

@@ -28,6 +28,8 @@ type sight struct {
 	// reaches: it makes sense to send it anything.
 	reaches     bool
 	maintenance bool
+	// down: it says itself that it is shutting down.
+	down bool
 }
 
 func newIndex(w fleet.World) index {
@@ -41,6 +43,7 @@ func newIndex(w fleet.World) index {
 		s := &seen[i]
 		r, ok := w.Reports[name]
 		s.report, s.current = r, ok && r.Boot != "" && r.Boot == w.Heard[name].Stint.Boot
+		s.down = s.current && r.GoesDown
 		switch w.Verdicts[name].Condition {
 		case fleet.Healthy, fleet.Degraded, fleet.Suspect:
 			s.reaches = true

@@ -368,6 +368,14 @@ func init() {
 			h.quickBoot = false
 			return nil
 		})},
+		"shutdown": {1, onHost(func(s *Site, h *host, _ []string) error {
+			h.shutDown()
+			return nil
+		})},
+		"stopagent": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			h.stopAgent()
+			return nil
+		})},
 		"hang":        {1, onHost(hang)},
 		"resume":      {1, onHost(resume)},
 		"suspend":     {1, onHost(func(_ *Site, h *host, _ []string) error { h.suspend(); return nil })},

@@ -187,7 +187,7 @@ func (w *watch) renewing(h *host) {
 // How much a leader may turn and write in a second, and how often a thing may change
 // hands: so many times at once, so many for each fault, and once in a while without one.
 const (
-	turnsMost   = 120
+	turnsMost   = 140
 	writesMost  = 70
 	handsMost   = 8
 	handsFault  = 3
@@ -381,7 +381,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string) {
 	lost := 0
 	for _, x := range s.hosts {
 		p, proved := s.quorum.newest().Proofs[x.name]
-		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) {
+		left := s.quorum.newest().Members[x.name].Left
+		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) && !(left != nil && left.Boot == x.boot) {
 			lost++
 		}
 	}
