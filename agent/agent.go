@@ -73,8 +73,9 @@ type Balancer interface {
 	Finished(ctx context.Context, service string) (n uint64, ok bool)
 }
 
-// Fencer carries out fence, confirm and power-on orders.
-type Fencer func(ctx context.Context, o fleet.Order) (*fleet.Proof, error)
+// Fencer carries out fence, confirm and power-on orders. still says why an order that
+// was accepted must not be carried out any more.
+type Fencer func(ctx context.Context, o fleet.Order, still func() error) (*fleet.Proof, error)
 
 // Config wires an agent.
 type Config struct {
@@ -140,6 +141,8 @@ type Agent struct {
 	applied  uint64       // revision that HAProxy has been told
 	suspects []string
 	ticked   fleet.Moment
+	// departing is since when this host has been shutting down; zero: it is not.
+	departing fleet.Moment
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -153,6 +156,7 @@ const learnBound = startDeadline + time.Second
 // deed is a plan.Deed with the one who waits for its effect, if anybody.
 type deed struct {
 	plan.Deed
+	at    fleet.Moment // when it was queued
 	reply func(fleet.Effect)
 }
 
@@ -642,7 +646,7 @@ func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 			}
 			a.poke(a.tell)
 		}
-		x := deed{Deed: d}
+		x := deed{Deed: d, at: a.cfg.Now()}
 		if d.Order.Key != "" {
 			x.reply = reply
 		}
@@ -918,7 +922,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {

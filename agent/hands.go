@@ -291,7 +291,7 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 	case plan.VerbInventory:
 		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
-		proof, err := a.cfg.Fence(ctx, o)
+		proof, err := a.cfg.Fence(ctx, o, func() error { return a.still(d) })
 		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Done, Proof: proof, Wall: a.cfg.Wall()}
 		if err != nil {
 			e.Outcome, e.Why = outcome(err), err.Error()
@@ -302,6 +302,22 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 	default:
 		a.done(d, fmt.Errorf("this version (%s) knows no verb %q", a.cfg.Version, o.Verb))
 	}
+}
+
+// still says why an order to a power switch must not be carried out any more: a newer
+// epoch has begun, or it is so old that whoever leads now no longer counts with it.
+func (a *Agent) still(d deed) error {
+	now := a.cfg.Now()
+	a.mu.Lock()
+	why := a.hand.Refuses(d.Order, now)
+	a.mu.Unlock()
+	if age := now.Sub(d.at); age > fence.Latest {
+		why = fmt.Sprintf("it was given %v ago, and is good for %v", age.Round(time.Second), fence.Latest)
+	}
+	if why != "" {
+		return errors.New(why)
+	}
+	return nil
 }
 
 // reroute tells HAProxy the newest table as this ear sees it. The caller holds

@@ -77,7 +77,7 @@ func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []s
 				v.Stint.N, v.Why = 0, "nothing heard of it by a majority of ears"
 			}
 		}
-		return proved(w, v, host.Name)
+		return proved(w, offline(w, v), host.Name)
 	}
 	v.Stint = h.Stint
 	silence := w.Now.Sub(h.Last)
@@ -103,7 +103,30 @@ func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []s
 			v.Condition, v.Why = fleet.Degraded, "it is heard but says that no majority acknowledges it"
 		}
 	}
-	return proved(w, v, host.Name)
+	return proved(w, offline(w, v), host.Name)
+}
+
+// offline explains the silence of a host that said farewell and holds nothing: nobody
+// need do anything about it, and it says nothing of our own eyes.
+func offline(w *fleet.World, v fleet.Verdict) fleet.Verdict {
+	bye := w.State.Members[v.Host].Left
+	if bye == nil || v.Condition == fleet.Healthy || v.Condition == fleet.Degraded || v.Stint.Boot != "" && v.Stint.Boot != bye.Boot {
+		return v
+	}
+	if r := w.Reports[v.Host]; r.Boot == bye.Boot && !r.Leaving {
+		return v // it has spoken since
+	}
+	for _, thing := range fleet.Sorted(w.State.Holdings) {
+		if w.State.Holdings[thing].Host == v.Host {
+			return v
+		}
+	}
+	v.Condition, v.Stint, v.Witnesses = fleet.Offline, fleet.Stint{Host: v.Host, Boot: bye.Boot, N: v.Stint.N}, []string{v.Host}
+	v.Why = "its agent was stopped in good order at " + bye.At.UTC().Format(time.DateTime) + " UTC, and it holds nothing"
+	if bye.Down {
+		v.Why = "it was shut down in good order at " + bye.At.UTC().Format(time.DateTime) + " UTC, and holds nothing"
+	}
+	return v
 }
 
 // Silent says whether a round found that a majority of ears has heard nothing at

@@ -52,6 +52,31 @@ func TestConditions(t *testing.T) {
 			h.Stint.N = 2
 		}, fleet.Healthy, nil},
 		{"never heard", func(_ *fleet.World, h *fleet.Heard) { *h = fleet.Heard{} }, fleet.Unheard, nil},
+		{"silent after its farewell", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b", Down: true}}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Offline, nil},
+		{"never heard, and it had said farewell", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b", Down: true}}}
+			*h = fleet.Heard{}
+		}, fleet.Offline, nil},
+		{"the farewell was of an earlier boot", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "a"}}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Suspect, nil},
+		{"it holds something", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b"}}}
+			w.State.Holdings = map[string]fleet.Holding{"service/s": {Thing: "service/s", Host: "c2", Boot: "b"}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Suspect, nil},
+		{"it has reported since", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b"}}}
+			w.Reports = map[string]fleet.Report{"c2": {Host: "c2", Boot: "b"}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Suspect, nil},
+		{"a farewell, and it beats", func(w *fleet.World, _ *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b"}}}
+		}, fleet.Healthy, nil},
 		{"proved dead and silent", func(w *fleet.World, h *fleet.Heard) {
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Evidence: "its BMC said off twice"}
 			h.Last = now.Add(-time.Second)

@@ -82,10 +82,14 @@ type node struct {
 	versions versions
 	// succeeded says that another process goes on in this one's place.
 	succeeded atomic.Bool
-	applying  atomic.Int32  // operators' questions about a new file that are being answered
-	renewed   chan struct{} // a new file was taken: a new process shall read it
-	taking    sync.Mutex    // one new file at a time
-	offered   uint64        // the highest epoch in which a file was taken; guarded by taking
+	// bye says that the voters shall hear a farewell; down is when this host was first
+	// known to be shutting down, 0 if it is not.
+	bye      atomic.Bool
+	down     atomic.Int64
+	applying atomic.Int32  // operators' questions about a new file that are being answered
+	renewed  chan struct{} // a new file was taken: a new process shall read it
+	taking   sync.Mutex    // one new file at a time
+	offered  uint64        // the highest epoch in which a file was taken; guarded by taking
 }
 
 // ReadSite reads and checks a site's file; every mistake is in the error.
@@ -224,8 +228,10 @@ func machineUUID() string {
 	return ""
 }
 
-func (n *node) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (n *node) run(asked context.Context) error {
+	// Who asks this process to end may have to wait until its host has handed over.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
+	atOnce := context.AfterFunc(asked, cancel)
 	var wait sync.WaitGroup
 	defer func() { cancel(); wait.Wait() }()
 	n.system = service.NewSystemd("")
@@ -291,24 +297,27 @@ func (n *node) run(ctx context.Context) error {
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
 	}
+	wait.Go(func() { n.system.BeforeShutdown(ctx, n.depart, n.stay) })
+	if atOnce() { // nobody has asked so far
+		leaving := make(chan struct{})
+		stop := context.AfterFunc(asked, func() {
+			defer close(leaving)
+			defer cancel()
+			n.leave(ctx)
+		})
+		defer func() {
+			if !stop() {
+				<-leaving
+			}
+		}()
+	}
 	err = n.agent.Run(ctx)
-	n.farewell()
+	if n.bye.Load() {
+		bye, done := context.WithTimeout(context.Background(), farewellBound)
+		defer done()
+		n.peers.last(bye, n.agent.Farewell())
+	}
 	return err
-}
-
-// farewell tells every voter that this agent was stopped and its host was not: a
-// host is not switched off because a person looks at its agent. One that is shutting
-// down says nothing, and is fenced before what it ran starts elsewhere.
-func (n *node) farewell() {
-	if n.succeeded.Load() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	if stopping, err := n.system.Stopping(ctx); err != nil || stopping {
-		return
-	}
-	n.peers.last(ctx, n.agent.Farewell())
 }
 
 // tellFaults logs what mainstay check would find, beside the running agent: a

@@ -14,6 +14,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -58,6 +59,7 @@ func Decide(w fleet.World) fleet.Plan {
 		d.load[w.State.Holdings[thing].Host]++ // of those without a holder nobody asks
 	}
 	d.void()
+	d.farewells()
 	d.admit()
 	d.rounds()
 	d.addresses()
@@ -132,14 +134,23 @@ func (d *decision) unfit(host string) string {
 	if _, open := d.w.State.Intents[host]; open && fleet.Armed(fleet.GuardIntent) {
 		return host + " is being fenced"
 	}
-	if x.maintenance {
-		return host + " is in maintenance"
-	}
-	return ""
+	return d.departs(host)
 }
 
 // maintenance says whether a person has taken the host out of service.
 func (d *decision) maintenance(host string) bool { return d.see(host).maintenance }
+
+// departs says why what a host has shall go elsewhere and nothing new come to it: a
+// person has taken it out of service, or it is shutting down; "" if it stays.
+func (d *decision) departs(host string) string {
+	switch s := d.see(host); {
+	case s.down:
+		return host + " is shutting down"
+	case s.maintenance:
+		return host + " is in maintenance"
+	}
+	return ""
+}
 
 func (d *decision) record(r fleet.Record) { d.plan.Records = append(d.plan.Records, r) }
 
@@ -236,6 +247,38 @@ func (d *decision) void() {
 	}
 }
 
+// farewells notes which hosts have gone silent in good order, with nothing in their
+// hands: whoever leads later, and has never heard them, knows why they are silent.
+func (d *decision) farewells() {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
+		m, joined := d.w.State.Members[host.Name]
+		v := d.w.Verdicts[host.Name]
+		speaks := v.Condition == fleet.Healthy || v.Condition == fleet.Degraded
+		r, spoken := d.current(host.Name)
+		switch {
+		case !joined:
+		case speaks && m.Left != nil && v.Stint.Boot == m.Left.Boot && !r.Leaving:
+			m.Left = nil
+			d.member(m, host.Name+" is heard again")
+		case !speaks && spoken && r.Leaving && (m.Left == nil || m.Left.Boot != r.Boot) && m.Admitted == r.Boot && len(d.on[host.Name]) == 0:
+			m.Left = &fleet.Farewell{Boot: r.Boot, Down: r.GoesDown, At: r.Wall}
+			what := "its agent was stopped"
+			if r.GoesDown {
+				what = "it was shut down"
+			}
+			d.member(m, fmt.Sprintf("%s has left in good order and holds nothing: %s", host.Name, what))
+		}
+	}
+}
+
+// member records what is remembered of a host, for this turn's later thoughts too.
+func (d *decision) member(m fleet.Member, text string) {
+	d.record(fleet.Put("member/"+m.Host, m, text))
+	d.w.State.Members = maps.Clone(d.w.State.Members)
+	d.w.State.Members[m.Host] = m
+}
+
 // admit gives a joined host's new boot its rights back, once nothing that was
 // taken from the old one is still on its way and no fence for it is open.
 func (d *decision) admit() {
@@ -264,7 +307,7 @@ func (d *decision) admit() {
 			continue
 		}
 		former := m.Admitted
-		m.Admitted, m.Barred = heard.Stint.Boot, ""
+		m.Admitted, m.Barred, m.Left = heard.Stint.Boot, "", nil
 		if report.UUID != "" {
 			m.UUID = report.UUID
 		}
@@ -332,6 +375,9 @@ func (d *decision) rounds() {
 		stuck := asked && round.Stint == stint && round.Over && d.w.Now.Sub(round.Asked) > d.w.Spec.Timing.Lease
 		if address && service && (stuck || judge.Silent(round, stint.Boot)) {
 			stint.N, address = lease.AnyStint, false
+		}
+		if asked && round.Over && !address && len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {
+			asked = false // there are more ears now: a host is fenced on the word of most of these
 		}
 		switch {
 		case heard.Stint.Boot != stint.Boot && heard.Stint.Boot != "" && d.reaches(host):

@@ -57,8 +57,9 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		}
 		switch d.w.Verdicts[host].Condition {
 		case fleet.Lapsed:
-			if !judge.Silent(d.w.Rounds[host], h.Boot) {
-				continue // a stint that is over may have been followed by another
+			round := d.w.Rounds[host]
+			if !judge.Silent(round, h.Boot) || len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {
+				continue // a stint that is over may have been followed by another, and there may be more ears now
 			}
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
@@ -81,7 +82,7 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	switch {
 	case host.Name == d.w.Leader:
 		d.wait(about, "another leader: a leader never fences itself", "")
-	case d.w.Reports[host.Name].Leaving && d.w.Reports[host.Name].Boot == boot:
+	case d.w.Reports[host.Name].Leaving && !d.w.Reports[host.Name].GoesDown && d.w.Reports[host.Name].Boot == boot:
 		d.wait(about, "its agent to be started again: somebody stopped it, and what runs there runs on unwatched ("+why+")",
 			fmt.Sprintf("systemctl start mainstay on %s; if the host is off: mainstay recover oath %s", host.Name, host.Name))
 	case d.disarmed:

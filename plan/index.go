@@ -30,6 +30,8 @@ type sight struct {
 	maintenance bool
 	// speaks: its report is of the stint that is heard now.
 	speaks bool
+	// down: it says itself that it is shutting down.
+	down bool
 }
 
 func newIndex(w *fleet.World) index {
@@ -44,6 +46,7 @@ func newIndex(w *fleet.World) index {
 		r, ok := w.Reports[name]
 		heard := w.Heard[name].Stint
 		s.report, s.current = r, ok && r.Boot != "" && r.Boot == heard.Boot
+		s.down = s.current && r.GoesDown
 		switch w.Verdicts[name].Condition {
 		case fleet.Healthy, fleet.Degraded, fleet.Suspect:
 			s.reaches = true

@@ -27,7 +27,7 @@ func (d *decision) services() {
 func (d *decision) active(v fleet.Service, host string) {
 	x := d.see(host)
 	s, told := x.report.Services[v.Name]
-	if !told || !x.current || !x.reaches || x.maintenance || s.Phase == fleet.Running && !s.Stuck {
+	if !told || !x.current || !x.reaches || x.maintenance || x.down || s.Phase == fleet.Running && !s.Stuck {
 		return
 	}
 	if _, joined := d.w.State.Members[host]; !joined {
@@ -400,8 +400,8 @@ func (d *decision) shouldMove(v fleet.Service, h fleet.Holding) string {
 		return fmt.Sprintf("%s wishes it on %s", wish.By, wish.To)
 	case wished && wish.To != h.Host:
 		d.wait(h.Thing, fmt.Sprintf("%s to be able to run it: %s", wish.To, d.cannotRun(v, wish.To)), "")
-	case others && d.maintenance(h.Host):
-		return h.Host + " is in maintenance"
+	case others:
+		return d.departs(h.Host)
 	}
 	return ""
 }

@@ -254,8 +254,8 @@ func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
 		d.wait(a.Thing(), fmt.Sprintf("%s to be able to carry it: %s", wish.To, d.cannotCarry(a, wish.To)), "")
 	case !others:
 		return ""
-	case d.maintenance(h.Host):
-		return h.Host + " is in maintenance"
+	case d.departs(h.Host) != "":
+		return d.departs(h.Host)
 	}
 	if d.w.Verdicts[h.Host].Condition == fleet.Suspect || !others {
 		return ""

@@ -58,6 +58,9 @@ type agent struct {
 	seq     uint64
 	content uint64 // counts what was said anew
 
+	departing fleet.Moment // since when its host has been shutting down; 0: it is not
+	leaving   bool
+
 	desk   desk
 	leader leader
 	lead   lead
@@ -760,6 +763,61 @@ func (a *agent) remind(now fleet.Moment) {
 	}
 }
 
+// How long a shutdown waits, as package node has it: for a leader, then for the host's
+// own hands; and how long it serves on at least.
+const (
+	departBound = 10 * time.Second
+	letGoBound  = 25 * time.Second
+	departLeast = time.Second
+)
+
+// shutDown is what a host does that goes down in good order: it hands over, lets go of
+// the rest, says farewell, and then has no power.
+func (a *agent) shutDown(gone func()) {
+	if a.departing != 0 {
+		return
+	}
+	h := a.host
+	a.departing = h.clock()
+	a.hand.Depart(true)
+	a.poke()
+	if h.member != nil && h.member.leads() && !h.quorumProcess.stopped() && a.lead.holds(h.clock()) {
+		for _, v := range a.voters {
+			if x := &a.senses[v.index]; v != h && x.seen && !x.suspect && !a.desk.reports[v.name].GoesDown {
+				h.member.handOver(uint64(v.index + 1))
+				break
+			}
+		}
+	}
+	a.whenFree(h.clock().Add(departBound), func() bool {
+		return h.clock().Sub(a.departing) >= departLeast && plan.Drained(a.routes, h.name)
+	}, func() {
+		a.queue(a.hand.LetGo("this host is shutting down"), func(fleet.Effect) {})
+		a.keep()
+		a.whenFree(h.clock().Add(letGoBound), func() bool { return true }, func() {
+			a.farewell()
+			gone()
+		})
+	})
+}
+
+// whenFree goes on as soon as the host has nothing any more that only one may have, at
+// the latest at until.
+func (a *agent) whenFree(until fleet.Moment, also func() bool, then func()) {
+	if a.hand.Free() && also() || !a.host.clock().Before(until) {
+		then()
+		return
+	}
+	a.host.agentProcess.in(20*millisecond, func() { a.whenFree(until, also, then) })
+}
+
+// farewell is the last report.
+func (a *agent) farewell() {
+	a.leaving = true
+	a.saidAt = 0
+	a.report()
+}
+
 // report tells every voter what this host is like, when that changed and once a
 // second besides.
 func (a *agent) report() {
@@ -791,22 +849,6 @@ func (a *agent) report() {
 	}
 }
 
-// farewell is the last report of an agent that a person stops.
-func (a *agent) farewell() {
-	now := a.host.clock()
-	r := a.testimony(now)
-	a.draft = fleet.Report{}
-	a.content++
-	a.seq = max(a.seq+1, uint64(now))
-	r.Seq, r.Wall, r.Leaving = a.seq, a.host.wall(), true
-	t := &told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
-	for _, v := range a.voters {
-		if v != a.host {
-			a.post(v, t)
-		}
-	}
-}
-
 // post sends a report, over the next network if the first is shut.
 func (a *agent) post(v *host, t *told) {
 	s := a.host.site
@@ -835,6 +877,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	r := fleet.Report{
 		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
 		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
+		GoesDown: a.departing != 0, Leaving: a.leaving,
 		Addresses: d.Addresses, Services: d.Services, Links: d.Links, Severed: d.Severed,
 	}
 	for i := range a.spec.Addresses {
@@ -866,7 +909,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 // same says whether two reports say the same, apart from their number and time.
 func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
-		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving &&
+		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
 		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed)
 }

@@ -203,13 +203,23 @@ func (h *host) killAgent() {
 	h.agent = nil
 }
 
-// stopAgent ends the agent's process as a person does who stops its unit: its last word
-// to every voter is that it leaves. One that is frozen is killed and says nothing.
+// stopAgent is "systemctl stop mainstay": the agent says farewell and ends, and the
+// host stays up.
 func (h *host) stopAgent() {
-	if a := h.agent; a != nil && !h.agentProcess.stopped() {
-		a.farewell()
+	if h.agent == nil || h.agentProcess.stopped() {
+		return
 	}
+	h.agent.farewell()
 	h.killAgent()
+}
+
+// shutDown is "systemctl poweroff".
+func (h *host) shutDown() {
+	if h.agent == nil || h.agentProcess.stopped() {
+		return
+	}
+	h.site.stir(departBound + letGoBound)
+	h.agent.shutDown(h.powerOff)
 }
 
 // clone lets a copy of the machine speak beside it for a while: a snapshot that was

@@ -371,13 +371,20 @@ func init() {
 			h.quickBoot = false
 			return nil
 		})},
+		"shutdown": {1, onHost(func(s *Site, h *host, _ []string) error {
+			h.shutDown()
+			return nil
+		})},
+		"stopagent": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			h.stopAgent()
+			return nil
+		})},
 		"hang":        {1, onHost(hang)},
 		"resume":      {1, onHost(resume)},
 		"suspend":     {1, onHost(func(_ *Site, h *host, _ []string) error { h.suspend(); return nil })},
 		"wake":        {1, onHost(wake)},
 		"clone":       {2, onHost(func(_ *Site, h *host, rest []string) error { return h.clone(rest[0]) })},
 		"killagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.killAgent(); return nil })},
-		"stopagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.stopAgent(); return nil })},
 		"startagent":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.startAgent(); return nil })},
 		"killquorum":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.member.kill(); return nil })},
 		"startquorum": {1, onHost(func(s *Site, h *host, _ []string) error { s.startQuorum(h); return nil })},

@@ -189,7 +189,7 @@ func (w *watch) renewing(h *host) {
 // How much a leader may turn and write in a second, and how often a thing may change
 // hands: so many times at once, so many for each fault, and once in a while without one.
 const (
-	turnsMost   = 120
+	turnsMost   = 140
 	turnsStormy = 3 * turnsMost // in a storm every host has news at every beat
 	writesMost  = 70
 	handsMost   = 8
@@ -286,7 +286,7 @@ type parting struct{ voter, host, boot string }
 // told: the last thing that a voter's agent was told by a host's.
 func (w *watch) told(voter *host, r *fleet.Report) {
 	p := parting{voter.name, r.Host, r.Boot}
-	if r.Leaving {
+	if r.Leaving && !r.GoesDown {
 		w.farewells[p] = voter.agentProcess.life
 	} else if len(w.farewells) > 0 {
 		delete(w.farewells, p)
@@ -414,7 +414,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	lost := 0
 	for _, x := range s.hosts {
 		p, proved := s.quorum.newest().Proofs[x.name]
-		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) {
+		left := s.quorum.newest().Members[x.name].Left
+		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) && !(left != nil && left.Boot == x.boot) {
 			lost++
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	tokenPrefix   = privatePrefix + "token/"
 	epochKey      = statePrefix + "epoch"
 	votersKey     = privatePrefix + "voters"
+	pulseKey      = root + "pulse" // written by pulse, read by nobody
 )
 
 // The bounds. What does not fit is refused before it is sent, so that the
