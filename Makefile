@@ -37,23 +37,26 @@ HUNT ?= 50
 guards:
 	GOGC=400 go test -tags=mutate ./sim -count=1 -timeout 0 -v -run Guards -hunt $(HUNT)
 
-# Three faults on a real Keystone, seen by a client. KEEP=1 leaves the lab running.
+# Three faults on a real Keystone, seen by a client. KEEP=1 leaves the lab running,
+# SUITE=trixie plays it on Debian 13.
+SUITE ?= bookworm
 demo: build
-	bin/mainstay demo $(if $(KEEP),--keep)
+	bin/mainstay demo --suite $(SUITE) $(if $(KEEP),--keep)
 
 # The time an address is silent when its holder loses power, beside keepalived and Pacemaker.
 ROUNDS ?= 10
 bench-failover: build
 	bin/mainstay lab bench --cloud --rounds $(ROUNDS)
 
-# What Mainstay itself takes at rest: three voters and a plain host, ten minutes.
+# What Mainstay itself takes at rest, over ten minutes: three voters, a controller that does not
+# vote, and a compute.
 FOR ?= 10m
 rest: build
-	bin/mainstay lab up --name rest --hosts 4 --timing room && bin/mainstay lab load --name rest --for $(FOR); code=$$?; bin/mainstay lab down --name rest; exit $$code
+	bin/mainstay lab up --name rest --hosts 4 --computes 1 --timing room && bin/mainstay lab load --name rest --for $(FOR); code=$$?; bin/mainstay lab down --name rest; exit $$code
 
 # The same lab without the story.
 lab: build
-	bin/mainstay lab up --cloud
+	bin/mainstay lab up --cloud --suite $(SUITE)
 
 # Every fault in turn, on a lab of five hosts and on one with a cloud. FAULT=name plays some.
 FAULT ?=

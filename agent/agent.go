@@ -73,8 +73,9 @@ type Balancer interface {
 	Finished(ctx context.Context, service string) (n uint64, ok bool)
 }
 
-// Fencer carries out fence, confirm and power-on orders.
-type Fencer func(ctx context.Context, o fleet.Order) (*fleet.Proof, error)
+// Fencer carries out fence, confirm and power-on orders. still says why an order that
+// was accepted must not be carried out any more.
+type Fencer func(ctx context.Context, o fleet.Order, still func() error) (*fleet.Proof, error)
 
 // Config wires an agent.
 type Config struct {
@@ -107,6 +108,10 @@ type Agent struct {
 	routed  chan fleet.Routes
 	over    chan struct{} // closed when Run ends
 
+	beats  map[string]time.Duration // by host: how often it beats
+	length time.Duration            // of this host's lease
+	ears   []target                 // of every other voter: where it hears
+
 	mu       sync.Mutex // guards all below
 	spec     fleet.Spec
 	hand     *plan.Hand
@@ -137,6 +142,8 @@ type Agent struct {
 	applied  uint64       // revision that HAProxy has been told
 	suspects []string
 	ticked   fleet.Moment
+	// departing is since when this host has been shutting down; zero: it is not.
+	departing fleet.Moment
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -150,6 +157,7 @@ const learnBound = startDeadline + time.Second
 // deed is a plan.Deed with the one who waits for its effect, if anybody.
 type deed struct {
 	plan.Deed
+	at    fleet.Moment // when it was queued
 	reply func(fleet.Effect)
 }
 
@@ -163,6 +171,12 @@ type asking struct {
 	epoch    uint64
 	round    fleet.Round
 	promised map[string]bool
+}
+
+// target is where a voter hears on one of the networks that this host shares with it.
+type target struct {
+	host, network string
+	addr          netip.AddrPort
 }
 
 // sense is what this ear heard of a host beyond what the lease arithmetic needs.
@@ -181,7 +195,7 @@ func New(cfg Config) (*Agent, error) {
 		work: make(chan struct{}, 1), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
 		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
 		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
-		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{},
+		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{}, beats: map[string]time.Duration{},
 	}
 	if err := os.MkdirAll(cfg.Run, 0o755); err != nil {
 		return nil, fmt.Errorf("make %s: %w", cfg.Run, err)
@@ -203,7 +217,22 @@ func New(cfg Config) (*Agent, error) {
 	if len(rows) == 1 && rows[0].Stint.N == memory.Stint {
 		memory.End = rows[0].Promised
 	}
-	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), cfg.Spec.Timing, now)
+	for _, h := range cfg.Spec.Hosts {
+		a.beats[h.Name], _ = cfg.Spec.Beats(h)
+	}
+	me, _ := cfg.Spec.Host(cfg.Host)
+	for _, name := range cfg.Spec.Voters() {
+		ear, _ := cfg.Spec.Host(name)
+		for _, network := range fleet.Sorted(ear.Addresses) {
+			if _, shared := me.Addresses[network]; shared && name != cfg.Host {
+				a.ears = append(a.ears, target{name, network, netip.AddrPortFrom(ear.Addresses[network], Port)})
+			}
+		}
+	}
+	_, a.length = cfg.Spec.Beats(me)
+	timing := cfg.Spec.Timing
+	timing.Lease = a.length
+	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), timing, now)
 	a.hand = hand
 	if len(deeds) == 0 {
 		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
@@ -216,7 +245,7 @@ func New(cfg Config) (*Agent, error) {
 		}
 	}
 	a.queue(deeds, nil)
-	if me, ok := cfg.Spec.Host(cfg.Host); ok && me.Voter {
+	if me.Voter {
 		t, rows, err := openTable(filepath.Join(cfg.Run, "ears"), cfg.Boot, 4*max(64, 2*len(cfg.Spec.Hosts)))
 		if err != nil {
 			return nil, err
@@ -287,8 +316,7 @@ func (a *Agent) listen() (*heartbeat.Conn, error) {
 // beat is the loop that a host's life hangs on: at each interval it looks at the
 // clock first, then beats.
 func (a *Agent) beat(ctx context.Context) error {
-	me, _ := a.spec.Host(a.cfg.Host)
-	every, length := a.spec.Beats(me)
+	every, length := a.beats[a.cfg.Host], a.length
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -325,25 +353,17 @@ func (a *Agent) tick(every, length time.Duration) {
 		}
 		a.suspect(now)
 	}
-	spec := a.spec
+	if a.due(now) {
+		a.poke(a.tell)
+	}
 	a.mu.Unlock()
-	a.poke(a.tell)
 	if silent {
 		return
 	}
-	me, _ := spec.Host(a.cfg.Host)
-	for _, name := range spec.Voters() {
-		if name == a.cfg.Host {
-			continue
-		}
-		ear, _ := spec.Host(name)
-		for network, to := range ear.Addresses {
-			if _, shared := me.Addresses[network]; shared {
-				// A beat that the kernel cannot take is a lost beat, as on the wire;
-				// what follows from losing them is the lease's business.
-				_ = a.conn.Send(name, network, netip.AddrPortFrom(to, Port), b)
-			}
-		}
+	for _, ear := range a.ears {
+		// A beat that the kernel cannot take is a lost beat, as on the wire;
+		// what follows from losing them is the lease's business.
+		_ = a.conn.Send(ear.host, ear.network, ear.addr, b)
 	}
 }
 
@@ -431,9 +451,7 @@ func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
 	}
 	changed := s.stint != b.Stint || s.leased != b.Leased || s.suspect
 	if network != "" {
-		host, _ := a.spec.Host(b.Stint.Host)
-		every, _ := a.spec.Beats(host)
-		changed = changed || now.Sub(s.nets[network]) >= 3*every
+		changed = changed || now.Sub(s.nets[network]) >= 3*a.beats[b.Stint.Host]
 		s.nets[network] = now
 	}
 	s.stint, s.leased = b.Stint, b.Leased
@@ -451,11 +469,10 @@ func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
 // of them. The caller holds the lock.
 func (a *Agent) suspect(now fleet.Moment) {
 	for host, s := range a.senses {
-		spec, ok := a.spec.Host(host)
+		every, ok := a.beats[host]
 		if !ok || host == a.cfg.Host {
 			continue
 		}
-		every, _ := a.spec.Beats(spec)
 		var last fleet.Moment
 		for _, at := range s.nets {
 			last = max(last, at)
@@ -527,25 +544,17 @@ func (a *Agent) repeat(epoch uint64, round fleet.Round) {
 		if r.epoch != epoch || r.round.Number != round.Number || lease.Stale(round, spec.Timing, now) || len(promised) == len(spec.Voters()) {
 			return
 		}
-		me, _ := spec.Host(a.cfg.Host)
-		for _, name := range spec.Voters() {
-			if promised[name] {
-				continue
+		for _, ear := range a.ears {
+			if !promised[ear.host] {
+				_ = a.conn.Send(ear.host, ear.network, ear.addr, m) // repeated below
 			}
-			if name == a.cfg.Host {
-				if ok, why := a.ownAnswer(round); ok {
-					a.mu.Lock()
-					r.promised[name] = true
-					a.mu.Unlock()
-					a.answer(leader.Answer{Ear: name, Stint: round.Stint, Round: round.Number, Promised: true, Why: why, Arrived: a.cfg.Now()})
-				}
-				continue
-			}
-			ear, _ := spec.Host(name)
-			for network, to := range ear.Addresses {
-				if _, shared := me.Addresses[network]; shared {
-					_ = a.conn.Send(name, network, netip.AddrPortFrom(to, Port), m) // repeated below
-				}
+		}
+		if me := a.cfg.Host; !promised[me] {
+			if ok, why := a.ownAnswer(round); ok {
+				a.mu.Lock()
+				r.promised[me] = true
+				a.mu.Unlock()
+				a.answer(leader.Answer{Ear: me, Stint: round.Stint, Round: round.Number, Promised: true, Why: why, Arrived: a.cfg.Now()})
 			}
 		}
 		timer := time.NewTimer(again)
@@ -673,7 +682,7 @@ func (a *Agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 			}
 			a.poke(a.tell)
 		}
-		x := deed{Deed: d}
+		x := deed{Deed: d, at: a.cfg.Now()}
 		if d.Order.Key != "" {
 			x.reply = reply
 		}
@@ -901,6 +910,31 @@ func (a *Agent) Farewell() fleet.Report {
 	return r
 }
 
+// due says whether a report is: the last one is a second old, or what changes by the
+// mere passing of time has. All else that changes says so itself. The caller holds
+// the lock.
+func (a *Agent) due(now fleet.Moment) bool {
+	if now.Sub(a.saidAt) >= time.Second || a.said.Leased != a.hand.Leased(now) || a.said.Stint != a.hand.Stint().N {
+		return true
+	}
+	for network, up := range a.linked() {
+		if a.said.Links[network] != up {
+			return true
+		}
+	}
+	return false
+}
+
+// linked says over which networks this host is linked with the others, as far as it
+// can know. The caller holds the lock.
+func (a *Agent) linked() map[string]bool {
+	out := make(map[string]bool, len(a.links))
+	for network, up := range a.links {
+		out[network] = up && !a.paths.Broken(network, a.length)
+	}
+	return out
+}
+
 // number gives a report its number, which rises also over restarts of the agent
 // within one boot. The caller holds the lock.
 func (a *Agent) number(now fleet.Moment) uint64 {
@@ -924,8 +958,8 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied,
-		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: map[string]bool{}, Severed: map[string]uint64{},
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0,
+		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {
 		g, held := m.Held[addr.Thing()]
@@ -949,11 +983,6 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 			}
 		}
 		r.Services[name] = s
-	}
-	me, _ := a.spec.Host(a.cfg.Host)
-	_, length := a.spec.Beats(me)
-	for k, v := range a.links {
-		r.Links[k] = v && !a.paths.Broken(k, length)
 	}
 	for k, v := range a.severed {
 		r.Severed[k] = v

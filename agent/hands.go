@@ -118,6 +118,9 @@ func (a *Agent) renew() {
 	}
 	a.mu.Lock()
 	a.hand.Kept(until) // these hands move; what they could not do, they say themselves
+	if a.late != late {
+		a.poke(a.tell)
+	}
 	a.late = late
 	a.mu.Unlock()
 }
@@ -133,7 +136,7 @@ const claimDelay = fleet.CoarseLate
 func (a *Agent) claim(ctx context.Context, d deed) {
 	addr := a.addr(d.Thing)
 	if !addr.IsValid() {
-		a.forget(d, fmt.Errorf("the site's file has no %s", d.Thing))
+		a.forget(ctx, d, addr, fmt.Errorf("the site's file has no %s", d.Thing))
 		return
 	}
 	if d.Why == resumed || d.Why == forced {
@@ -186,7 +189,7 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 	}
 	late, err := a.cfg.Addresses.Claim(ctx, addr, until)
 	if err != nil {
-		a.forget(d, err)
+		a.forget(ctx, d, addr, err)
 		return
 	}
 	a.mu.Lock()
@@ -198,8 +201,23 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 }
 
 // forget gives up a generation whose claim failed, so that another host may
-// have it.
-func (a *Agent) forget(d deed, err error) {
+// have it. A host that spoke for the address before, because the claim was ordered
+// once more, speaks on until its guard ends: then it is released first, and where that
+// fails too no word is given. What another program has put there is silent by our guard,
+// though it cannot be removed.
+func (a *Agent) forget(ctx context.Context, d deed, addr netip.Addr, err error) {
+	a.mu.Lock()
+	spoke := a.speaking[nameOf(d.Thing)] != 0
+	a.mu.Unlock()
+	if spoke && addr.IsValid() {
+		if stuck := a.cfg.Addresses.Release(ctx, addr); stuck != nil {
+			foreign, unknown := a.cfg.Addresses.Foreign(ctx)
+			if unknown != nil || foreign[addr] == "" {
+				a.done(d, errors.Join(err, stuck))
+				return
+			}
+		}
+	}
 	a.mu.Lock()
 	a.hand.Lost(d.Thing)
 	delete(a.speaking, nameOf(d.Thing))
@@ -273,7 +291,7 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 	case plan.VerbInventory:
 		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
-		proof, err := a.cfg.Fence(ctx, o)
+		proof, err := a.cfg.Fence(ctx, o, func() error { return a.still(d) })
 		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Done, Proof: proof, Wall: a.cfg.Wall()}
 		if err != nil {
 			e.Outcome, e.Why = outcome(err), err.Error()
@@ -284,6 +302,22 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 	default:
 		a.done(d, fmt.Errorf("this version (%s) knows no verb %q", a.cfg.Version, o.Verb))
 	}
+}
+
+// still says why an order to a power switch must not be carried out any more: a newer
+// epoch has begun, or it is so old that whoever leads now no longer counts with it.
+func (a *Agent) still(d deed) error {
+	now := a.cfg.Now()
+	a.mu.Lock()
+	why := a.hand.Refuses(d.Order, now)
+	a.mu.Unlock()
+	if age := now.Sub(d.at); age > fence.Latest {
+		why = fmt.Sprintf("it was given %v ago, and is good for %v", age.Round(time.Second), fence.Latest)
+	}
+	if why != "" {
+		return errors.New(why)
+	}
+	return nil
 }
 
 // reroute tells HAProxy the newest table as this ear sees it. The caller holds

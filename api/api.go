@@ -238,7 +238,9 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 			c, ok := w.Reports[host].Services[v.Name]
 			if !ok {
 				c = fleet.ServiceState{Phase: fleet.Unknown, Why: "no report yet"}
-			} else if cond := w.Verdicts[host].Condition; cond == fleet.Lapsed || cond == fleet.Dead || cond == fleet.Unheard {
+			} else if cond := w.Verdicts[host].Condition; cond == fleet.Offline {
+				c = fleet.ServiceState{Phase: fleet.Unknown, Why: "its host is offline: " + w.Verdicts[host].Why}
+			} else if cond == fleet.Lapsed || cond == fleet.Dead || cond == fleet.Unheard {
 				c = fleet.ServiceState{Phase: fleet.Unknown, Why: "its host is " + string(cond)}
 			}
 			ss.Copies[host] = c

@@ -17,6 +17,7 @@ import (
 
 func (a *app) demoCommand() *cobra.Command {
 	var keep bool
+	var suite string
 	cmd := &cobra.Command{
 		Use: "demo", Short: "Break a small cloud on this machine and watch it stay up", Args: cobra.NoArgs,
 		Long: `Builds a lab of three controllers with MariaDB Galera, memcached, Keystone and
@@ -44,7 +45,7 @@ code is 3 if a promise was broken. Cleans up after itself, also on Ctrl-C.`,
 				err = errors.Join(err, lab.Down(clean, name))
 			}()
 			fmt.Fprintln(a.err, "This machine needs the Debian packages:", strings.Join(lab.Prerequisites(), " "))
-			l, err := a.buildLab(cmd.Context(), labOptions{name: name, cloud: true, timing: "rack"})
+			l, err := a.buildLab(cmd.Context(), labOptions{name: name, cloud: true, timing: "rack", suite: suite})
 			if err != nil {
 				return err
 			}
@@ -52,6 +53,7 @@ code is 3 if a promise was broken. Cleans up after itself, also on Ctrl-C.`,
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab running afterwards")
+	cmd.Flags().StringVar(&suite, "suite", lab.DefaultSuite, "Debian suite of the hosts: "+strings.Join(lab.Suites(), " or "))
 	return cmd
 }
 

@@ -37,7 +37,7 @@ func (a *app) progress(text string) { fmt.Fprintln(a.err, "lab:", text) }
 func (a *app) labUpCommand(name *string) *cobra.Command {
 	var cloud, bare bool
 	var suite, timing, mode string
-	var count int
+	var count, computes int
 	cmd := &cobra.Command{
 		Use: "up", Short: "Build a lab, with Mainstay on its hosts", Args: cobra.NoArgs,
 		Example: "  mainstay lab up --cloud\n  mainstay lab up --name small --bare --hosts 2",
@@ -46,13 +46,18 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 			for i := range count {
 				o.hosts = append(o.hosts, lab.Host{Name: fmt.Sprintf("c%d", i+1)})
 			}
+			for i := range computes {
+				o.computes = append(o.computes, fmt.Sprintf("n%d", i+1))
+				o.hosts = append(o.hosts, lab.Host{Name: fmt.Sprintf("n%d", i+1)})
+			}
 			_, err := a.buildLab(cmd.Context(), o)
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&cloud, "cloud", false, "with MariaDB Galera, memcached and Keystone")
 	cmd.Flags().BoolVar(&bare, "bare", false, "hosts alone, without Mainstay")
-	cmd.Flags().IntVar(&count, "hosts", 3, "how many")
+	cmd.Flags().IntVar(&count, "hosts", 3, "how many controllers")
+	cmd.Flags().IntVar(&computes, "computes", 0, "how many computes besides, which hold nothing exclusive")
 	cmd.Flags().StringVar(&suite, "suite", "", "Debian suite: bookworm or trixie")
 	cmd.Flags().StringVar(&timing, "timing", "rack", "preset of timings: rack, room or wide")
 	cmd.Flags().StringVar(&mode, "mode", "act", "act or shadow")
@@ -62,6 +67,7 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 type labOptions struct {
 	name, suite, timing, mode string
 	hosts                     []lab.Host
+	computes                  []string
 	cloud, bare               bool
 }
 
@@ -96,7 +102,7 @@ func (a *app) buildLab(ctx context.Context, o labOptions) (*lab.Lab, error) {
 	if o.bare {
 		return l, nil
 	}
-	return l, l.Deploy(ctx, lab.SiteConfig{Timing: o.timing, Mode: o.mode, Services: services}, a.progress)
+	return l, l.Deploy(ctx, lab.SiteConfig{Timing: o.timing, Mode: o.mode, Services: services, Computes: o.computes}, a.progress)
 }
 
 func suiteOr(suite string) string {

@@ -42,11 +42,19 @@ type Target struct {
 	// only as long as none of them falls silent in place of the one we mean; nil means
 	// that nobody listens here, and then such a device proves nothing.
 	Others func() map[string]uint64
+	// Still is asked right before each off is sent: an error says why the order holds
+	// no more, and then nothing is sent. A process that was frozen meanwhile would find
+	// a healthy host. Nil means that it always holds.
+	Still func() error
 }
 
 // Longest bounds Prove with any driver: the intent that is recorded before a
 // fence lasts at least so long, and whoever leads next waits it out.
 const Longest = 30 * time.Second
+
+// Latest is how long after its order an off may be sent at the latest, on a clock that
+// counts suspend: after three calls, and well before Longest.
+const Latest = 3 * maxDeadline
 
 // Lasts bounds Prove with this driver: after that no call of it is under way.
 // It is known before the deed and never more than Longest. (What a device has
@@ -82,7 +90,7 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 	if blind {
 		well = want.Others()
 	}
-	if err := order(ctx, d); err != nil {
+	if err := order(ctx, d, want); err != nil {
 		return fail(err)
 	}
 	ordered := time.Now()
@@ -179,12 +187,22 @@ func PowerOn(ctx context.Context, d Driver, want Target) error {
 // order sends the off, and once more if the answer to the first was lost: the
 // device must acknowledge one, else what it says afterwards is not an answer to
 // our order.
-func order(ctx context.Context, d Driver) error {
+func order(ctx context.Context, d Driver, want Target) error {
+	if void := want.still(ctx); void != nil {
+		return &Error{fleet.Refused, d.Device(), "order it off", void}
+	}
 	err := d.Off(ctx)
-	if OutcomeOf(err) == fleet.NoWord && ctx.Err() == nil {
+	if OutcomeOf(err) == fleet.NoWord && want.still(ctx) == nil {
 		err = d.Off(ctx)
 	}
 	return err
+}
+
+func (t Target) still(ctx context.Context) error {
+	if ctx.Err() != nil || t.Still == nil {
+		return ctx.Err()
+	}
+	return t.Still()
 }
 
 // until asks until the device says off. A lost answer, a state in between and

@@ -216,3 +216,24 @@ func TestConfirm(t *testing.T) {
 		})
 	}
 }
+
+// TestOrderThatHoldsNoMore: what became void on its way to the device is not sent, nor
+// sent again.
+func TestOrderThatHoldsNoMore(t *testing.T) {
+	lost := &Error{fleet.NoWord, "script c2", "order it off", errors.New("lost")}
+	for sent, want := range []fleet.Outcome{fleet.Refused, fleet.NoWord} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &script{ids: []string{uuidC2}, states: []any{Off}, offs: []error{lost}}
+			asked := 0
+			_, err := Prove(t.Context(), d, Target{Host: "c2", Boot: "b", UUID: uuidC2, Still: func() error {
+				if asked++; asked > sent {
+					return errors.New("this host was frozen, and another leads")
+				}
+				return nil
+			}})
+			if err == nil || OutcomeOf(err) != want || d.off != sent {
+				t.Errorf("%d offs were sent, want %d: %v", d.off, sent, err)
+			}
+		})
+	}
+}

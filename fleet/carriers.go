@@ -31,12 +31,15 @@ type Report struct {
 	// Severed is, by address, the generation at whose move this host ended its
 	// own half-dead TCP to the address.
 	Severed map[string]uint64 `json:"severed,omitempty"`
-	// Leaving is the last word of an agent that was asked to stop while its host
-	// stays up: what runs there runs on, and nobody watches it.
+	// Leaving is the last word of an agent that was asked to stop. If its host stays
+	// up, what runs there runs on, and nobody watches it.
 	Leaving bool `json:"leaving,omitempty"`
 	// Fences says, by host, why its fence would prove nothing if this voter used it
 	// now: what the examination of an hour ago or less found.
 	Fences map[string]string `json:"fences,omitempty"`
+	// GoesDown says that the host shuts down or reboots in good order: it takes
+	// nothing new, and what it holds shall go elsewhere first.
+	GoesDown bool `json:"goes_down,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`
@@ -129,6 +132,7 @@ const (
 	Lapsed   Condition = "lapsed"   // its stint is over: it may not speak for an address
 	Dead     Condition = "dead"     // its boot is proved dead
 	Unheard  Condition = "unheard"  // nothing heard of it since this leader began
+	Offline  Condition = "offline"  // silent after its farewell, and holds nothing
 )
 
 // Verdict is what judge holds true, and on whose word.
@@ -245,6 +249,7 @@ type World struct {
 	Since    Moment             `json:"since"` // when this leader raised its epoch
 	State    State              `json:"state"`
 	Reports  map[string]Report  `json:"reports,omitempty"`
+	Told     map[string]Moment  `json:"told,omitempty"` // when each report arrived
 	Heard    map[string]Heard   `json:"heard,omitempty"`
 	Rounds   map[string]Round   `json:"rounds,omitempty"`
 	Flights  map[string]Flight  `json:"flights,omitempty"`

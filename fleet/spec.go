@@ -42,7 +42,7 @@ type Host struct {
 }
 
 // HasRole says whether the host has at least one of the roles.
-func (h Host) HasRole(roles ...string) bool {
+func (h *Host) HasRole(roles ...string) bool {
 	for _, want := range roles {
 		for _, have := range h.Roles {
 			if have == want {
@@ -193,9 +193,9 @@ type Brakes struct {
 
 // Host returns the host of that name.
 func (s Spec) Host(name string) (Host, bool) {
-	for _, h := range s.Hosts {
-		if h.Name == name {
-			return h, true
+	for i := range s.Hosts {
+		if s.Hosts[i].Name == name {
+			return s.Hosts[i], true
 		}
 	}
 	return Host{}, false
@@ -203,9 +203,9 @@ func (s Spec) Host(name string) (Host, bool) {
 
 // Address returns the address of that name.
 func (s Spec) Address(name string) (Address, bool) {
-	for _, a := range s.Addresses {
-		if a.Name == name {
-			return a, true
+	for i := range s.Addresses {
+		if s.Addresses[i].Name == name {
+			return s.Addresses[i], true
 		}
 	}
 	return Address{}, false
@@ -213,9 +213,9 @@ func (s Spec) Address(name string) (Address, bool) {
 
 // Service returns the service of that name.
 func (s Spec) Service(name string) (Service, bool) {
-	for _, v := range s.Services {
-		if v.Name == name {
-			return v, true
+	for i := range s.Services {
+		if s.Services[i].Name == name {
+			return s.Services[i], true
 		}
 	}
 	return Service{}, false
@@ -224,9 +224,9 @@ func (s Spec) Service(name string) (Service, bool) {
 // Voters returns the names of the hosts that carry a store member and an ear.
 func (s Spec) Voters() []string {
 	var out []string
-	for _, h := range s.Hosts {
-		if h.Voter {
-			out = append(out, h.Name)
+	for i := range s.Hosts {
+		if s.Hosts[i].Voter {
+			out = append(out, s.Hosts[i].Name)
 		}
 	}
 	return out
@@ -238,8 +238,8 @@ func (s Spec) Homes(v Service) []string {
 		return v.Hosts
 	}
 	var out []string
-	for _, h := range s.Hosts {
-		if h.HasRole(v.Roles...) {
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; h.HasRole(v.Roles...) {
 			out = append(out, h.Name)
 		}
 	}

@@ -35,6 +35,17 @@ type Member struct {
 	// Fenced is when it was fenced lately: a loop ends after three within an hour.
 	Fenced []time.Time `json:"fenced,omitempty"`
 	Serial string      `json:"serial,omitempty"` // of its certificate
+	// Left is the farewell of its last boot, until that is heard again or another is
+	// admitted.
+	Left *Farewell `json:"left,omitempty"`
+}
+
+// Farewell is how a host that held nothing went silent in good order.
+type Farewell struct {
+	Boot string `json:"boot"`
+	// Down: the host shut down; otherwise only its agent was stopped.
+	Down bool      `json:"down,omitempty"`
+	At   time.Time `json:"at"`
 }
 
 // Holding is the recorded right to an exclusive thing. Each change of hands
@@ -198,4 +209,11 @@ func set[T any](m *map[string]T, name string, raw json.RawMessage) error {
 
 // Sorted yields a map's keys in order: below the water line every walk over a
 // map goes through it, so that equal Worlds give equal Plans.
-func Sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func Sorted[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
+}

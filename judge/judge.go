@@ -21,22 +21,23 @@ import (
 func Judge(w fleet.World) map[string]fleet.Verdict {
 	out := make(map[string]fleet.Verdict, len(w.Spec.Hosts))
 	leader, _ := w.Spec.Host(w.Leader)
-	fast := fast(w.Spec)
+	fast := fast(&w.Spec)
 	me := []string{w.Leader}
-	for _, host := range w.Spec.Hosts {
+	for i := range w.Spec.Hosts {
+		host := &w.Spec.Hosts[i]
 		every := w.Spec.Timing.SlowBeat
 		if host.Voter || fast[host.Name] {
 			every = w.Spec.Timing.Beat
 		}
-		out[host.Name] = judge(w, host, leader, every, me)
+		out[host.Name] = judge(&w, host, &leader, every, me)
 	}
 	return out
 }
 
 // fast names the hosts on which an exclusive thing may live, as Spec.CanHold
 // says of each: found once for all of them.
-func fast(spec fleet.Spec) map[string]bool {
-	out := map[string]bool{}
+func fast(spec *fleet.Spec) map[string]bool {
+	out := make(map[string]bool, len(spec.Hosts))
 	for _, a := range spec.Addresses {
 		names := map[string]int{}
 		for _, with := range a.With {
@@ -46,10 +47,12 @@ func fast(spec fleet.Spec) map[string]bool {
 				}
 			}
 		}
-		for _, host := range spec.Hosts {
-			_, there := host.Addresses[a.Network]
+		for i := range spec.Hosts {
+			host := &spec.Hosts[i]
 			fits := len(a.With) > 0 && names[host.Name] == len(a.With) || len(a.With) == 0 && host.HasRole("controller", "network")
-			out[host.Name] = out[host.Name] || there && fits
+			if _, there := host.Addresses[a.Network]; there && fits {
+				out[host.Name] = true
+			}
 		}
 	}
 	for _, v := range spec.Services {
@@ -62,7 +65,7 @@ func fast(spec fleet.Spec) map[string]bool {
 	return out
 }
 
-func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []string) fleet.Verdict {
+func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []string) fleet.Verdict {
 	v := fleet.Verdict{Host: host.Name, Witnesses: me}
 	h, ok := w.Heard[host.Name]
 	if !ok || h.Last == 0 {
@@ -74,13 +77,14 @@ func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []str
 				v.Stint.N, v.Why = 0, "nothing heard of it by a majority of ears"
 			}
 		}
-		return proved(w, v, host.Name)
+		return proved(w, offline(w, v), host.Name)
 	}
 	v.Stint = h.Stint
 	silence := w.Now.Sub(h.Last)
 	round, asked := w.Rounds[host.Name]
 	switch {
-	case asked && Silent(round, h.Stint.Boot) && h.Last.Before(round.Asked):
+	case asked && Silent(round, h.Stint.Boot) && h.Last.Before(round.Asked) && !w.Told[host.Name].After(round.Asked):
+		// One that has reported since is not silent, though no beat of it has come yet.
 		v.Condition, v.Witnesses = fleet.Lapsed, fleet.Sorted(round.Promised)
 		v.Why = fmt.Sprintf("%s have heard nothing of it for long enough", strings.Join(v.Witnesses, ", "))
 	case asked && round.Over && round.Stint == h.Stint:
@@ -99,7 +103,30 @@ func judge(w fleet.World, host, leader fleet.Host, every time.Duration, me []str
 			v.Condition, v.Why = fleet.Degraded, "it is heard but says that no majority acknowledges it"
 		}
 	}
-	return proved(w, v, host.Name)
+	return proved(w, offline(w, v), host.Name)
+}
+
+// offline explains the silence of a host that said farewell and holds nothing: nobody
+// need do anything about it, and it says nothing of our own eyes.
+func offline(w *fleet.World, v fleet.Verdict) fleet.Verdict {
+	bye := w.State.Members[v.Host].Left
+	if bye == nil || v.Condition == fleet.Healthy || v.Condition == fleet.Degraded || v.Stint.Boot != "" && v.Stint.Boot != bye.Boot {
+		return v
+	}
+	if r := w.Reports[v.Host]; r.Boot == bye.Boot && !r.Leaving {
+		return v // it has spoken since
+	}
+	for _, thing := range fleet.Sorted(w.State.Holdings) {
+		if w.State.Holdings[thing].Host == v.Host {
+			return v
+		}
+	}
+	v.Condition, v.Stint, v.Witnesses = fleet.Offline, fleet.Stint{Host: v.Host, Boot: bye.Boot, N: v.Stint.N}, []string{v.Host}
+	v.Why = "its agent was stopped in good order at " + bye.At.UTC().Format(time.DateTime) + " UTC, and it holds nothing"
+	if bye.Down {
+		v.Why = "it was shut down in good order at " + bye.At.UTC().Format(time.DateTime) + " UTC, and holds nothing"
+	}
+	return v
 }
 
 // Silent says whether a round found that a majority of ears has heard nothing at
@@ -111,7 +138,7 @@ func Silent(r fleet.Round, boot string) bool {
 // proved turns a verdict into Dead where the boot in question is proved dead.
 // A beat of that boot that arrived after the silence began voids the proof: the
 // host is then not silent, and the verdict stands as it is.
-func proved(w fleet.World, v fleet.Verdict, host string) fleet.Verdict {
+func proved(w *fleet.World, v fleet.Verdict, host string) fleet.Verdict {
 	p, ok := w.State.Proofs[host]
 	if !ok || v.Condition == fleet.Healthy || v.Condition == fleet.Degraded {
 		return v
@@ -125,7 +152,7 @@ func proved(w fleet.World, v fleet.Verdict, host string) fleet.Verdict {
 
 // silentNetworks lists the networks that the host shares with the leader and
 // over which nothing was heard for limit, while others were.
-func silentNetworks(w fleet.World, host, leader fleet.Host, h fleet.Heard, limit time.Duration) []string {
+func silentNetworks(w *fleet.World, host, leader *fleet.Host, h fleet.Heard, limit time.Duration) []string {
 	if leader.Name == "" || leader.Name == host.Name {
 		return nil
 	}
@@ -151,10 +178,11 @@ func silentNetworks(w fleet.World, host, leader fleet.Host, h fleet.Heard, limit
 // brakes: many at once is our own blindness until shown otherwise.
 func Lost(w fleet.World) []string {
 	var out []string
-	for _, host := range w.Spec.Hosts {
-		switch w.Verdicts[host.Name].Condition {
+	for i := range w.Spec.Hosts {
+		name := w.Spec.Hosts[i].Name
+		switch w.Verdicts[name].Condition {
 		case fleet.Lapsed, fleet.Suspect, fleet.Unheard:
-			out = append(out, host.Name)
+			out = append(out, name)
 		}
 	}
 	return out

@@ -52,6 +52,31 @@ func TestConditions(t *testing.T) {
 			h.Stint.N = 2
 		}, fleet.Healthy, nil},
 		{"never heard", func(_ *fleet.World, h *fleet.Heard) { *h = fleet.Heard{} }, fleet.Unheard, nil},
+		{"silent after its farewell", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b", Down: true}}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Offline, nil},
+		{"never heard, and it had said farewell", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b", Down: true}}}
+			*h = fleet.Heard{}
+		}, fleet.Offline, nil},
+		{"the farewell was of an earlier boot", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "a"}}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Suspect, nil},
+		{"it holds something", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b"}}}
+			w.State.Holdings = map[string]fleet.Holding{"service/s": {Thing: "service/s", Host: "c2", Boot: "b"}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Suspect, nil},
+		{"it has reported since", func(w *fleet.World, h *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b"}}}
+			w.Reports = map[string]fleet.Report{"c2": {Host: "c2", Boot: "b"}}
+			h.Last = now.Add(-time.Second)
+		}, fleet.Suspect, nil},
+		{"a farewell, and it beats", func(w *fleet.World, _ *fleet.Heard) {
+			w.State.Members = map[string]fleet.Member{"c2": {Host: "c2", Left: &fleet.Farewell{Boot: "b"}}}
+		}, fleet.Healthy, nil},
 		{"proved dead and silent", func(w *fleet.World, h *fleet.Heard) {
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Evidence: "its BMC said off twice"}
 			h.Last = now.Add(-time.Second)
@@ -98,7 +123,7 @@ func TestFastIsCanHold(t *testing.T) {
 		{{Name: "x", Network: "a", With: []string{"s", "t"}}}, {{Name: "x", Network: "a", With: []string{"none"}}}} {
 		for n := range len(services) + 1 {
 			spec.Addresses, spec.Services = addresses, services[:n]
-			got := fast(spec)
+			got := fast(&spec)
 			for _, h := range spec.Hosts {
 				if want := spec.CanHold(h); got[h.Name] != want {
 					t.Errorf("%v with %d services: %s: %v, want %v", addresses, n, h.Name, got[h.Name], want)

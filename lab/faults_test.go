@@ -62,6 +62,7 @@ func hostFaults(ctx context.Context, t *testing.T) {
 
 	f.step(t, "a leader is stopped whole and goes on after ten seconds", f.stoppedLeader)
 	f.step(t, "the leader's disk is slow", f.slowDisk)
+	f.step(t, "the leader's disk hangs while there is nothing to decide", f.hungDiskAtRest)
 	f.step(t, "the leader's disk hangs", f.hungDisk)
 	f.step(t, "the leader's agent hangs", f.hungLeader)
 	f.step(t, "F6 an agent hangs and what it guarded runs on", f.hungAgent)
@@ -467,6 +468,18 @@ func (f *faulted) hungDisk(t *testing.T) {
 	t.Logf("all addresses worked elsewhere after %v, as the status says; %s led before, %s leads", time.Since(begun).Round(time.Millisecond), old, f.leader(t, f.other(old, holder)))
 	f.deed(t)(f.lab.Resume(f.ctx, old, Disk))
 	f.deed(t)(f.lab.Start(f.ctx, holder))
+}
+
+// hungDiskAtRest: the leader notices by itself, and no address moves for it.
+func (f *faulted) hungDiskAtRest(t *testing.T) {
+	old := f.status(t).Leader
+	before := generations(f.status(t))
+	f.deed(t)(f.lab.Hang(f.ctx, old, Disk))
+	begun := time.Now()
+	f.awaitFrom(t, f.other(old), "another to lead", func(st api.Status) bool { return st.Leader != "" && st.Leader != old })
+	t.Logf("another led after %v", time.Since(begun).Round(time.Millisecond))
+	f.same(t, before, f.working(t, f.other(old), "address/"), "a disk that hangs costs no address")
+	f.deed(t)(f.lab.Resume(f.ctx, old, Disk))
 }
 
 func (s *site) leader(t *testing.T, by string) string {

@@ -29,7 +29,7 @@ const (
 `
 	soloUnit = `[Service]
 Type=exec
-ExecStart=/bin/bash -c 'while :; do echo "%%H $$$$" >/dev/udp/%s/%d; sleep 0.1; done'
+ExecStart=/bin/bash -c 'run="%%H $$$$ since $$EPOCHSECONDS"; while :; do echo "$$run" >/dev/udp/%s/%d; sleep 0.1; done'
 Restart=always
 `
 	witnessPort = 9999
@@ -50,6 +50,7 @@ func TestMembership(t *testing.T) {
 	t.Run("a host is added", func(t *testing.T) { s.added(t, "c4") })
 	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
 	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
+	t.Run("a host shuts down and hands over first", func(t *testing.T) { s.shutDown(t) })
 	t.Run("a dead voter is replaced by a new machine", func(t *testing.T) { s.replaced(t, "c3") })
 	t.Run("what a dead host ran starts elsewhere by an oath", func(t *testing.T) { s.sworn(t) })
 	t.Run("a lost store is restored from a backup", func(t *testing.T) { s.restored(t) })
@@ -111,7 +112,7 @@ func (s *lightSite) furniture() map[string]File {
 // witness hears on the client's host who runs the active/passive service.
 type witness struct {
 	mu   sync.Mutex
-	runs []string // "HOST PID", each where it was first heard
+	runs []string // "HOST PID since SECOND" (a new machine's PIDs begin anew), each where it was first heard
 	err  error
 }
 

@@ -25,8 +25,11 @@ type SiteConfig struct {
 	// Extra is appended to the site's file.
 	Extra string
 	// Hosts are the names of those that belong to the site; empty: all. With an even
-	// number of them the last one does not vote.
+	// number of controllers the last one does not vote.
 	Hosts []string
+	// Computes are the names of those among them that are no controllers: they do not
+	// vote, and nothing exclusive can live there.
+	Computes []string
 	// Later names hosts that stand in the site's file and do not join yet.
 	Later []string
 }
@@ -80,10 +83,16 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 	}
 	fmt.Fprintf(&b, "  management6: {cidr: \"%s\"}\nhosts:\n", l.Networks[0].V6.Masked())
 	hosts := c.hosts(l)
-	for i, m := range hosts {
-		fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n", m.Name)
-		if i == len(hosts)-1 && i%2 == 1 {
-			fmt.Fprintf(&b, "    voter: false\n")
+	controllers := len(hosts) - len(c.Computes)
+	nth := 0
+	for _, m := range hosts {
+		if slices.Contains(c.Computes, m.Name) {
+			fmt.Fprintf(&b, "  %s:\n    roles: [compute]\n", m.Name)
+		} else {
+			fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n", m.Name)
+			if nth++; nth == controllers && nth%2 == 0 {
+				fmt.Fprintf(&b, "    voter: false\n")
+			}
 		}
 		fmt.Fprintf(&b, "    addresses: {")
 		for _, n := range l.Networks {

@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mainstay/api"
+	"mainstay/fleet"
 )
 
 // session is a client that keeps one connection through the virtual address and
@@ -273,8 +275,16 @@ func (s *lightSite) applied(t *testing.T) {
 		t.Errorf("refused files changed something:\n%s\n%s", sums, now)
 	}
 
-	log, session := s.patient(t), s.session(t)
+	log := s.patient(t)
 	s.deed(t)(s.lab.PowerOff(s.ctx, "c4"))
+	// A request that is on its way to c4 when that loses power is lost with it: the
+	// session begins when nothing is sent there any more.
+	s.awaitFrom(t, s.other("c4"), "c4 out of the rotation", func(st api.Status) bool {
+		return slices.ContainsFunc(st.Hosts, func(h api.HostStatus) bool {
+			return h.Name == "c4" && (h.Condition == fleet.Lapsed || h.Condition == fleet.Dead)
+		})
+	})
+	session := s.session(t)
 	web := strings.Index(memberServices, "  web:")
 	solo := strings.Index(memberServices, "  solo:")
 	twin := strings.Replace(strings.Replace(memberServices[web:solo], "  web:", "  twin:", 1), "port: 5000", "port: 5005", 1)

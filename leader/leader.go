@@ -315,7 +315,7 @@ func (l *Leader) world(now fleet.Moment) fleet.World {
 	}
 	return fleet.World{
 		Spec: l.Spec(), Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
-		State: l.Quorum.State(), Reports: l.Desk.Reports(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights,
+		State: l.Quorum.State(), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights,
 	}
 }
 

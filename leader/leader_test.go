@@ -92,7 +92,7 @@ func TestEventsWaitForTheDecision(t *testing.T) {
 	}}}
 	e := &eyes{heard: map[string]fleet.Heard{}}
 	spec.Addresses = []fleet.Address{{Name: "x", Addr: netip.MustParseAddr("10.0.0.9"), Network: "a"}}
-	desk := NewDesk()
+	desk := NewDesk(func() fleet.Moment { return now })
 	for i, name := range []string{"c1", "c2", "c3"} {
 		spec.Hosts = append(spec.Hosts, fleet.Host{Name: name, Voter: true, Roles: []string{"controller"},
 			Addresses: map[string]netip.Addr{"a": netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}})

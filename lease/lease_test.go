@@ -270,3 +270,34 @@ func TestRival(t *testing.T) {
 		t.Errorf("of a host never heard: %+v, %q", newest, rival)
 	}
 }
+
+// TestJitterChangesNoPromise: an ear has heard a host over a link that was steady, that
+// jittered or that lost most beats. Each time it promises at W after the newest beat, not
+// a nanosecond before and none later: nothing that is learnt of a link goes into W.
+func TestJitterChangesNoPromise(t *testing.T) {
+	want := room.Silence(fleet.GuardLate)
+	for name, next := range map[string]func(*rand.Rand) time.Duration{
+		"steady":    func(*rand.Rand) time.Duration { return room.Beat },
+		"quick":     func(*rand.Rand) time.Duration { return room.Beat / 10 },
+		"jittering": func(d *rand.Rand) time.Duration { return time.Duration(d.Int64N(int64(6 * room.Beat))) },
+		"losing":    func(d *rand.Rand) time.Duration { return room.Beat * time.Duration(1+d.IntN(40)) },
+	} {
+		dice := rand.New(rand.NewPCG(29, 0))
+		ear, now := NewEar(room, []Row{}, at(0)), time.Duration(0)
+		for range 500 {
+			now += next(dice)
+			ear.Beat(Beat{Stint: stint(1), Sent: at(now), Late: fleet.GuardLate}, at(now))
+		}
+		for _, n := range []uint64{1, AnyStint} {
+			asked := stint(n)
+			if yes, _ := ear.Ask(asked, false, at(now+want-1)); yes {
+				t.Errorf("%s: asked about stint %d it promises before W", name, n)
+			}
+		}
+		for _, n := range []uint64{AnyStint, 1} {
+			if yes, why := ear.Ask(stint(n), false, at(now+want)); !yes {
+				t.Errorf("%s: asked about stint %d it does not promise at W: %s", name, n, why)
+			}
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 )
 
 // fence carries out the orders that concern another host's power.
-func (n *node) fence(ctx context.Context, o fleet.Order) (*fleet.Proof, error) {
+func (n *node) fence(ctx context.Context, o fleet.Order, still func() error) (*fleet.Proof, error) {
 	victim, ok := n.spec.Host(o.Target.Host)
 	if !ok {
 		return nil, fmt.Errorf("the site's file has no host %s", o.Target.Host)
@@ -30,6 +30,13 @@ func (n *node) fence(ctx context.Context, o fleet.Order) (*fleet.Proof, error) {
 	target := fence.Target{
 		Host: victim.Name, Boot: o.Target.Boot, UUID: state.Members[victim.Name].UUID, By: n.host,
 		Beats: func() uint64 { return n.agent.Beats(victim.Name, o.Target.Boot) },
+		Still: func() error {
+			// Who fences leads: a leader that was frozen on its way has lost the lead first.
+			if epoch := n.store.State().Epoch; !n.quorum.Holds(n.now()) || epoch != o.Epoch {
+				return fmt.Errorf("this host does not lead in epoch %d any more", o.Epoch)
+			}
+			return still()
+		},
 	}
 	if me, _ := n.spec.Host(n.host); me.Voter {
 		target.Others = func() map[string]uint64 { return n.agent.Others(victim.Name) }

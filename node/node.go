@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,10 +82,14 @@ type node struct {
 	versions versions
 	// succeeded says that another process goes on in this one's place.
 	succeeded atomic.Bool
-	applying  atomic.Int32  // operators' questions about a new file that are being answered
-	renewed   chan struct{} // a new file was taken: a new process shall read it
-	taking    sync.Mutex    // one new file at a time
-	offered   uint64        // the highest epoch in which a file was taken; guarded by taking
+	// bye says that the voters shall hear a farewell; down is when this host was first
+	// known to be shutting down, 0 if it is not.
+	bye      atomic.Bool
+	down     atomic.Int64
+	applying atomic.Int32  // operators' questions about a new file that are being answered
+	renewed  chan struct{} // a new file was taken: a new process shall read it
+	taking   sync.Mutex    // one new file at a time
+	offered  uint64        // the highest epoch in which a file was taken; guarded by taking
 }
 
 // ReadSite reads and checks a site's file; every mistake is in the error.
@@ -123,10 +128,24 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer unlock()
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(threads(n.spec))
+	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
 	go n.awaitSuccessor(ctx, leave)
 	return n.run(ctx)
+}
+
+// threads is how many threads may run Go's code at once. With more than one, each
+// datagram that arrives wakes another that finds nothing to do: a third of what an
+// agent takes at rest. A large site's leader thinks longer than its beats can wait.
+func threads(s fleet.Spec) int {
+	const large = 100 // hosts
+	if len(s.Hosts) < large {
+		return 1
+	}
+	return min(4, runtime.NumCPU())
 }
 
 // lock waits until this process is the only one.
@@ -155,7 +174,7 @@ func lock(ctx context.Context, path string) (func(), error) {
 
 // prepare reads everything that may be wrong, before anything is touched.
 func prepare(cfg Config) (*node, error) {
-	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk()}
+	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk(vip.Now)}
 	var errs []error
 	n.renewed = make(chan struct{}, 1)
 	n.versions.sums, n.versions.refused = map[string]string{}, map[string]string{}
@@ -209,8 +228,10 @@ func machineUUID() string {
 	return ""
 }
 
-func (n *node) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (n *node) run(asked context.Context) error {
+	// Who asks this process to end may have to wait until its host has handed over.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
+	atOnce := context.AfterFunc(asked, cancel)
 	var wait sync.WaitGroup
 	defer func() { cancel(); wait.Wait() }()
 	n.system = service.NewSystemd("")
@@ -277,24 +298,27 @@ func (n *node) run(ctx context.Context) error {
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
 	}
+	wait.Go(func() { n.system.BeforeShutdown(ctx, n.depart, n.stay) })
+	if atOnce() { // nobody has asked so far
+		leaving := make(chan struct{})
+		stop := context.AfterFunc(asked, func() {
+			defer close(leaving)
+			defer cancel()
+			n.leave(ctx)
+		})
+		defer func() {
+			if !stop() {
+				<-leaving
+			}
+		}()
+	}
 	err = n.agent.Run(ctx)
-	n.farewell()
+	if n.bye.Load() {
+		bye, done := context.WithTimeout(context.Background(), farewellBound)
+		defer done()
+		n.peers.last(bye, n.agent.Farewell())
+	}
 	return err
-}
-
-// farewell tells every voter that this agent was stopped and its host was not: a
-// host is not switched off because a person looks at its agent. One that is shutting
-// down says nothing, and is fenced before what it ran starts elsewhere.
-func (n *node) farewell() {
-	if n.succeeded.Load() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	if stopping, err := n.system.Stopping(ctx); err != nil || stopping {
-		return
-	}
-	n.peers.last(ctx, n.agent.Farewell())
 }
 
 // tellFaults logs what mainstay check would find, beside the running agent: a

@@ -119,12 +119,15 @@ func (n *node) openStore(ctx context.Context) error {
 // closeStore lets go of the store for a restart of this agent: the store keeps
 // its term for as long as that should take.
 func (n *node) closeStore() {
+	defer n.store.Close()
+	if n.down.Load() != 0 {
+		return // nobody returns before the host has booted
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := n.store.Hold(ctx, 5*time.Second); err != nil {
 		n.log.Info("the store does not wait for this agent's return", "error", err)
 	}
-	n.store.Close()
 }
 
 // leading says whether the loop that decides makes progress.

@@ -14,6 +14,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -47,16 +48,18 @@ type decision struct {
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{index: newIndex(w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w)}
-	for _, host := range w.Spec.Hosts {
+	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w.Flights)}
+	for i := range w.Spec.Hosts {
+		host := w.Spec.Hosts[i].Name
 		if why := d.unfit(host); why != "" {
-			d.blocked[host.Name] = why
+			d.blocked[host] = why
 		}
 	}
 	for _, thing := range d.things {
 		d.load[w.State.Holdings[thing].Host]++ // of those without a holder nobody asks
 	}
 	d.void()
+	d.farewells()
 	d.admit()
 	d.rounds()
 	d.addresses()
@@ -81,10 +84,10 @@ type failure struct {
 
 // failures counts the claims that failed lately, by "THING@HOST": each doubles
 // the time until the next, or a host that cannot would be tried without end.
-func failures(w fleet.World) map[string]failure {
+func failures(flights map[string]fleet.Flight) map[string]failure {
 	out := map[string]failure{}
-	for _, key := range fleet.Sorted(w.Flights) {
-		f := w.Flights[key]
+	for _, key := range fleet.Sorted(flights) {
+		f := flights[key]
 		if f.Order.Verb != fleet.VerbClaim || f.Effect == nil || f.Effect.Outcome != fleet.Broken {
 			continue
 		}
@@ -105,39 +108,49 @@ func Turn(w fleet.World) (fleet.World, fleet.Plan) {
 }
 
 // unfit says why a host may be given nothing new; "" if it may.
-func (d *decision) unfit(host fleet.Host) string {
-	v := d.w.Verdicts[host.Name]
+func (d *decision) unfit(host string) string {
+	v := d.w.Verdicts[host]
 	if v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
-		return fmt.Sprintf("%s is %s: %s", host.Name, v.Condition, v.Why)
+		return fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why)
 	}
-	heard, report := d.w.Heard[host.Name], d.w.Reports[host.Name]
+	x, heard := d.see(host), d.w.Heard[host]
+	report := &x.report
 	if heard.Rival != "" {
 		return v.Why
 	}
-	m, joined := d.w.State.Members[host.Name]
+	m, joined := d.w.State.Members[host]
 	switch {
 	case !joined:
-		return host.Name + " has not joined"
+		return host + " has not joined"
 	case fleet.Armed(fleet.GuardBar) && m.Admitted != heard.Stint.Boot:
-		return fmt.Sprintf("%s is barred until its boot %s is admitted", host.Name, heard.Stint.Boot)
+		return fmt.Sprintf("%s is barred until its boot %s is admitted", host, heard.Stint.Boot)
 	case fleet.Armed(fleet.GuardBar) && m.Barred != "":
-		return fmt.Sprintf("%s is barred (%s)", host.Name, m.Barred)
+		return fmt.Sprintf("%s is barred (%s)", host, m.Barred)
 	case report.Boot != heard.Stint.Boot || report.Stint != heard.Stint.N:
-		return host.Name + " has not reported in its present stint"
+		return host + " has not reported in its present stint"
 	case !heard.Leased || !report.Leased:
-		return host.Name + " says that no majority acknowledges it"
+		return host + " says that no majority acknowledges it"
 	}
-	if _, open := d.w.State.Intents[host.Name]; open && fleet.Armed(fleet.GuardIntent) {
-		return host.Name + " is being fenced"
+	if _, open := d.w.State.Intents[host]; open && fleet.Armed(fleet.GuardIntent) {
+		return host + " is being fenced"
 	}
-	if d.maintenance(host.Name) {
-		return host.Name + " is in maintenance"
-	}
-	return ""
+	return d.departs(host)
 }
 
 // maintenance says whether a person has taken the host out of service.
 func (d *decision) maintenance(host string) bool { return d.see(host).maintenance }
+
+// departs says why what a host has shall go elsewhere and nothing new come to it: a
+// person has taken it out of service, or it is shutting down; "" if it stays.
+func (d *decision) departs(host string) string {
+	switch s := d.see(host); {
+	case s.down:
+		return host + " is shutting down"
+	case s.maintenance:
+		return host + " is in maintenance"
+	}
+	return ""
+}
 
 func (d *decision) record(r fleet.Record) { d.plan.Records = append(d.plan.Records, r) }
 
@@ -234,10 +247,43 @@ func (d *decision) void() {
 	}
 }
 
+// farewells notes which hosts have gone silent in good order, with nothing in their
+// hands: whoever leads later, and has never heard them, knows why they are silent.
+func (d *decision) farewells() {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
+		m, joined := d.w.State.Members[host.Name]
+		v := d.w.Verdicts[host.Name]
+		speaks := v.Condition == fleet.Healthy || v.Condition == fleet.Degraded
+		r, spoken := d.current(host.Name)
+		switch {
+		case !joined:
+		case speaks && m.Left != nil && v.Stint.Boot == m.Left.Boot && !r.Leaving:
+			m.Left = nil
+			d.member(m, host.Name+" is heard again")
+		case !speaks && spoken && r.Leaving && (m.Left == nil || m.Left.Boot != r.Boot) && m.Admitted == r.Boot && len(d.on[host.Name]) == 0:
+			m.Left = &fleet.Farewell{Boot: r.Boot, Down: r.GoesDown, At: r.Wall}
+			what := "its agent was stopped"
+			if r.GoesDown {
+				what = "it was shut down"
+			}
+			d.member(m, fmt.Sprintf("%s has left in good order and holds nothing: %s", host.Name, what))
+		}
+	}
+}
+
+// member records what is remembered of a host, for this turn's later thoughts too.
+func (d *decision) member(m fleet.Member, text string) {
+	d.record(fleet.Put("member/"+m.Host, m, text))
+	d.w.State.Members = maps.Clone(d.w.State.Members)
+	d.w.State.Members[m.Host] = m
+}
+
 // admit gives a joined host's new boot its rights back, once nothing that was
 // taken from the old one is still on its way and no fence for it is open.
 func (d *decision) admit() {
-	for _, host := range d.w.Spec.Hosts {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
 		m, joined := d.w.State.Members[host.Name]
 		heard := d.w.Heard[host.Name]
 		v := d.w.Verdicts[host.Name]
@@ -261,7 +307,7 @@ func (d *decision) admit() {
 			continue
 		}
 		former := m.Admitted
-		m.Admitted, m.Barred = heard.Stint.Boot, ""
+		m.Admitted, m.Barred, m.Left = heard.Stint.Boot, "", nil
 		if report.UUID != "" {
 			m.UUID = report.UUID
 		}
@@ -276,11 +322,12 @@ func (d *decision) admit() {
 }
 
 // onItsWay names a thing that was taken from an earlier boot of the host and has
-// not yet been seen working elsewhere.
+// not yet been seen working elsewhere. What was given to a boot that is gone is on its
+// way no more: two hosts that lost their power would wait for each other for ever.
 func (d *decision) onItsWay(host, boot string) string {
 	for _, thing := range d.from[host] {
 		h := d.w.State.Holdings[thing]
-		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.arrived(h) && d.reaches(h.Host) {
+		if h.From.Host == host && h.From.Boot != boot && h.Host != host && !d.arrived(h) && d.reaches(h.Host) && d.w.Heard[h.Host].Stint.Boot == h.Boot {
 			return thing
 		}
 	}
@@ -329,6 +376,9 @@ func (d *decision) rounds() {
 		if address && service && (stuck || judge.Silent(round, stint.Boot)) {
 			stint.N, address = lease.AnyStint, false
 		}
+		if asked && round.Over && !address && len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {
+			asked = false // there are more ears now: a host is fenced on the word of most of these
+		}
 		switch {
 		case heard.Stint.Boot != stint.Boot && heard.Stint.Boot != "" && d.reaches(host):
 			if !address {
@@ -337,16 +387,21 @@ func (d *decision) rounds() {
 		case address && heard.Stint.Succeeds(stint):
 			continue // its own later stint says it
 		case heard.Stint.Boot == stint.Boot:
-			silence := d.w.Spec.Timing.Silence(heard.Late)
-			if left := silence - d.w.Now.Sub(heard.Last); left > 0 {
+			silence, last := d.w.Spec.Timing.Silence(heard.Late), heard.Last
+			if !address && asked && round.Over && last.Before(round.Asked) {
+				last = max(last, d.w.Told[host]) // its agent was started again: beats may follow
+			}
+			if left := silence - d.w.Now.Sub(last); left > 0 {
 				d.wake(left)
 				continue
 			}
 		}
-		if asked && round.Stint == stint && round.Over && (address || heard.Stint.Boot != stint.Boot || heard.Last.Before(round.Asked)) {
+		if asked && round.Stint == stint && round.Over && (address || heard.Stint.Boot != stint.Boot || heard.Last.Before(round.Asked) && !d.w.Told[host].After(round.Asked)) {
 			continue
 		}
-		if asked && round.Stint == stint && !round.Over && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
+		// One question at a time: the fence's, about the boot, is not taken back for this.
+		same := round.Stint == stint || round.Stint.Boot == stint.Boot && round.Stint.N == lease.AnyStint
+		if asked && same && !round.Over && d.w.Now.Sub(round.Asked) <= d.w.Spec.Timing.Lease {
 			d.wake(d.w.Spec.Timing.Lease - d.w.Now.Sub(round.Asked))
 			continue
 		}

@@ -195,6 +195,42 @@ func TestDecide(t *testing.T) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)
 		}, []string{"host/c2 waits"}},
+		{"a question about the boot is not taken back for one about its stint", func(w *fleet.World) {
+			fencing(*w, nil)
+			h := w.State.Holdings["address/internal"]
+			h.Host = "c2"
+			w.State.Holdings["address/internal"] = h
+			w.Rounds["c2"] = fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: lease.AnyStint}, Number: 2, Asked: w.Now.Add(-10 * ms)}
+		}, []string{"c1: release address/internal", "c2: claim address/internal", "host/c2 waits"}},
+		{"nor the other way round", func(w *fleet.World) {
+			fencing(*w, nil)
+			h := w.State.Holdings["address/internal"]
+			h.Host = "c2"
+			w.State.Holdings["address/internal"] = h
+			w.Rounds["c2"] = fleet.Round{Stint: h.Holder(), Number: 2, Asked: w.Now.Add(-10 * ms)}
+		}, []string{"c1: release address/internal", "c2: claim address/internal", "host/c2 waits"}},
+		{"nothing is started under a record that its holder's new stint has outdated", func(w *fleet.World) {
+			h := w.Heard["c2"]
+			h.Stint.N, h.Leased = 2, false
+			w.Heard["c2"] = h
+			w.Reports["c2"].Services["s"] = fleet.ServiceState{Phase: fleet.Stopped}
+		}, nil},
+		{"nobody is asked again about a host that has reported since, before its beats may have come", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Told = map[string]fleet.Moment{"c2": w.Now.Add(-5 * ms)}
+		}, nil},
+		{"one that is heard again is not ordered off once more, though no answer came", func(w *fleet.World) {
+			heard := w.Heard["c2"]
+			fencing(*w, nil)
+			w.Heard["c2"] = heard
+			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts), Tries: 1}
+		}, []string{"-intent/c2", "host/c2 waits"}},
+		{"nor is its intent ended while the first off may act", func(w *fleet.World) {
+			heard := w.Heard["c2"]
+			fencing(*w, nil)
+			w.Heard["c2"] = heard
+			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts / 2), Tries: 1}
+		}, []string{"host/c2 waits"}},
 		{"one that is heard again before the order is not fenced", func(w *fleet.World) {
 			fencing(*w, nil)
 			silent(*w, "c2", 0)
@@ -223,6 +259,47 @@ func TestDecide(t *testing.T) {
 			w.Leader = "c3"
 			report(*w, "c2", func(r *fleet.Report) { r.Leaving, r.Boot = true, "a" })
 		}, []string{"member/c2", "intent/c2", "service/s waits"}},
+		{"but one that went down with something in its hands", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
+		{"a host that shuts down hands over what it holds", func(w *fleet.World) {
+			report(*w, "c1", func(r *fleet.Report) { r.GoesDown = true })
+		}, []string{"c1: release address/internal"}},
+		{"and what it runs alone", func(w *fleet.World) {
+			report(*w, "c2", func(r *fleet.Report) { r.GoesDown = true })
+		}, []string{"c2: stop service/s"}},
+		{"but not in an earlier boot", func(w *fleet.World) {
+			reboot(*w, "c3", "x")
+			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "x"}
+			report(*w, "c3", func(r *fleet.Report) { r.Boot, r.GoesDown = "b", true })
+		}, nil},
+		{"nothing goes to a host that shuts down", func(w *fleet.World) {
+			lapse(*w, "c1")
+			w.Leader = "c2"
+			report(*w, "c3", func(r *fleet.Report) { r.GoesDown = true })
+		}, []string{"holding/address/internal=c2#2"}},
+		{"a farewell with empty hands is written down", func(w *fleet.World) {
+			silent(*w, "c3", 200*ms)
+			report(*w, "c3", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+		}, []string{"member/c3"}},
+		{"not while it is heard", func(w *fleet.World) {
+			report(*w, "c3", func(r *fleet.Report) { r.Leaving = true })
+		}, nil},
+		{"not while it holds something", func(w *fleet.World) {
+			silent(*w, "c2", 200*ms)
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
+		}, nil},
+		{"and forgotten when it is heard again", func(w *fleet.World) {
+			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "b", Left: &fleet.Farewell{Boot: "b"}}
+		}, []string{"member/c3"}},
+		{"one that left is not counted as lost by the brake", func(w *fleet.World) {
+			hush(*w, "c2")
+			silent(*w, "c3", time.Second)
+			report(*w, "c3", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "b", Left: &fleet.Farewell{Boot: "b", Down: true}}
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
 		{"nor when disarmed", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
@@ -244,6 +321,15 @@ func TestDecide(t *testing.T) {
 			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}
 		}, []string{"-proof/c2"}},
 		{"a later boot proves the former dead", func(w *fleet.World) { reboot(*w, "c2", "x") }, []string{"member/c2", "proof/c2", "service/s waits"}},
+		{"two that had each other's things do not wait for each other", func(w *fleet.World) {
+			for _, host := range []string{"c1", "c2"} {
+				reboot(*w, host, "x")
+				w.State.Members[host] = fleet.Member{Host: host, Admitted: "b"}
+			}
+			a, s := w.State.Holdings["address/internal"], w.State.Holdings["service/s"]
+			a.From, s.From = fleet.Stint{Host: "c2", Boot: "a", N: 1}, fleet.Stint{Host: "c1", Boot: "a", N: 1}
+			w.State.Holdings["address/internal"], w.State.Holdings["service/s"] = a, s
+		}, []string{"member/c1", "proof/c1", "member/c2", "proof/c2", "ask c1 1", "service/s waits"}},
 		{"a boot two boots ago is dead as well", func(w *fleet.World) {
 			reboot(*w, "c2", "y")
 			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "x"}
@@ -408,5 +494,46 @@ func TestFenceLevels(t *testing.T) {
 	_, p := Turn(w)
 	if len(p.Orders) != 1 || p.Orders[0].Verb != fleet.VerbConfirm || p.Orders[0].Level != 1 {
 		t.Errorf("asked again: %+v", p.Orders)
+	}
+}
+
+// TestNoSilenceIsAProof: a host without a fence runs the service and falls silent, for a
+// moment, an hour, a year. However long, and whatever promised to hear it no more, its
+// service is started nowhere else: only the contract of a watchdog could make a proof of
+// silence, and there is none.
+func TestNoSilenceIsAProof(t *testing.T) {
+	for _, d := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * 365 * time.Hour} {
+		for _, quiet := range []func(fleet.World, string){func(fleet.World, string) {}, lapse, hush} {
+			w := small()
+			for i := range w.Spec.Hosts {
+				w.Spec.Hosts[i].Fence = nil
+			}
+			w.Leader = "c3"
+			quiet(w, "c2")
+			w.Now, w.Wall = w.Now.Add(d), w.Wall.Add(d)
+			for _, host := range []string{"c1", "c3"} {
+				silent(w, host, 0)
+				h := w.Heard[host]
+				h.Nets = map[string]fleet.Moment{}
+				for _, n := range w.Spec.Networks {
+					h.Nets[n.Name] = w.Now
+				}
+				w.Heard[host] = h
+			}
+			w, p := Turn(w)
+			for _, r := range p.Records {
+				if strings.HasPrefix(r.Key, "holding/service/") || strings.HasPrefix(r.Key, "proof/") {
+					t.Errorf("after %v of silence: %s: %s", d, r.Key, r.Text)
+				}
+			}
+			for _, o := range p.Orders {
+				if o.Thing == "service/s" {
+					t.Errorf("after %v of silence: %s shall %s: %s", d, o.To, o.Verb, o.Why)
+				}
+			}
+			if c := w.Verdicts["c2"].Condition; c == fleet.Dead || c == fleet.Healthy {
+				t.Errorf("after %v of silence c2 is %s", d, c)
+			}
+		}
 	}
 }

@@ -37,7 +37,8 @@ func (d *decision) fences() {
 	for _, host := range fleet.Sorted(d.w.State.Intents) {
 		d.pursue(d.w.State.Intents[host])
 	}
-	for _, host := range d.w.Spec.Hosts {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
 		if _, open := d.w.State.Intents[host.Name]; open {
 			continue
 		}
@@ -65,8 +66,9 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		}
 		switch d.w.Verdicts[host].Condition {
 		case fleet.Lapsed:
-			if !judge.Silent(d.w.Rounds[host], h.Boot) {
-				continue // a stint that is over may have been followed by another
+			round := d.w.Rounds[host]
+			if !judge.Silent(round, h.Boot) || len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {
+				continue // a stint that is over may have been followed by another, and there may be more ears now
 			}
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
@@ -81,7 +83,7 @@ func (d *decision) needsFence(host string) (boot, why string) {
 }
 
 // intend records the intent to fence, if no brake holds it back.
-func (d *decision) intend(host fleet.Host, boot, why string) {
+func (d *decision) intend(host *fleet.Host, boot, why string) {
 	about := "host/" + host.Name
 	oath := fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", host.Name)
 	lost := judge.Lost(d.w)
@@ -89,7 +91,7 @@ func (d *decision) intend(host fleet.Host, boot, why string) {
 	switch {
 	case host.Name == d.w.Leader:
 		d.wait(about, "another leader: a leader never fences itself", "")
-	case d.w.Reports[host.Name].Leaving && d.w.Reports[host.Name].Boot == boot:
+	case d.w.Reports[host.Name].Leaving && !d.w.Reports[host.Name].GoesDown && d.w.Reports[host.Name].Boot == boot:
 		d.wait(about, "its agent to be started again: somebody stopped it, and what runs there runs on unwatched ("+why+")",
 			fmt.Sprintf("systemctl start mainstay on %s; if the host is off: mainstay recover oath %s", host.Name, host.Name))
 	case d.disarmed:
@@ -160,8 +162,15 @@ func (d *decision) pursue(in fleet.Intent) {
 	case !sent && d.back(in):
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again before its fence was ordered"))
 		return
+	case f.Effect == nil && sent && left <= 0 && d.back(in):
+		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again, and nothing of its fence can act any more"))
+		return
 	case f.Effect == nil:
 		d.wait(about, "its BMC to say twice that it is off", "mainstay recover oath "+in.Host)
+		if sent && d.back(in) {
+			d.wake(left) // it is well again: it is not told to go off once more
+			return
+		}
 		d.off(in, o)
 		return
 	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):
@@ -227,7 +236,7 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 	switch {
 	case judge.Silent(round, in.Boot) && age <= max(restMin, 2*t.Lease):
 		d.order(o)
-	case round.Stint == stint && !round.Over && age <= t.Lease:
+	case round.Stint.Boot == in.Boot && !round.Over && age <= t.Lease: // also one about its stint
 		d.wake(t.Lease - age)
 	case round.Stint == stint && !round.Over && !sent:
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard by too many ears, and its fence was not ordered yet"))
@@ -238,7 +247,7 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 }
 
 // powerOn turns a fenced host on again, once nothing is left that it held.
-func (d *decision) powerOn(host fleet.Host) {
+func (d *decision) powerOn(host *fleet.Host) {
 	m := d.w.State.Members[host.Name]
 	p, proved := d.w.State.Proofs[host.Name]
 	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {

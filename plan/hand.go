@@ -75,6 +75,8 @@ type Hand struct {
 	dropping bool
 	// kept is until when the kernel lets this host speak, as its own hands last said.
 	kept fleet.Moment
+	// departing: the host shuts down and takes nothing any more.
+	departing bool
 }
 
 // claimLasts bounds the first claim of a host that spoke for nothing: asking who else
@@ -222,6 +224,42 @@ func (h *Hand) Order(o fleet.Order, now fleet.Moment) ([]Deed, *fleet.Effect) {
 	return append(deeds, Deed{Do: DoPerform, Thing: o.Thing, Generation: o.Generation, Order: o}), nil
 }
 
+// Depart says that the host is shutting down, or no longer: meanwhile it refuses
+// whatever would give it something.
+func (h *Hand) Depart(on bool) { h.departing = on }
+
+// LetGo is what a host does with what it still has when its shutdown waits no more:
+// it stops what it runs alone and gives every address back, so that others may have
+// them by its word.
+func (h *Hand) LetGo(why string) []Deed {
+	var deeds []Deed
+	for _, thing := range fleet.Sorted(h.memory.Held) {
+		g := h.memory.Held[thing]
+		put(&h.memory.Refused, thing, max(g, h.memory.Refused[thing]))
+		deeds = append(deeds, Deed{Do: DoRelease, Thing: thing, Generation: g, Why: why})
+	}
+	h.memory.Held = nil
+	for _, thing := range fleet.Sorted(h.memory.Running) {
+		g := h.memory.Running[thing]
+		deeds = append(deeds, Deed{Do: DoPerform, Thing: thing, Generation: g, Why: why, Order: fleet.Order{
+			Key: fmt.Sprintf("let-go/%s/%d", thing, g), Verb: fleet.VerbStop, To: h.host, Boot: h.memory.Boot, Stint: h.memory.Stint,
+			Epoch: h.memory.Epoch, Thing: thing, Generation: g, Why: why,
+		}})
+	}
+	return deeds
+}
+
+// Free says whether this host has nothing any more that only one may have, and all
+// that it gave back is surely gone here.
+func (h *Hand) Free() bool {
+	for _, thing := range fleet.Sorted(h.memory.Refused) {
+		if h.memory.Refused[thing] > h.memory.GivenUp[thing] {
+			return false
+		}
+	}
+	return len(h.memory.Held) == 0 && len(h.memory.Running) == 0 && !h.dropping
+}
+
 // Released notes that a release has been carried out: the address is surely
 // silent here under that generation, and the word may be given.
 func (h *Hand) Released(thing string, generation uint64) { h.giveUp(thing, generation) }
@@ -266,6 +304,9 @@ func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 			return fmt.Sprintf("generation %d of %s has been seen", g, o.Thing)
 		}
 		return ""
+	}
+	if h.departing {
+		return "this host is shutting down"
 	}
 	if o.Stint != h.memory.Stint && fleet.Armed(fleet.GuardStint) {
 		return fmt.Sprintf("meant for stint %d, this is %d", o.Stint, h.memory.Stint)

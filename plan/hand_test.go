@@ -219,3 +219,47 @@ func TestAFirstClaimHasItsTime(t *testing.T) {
 		t.Errorf("a claim that hangs is waited for for ever: %+v", deeds)
 	}
 }
+
+// TestDeparture: a host that shuts down takes nothing any more, and is free only when
+// what it gave back is surely gone.
+func TestDeparture(t *testing.T) {
+	start := fleet.Order{Key: "start", Verb: fleet.VerbStart, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/s", Generation: 7}
+	h := leased(t)
+	if refused(t, h, claim(3), ms) || refused(t, h, start, ms) {
+		t.Fatal("nothing can be given to it")
+	}
+	h.Depart(true)
+	if !refused(t, h, claim(4), ms) {
+		t.Error("a host that shuts down takes an address")
+	}
+	start.Generation = 8
+	if !refused(t, h, start, ms) {
+		t.Error("a host that shuts down takes a service")
+	}
+	deeds := h.LetGo("it shuts down")
+	var did []string
+	for _, d := range deeds {
+		did = append(did, d.Do+" "+string(d.Order.Verb)+" "+d.Thing)
+	}
+	if diff := cmp.Diff([]string{"release  address/a", "perform stop service/s"}, did); diff != "" {
+		t.Error(diff)
+	}
+	if refuse := h.Refuses(deeds[1].Order, at(ms)); refuse != "" {
+		t.Errorf("its own stop is refused: %s", refuse)
+	}
+	if h.Free() {
+		t.Error("it is free before anything is gone")
+	}
+	h.Released("address/a", 3)
+	if h.Free() {
+		t.Error("it is free before its service is stopped")
+	}
+	h.Stopped("service/s", 7)
+	if m := h.Memory(); !h.Free() || m.GivenUp["address/a"] != 3 || m.GivenUp["service/s"] != 7 {
+		t.Errorf("its word is %v, free %v", m.GivenUp, h.Free())
+	}
+	h.Depart(false)
+	if refused(t, h, claim(4), ms) {
+		t.Error("a shutdown that was called off keeps it from taking anything")
+	}
+}

@@ -28,9 +28,13 @@ type sight struct {
 	// reaches: it makes sense to send it anything.
 	reaches     bool
 	maintenance bool
+	// speaks: its report is of the stint that is heard now.
+	speaks bool
+	// down: it says itself that it is shutting down.
+	down bool
 }
 
-func newIndex(w fleet.World) index {
+func newIndex(w *fleet.World) index {
 	x := index{
 		hosts: make(map[string]*sight, len(w.Spec.Hosts)), homes: make(map[string][]string, len(w.Spec.Services)), spec: make(map[string]*fleet.Service, len(w.Spec.Services)),
 		things: fleet.Sorted(w.State.Holdings), on: map[string][]string{}, from: map[string][]string{}, moves: map[string]fleet.Wish{},
@@ -40,11 +44,14 @@ func newIndex(w fleet.World) index {
 		name := w.Spec.Hosts[i].Name
 		s := &seen[i]
 		r, ok := w.Reports[name]
-		s.report, s.current = r, ok && r.Boot != "" && r.Boot == w.Heard[name].Stint.Boot
+		heard := w.Heard[name].Stint
+		s.report, s.current = r, ok && r.Boot != "" && r.Boot == heard.Boot
+		s.down = s.current && r.GoesDown
 		switch w.Verdicts[name].Condition {
 		case fleet.Healthy, fleet.Degraded, fleet.Suspect:
 			s.reaches = true
 		}
+		s.speaks = s.current && s.reaches && r.Stint == heard.N
 		x.hosts[name] = s
 	}
 	for i := range w.Spec.Services {
@@ -78,7 +85,7 @@ func newIndex(w fleet.World) index {
 
 // see returns what is known of a host; one that the site's file does not name is
 // not reached and has said nothing.
-func (x index) see(host string) *sight {
+func (x *index) see(host string) *sight {
 	if s, ok := x.hosts[host]; ok {
 		return s
 	}
@@ -86,7 +93,7 @@ func (x index) see(host string) *sight {
 }
 
 // service returns the service of that name.
-func (x index) service(name string) (fleet.Service, bool) {
+func (x *index) service(name string) (fleet.Service, bool) {
 	if v, ok := x.spec[name]; ok {
 		return *v, true
 	}
@@ -94,7 +101,7 @@ func (x index) service(name string) (fleet.Service, bool) {
 }
 
 // mayCarry is Spec.MayCarry by the index.
-func (x index) mayCarry(a fleet.Address, host fleet.Host) bool {
+func (x *index) mayCarry(a *fleet.Address, host *fleet.Host) bool {
 	if _, ok := host.Addresses[a.Network]; !ok {
 		return false
 	}

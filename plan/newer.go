@@ -36,7 +36,7 @@ func (d *decision) next(old fleet.Holding) uint64 {
 func (d *decision) speaker(a fleet.Address, h fleet.Holding) (host string, generation uint64) {
 	for i := range d.w.Spec.Hosts {
 		name := d.w.Spec.Hosts[i].Name
-		got, ok := d.speaks(a, name)
+		got, ok := d.speaks(a.Name, name)
 		if ok && (h.Host == "" || got > h.Generation) && got > generation {
 			host, generation = name, got
 		}
@@ -46,12 +46,12 @@ func (d *decision) speaker(a fleet.Address, h fleet.Holding) (host string, gener
 
 // speaks returns the generation under which a host's present stint speaks for an
 // address, or is about to.
-func (d *decision) speaks(a fleet.Address, host string) (uint64, bool) {
-	r, ok := d.current(host)
-	if !ok || !d.reaches(host) || r.Stint != d.w.Heard[host].Stint.N {
+func (d *decision) speaks(address, host string) (uint64, bool) {
+	x := d.see(host)
+	if !x.speaks || len(x.report.Addresses) == 0 {
 		return 0, false
 	}
-	s := r.Addresses[a.Name]
+	s := x.report.Addresses[address]
 	return s.Generation, s.Phase == fleet.Speaking || s.Phase == fleet.Shut
 }
 
@@ -82,7 +82,7 @@ func (d *decision) adopt(a fleet.Address, h fleet.Holding) bool {
 func (d *decision) hushOthers(a fleet.Address, h fleet.Holding) {
 	for i := range d.w.Spec.Hosts {
 		name := d.w.Spec.Hosts[i].Name
-		got, ok := d.speaks(a, name)
+		got, ok := d.speaks(a.Name, name)
 		if !ok || name == h.Host || got > h.Generation {
 			continue
 		}
@@ -99,12 +99,11 @@ func (d *decision) hushOthers(a fleet.Address, h fleet.Holding) {
 func (d *decision) unsure(a fleet.Address, h fleet.Holding) []string {
 	var out []string
 	for i := range d.w.Spec.Hosts {
-		host := d.w.Spec.Hosts[i]
+		host := &d.w.Spec.Hosts[i]
 		_, joined := d.w.State.Members[host.Name]
-		r, told := d.current(host.Name)
-		told = told && r.Stint == d.w.Heard[host.Name].Stint.N && d.reaches(host.Name)
+		told := d.see(host.Name).speaks
 		forgotten := h.Generation > 0 && joined && !d.deadNow(host.Name)
-		if !told && d.mayCarry(a, host) && (forgotten || d.reaches(host.Name)) {
+		if !told && d.mayCarry(&a, host) && (forgotten || d.reaches(host.Name)) {
 			out = append(out, host.Name)
 		}
 	}

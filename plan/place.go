@@ -27,7 +27,7 @@ func (d *decision) services() {
 func (d *decision) active(v fleet.Service, host string) {
 	x := d.see(host)
 	s, told := x.report.Services[v.Name]
-	if !told || !x.current || !x.reaches || x.maintenance || s.Phase == fleet.Running && !s.Stuck {
+	if !told || !x.current || !x.reaches || x.maintenance || x.down || s.Phase == fleet.Running && !s.Stuck {
 		return
 	}
 	if _, joined := d.w.State.Members[host]; !joined {
@@ -317,6 +317,9 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 	case s.Phase == fleet.Running && s.Generation == h.Generation, s.Phase == fleet.Starting, s.Phase == fleet.Stopping:
 	case s.Phase == fleet.Unknown:
 		d.wait(thing, "an answer about its state: "+s.Why, "systemctl status on "+h.Host)
+	case d.w.Heard[h.Host].Stint.N != h.Stint && !d.maintenance(h.Host):
+		// It has begun a stint that the record does not name yet, and cannot take it
+		// now: an order that it gets later would be under a record of the past.
 	default:
 		// What runs already under an earlier generation is only told its new one.
 		if d.exhausted(v, h, s) || s.Phase != fleet.Running && !d.offStill(v, h) {
@@ -397,8 +400,8 @@ func (d *decision) shouldMove(v fleet.Service, h fleet.Holding) string {
 		return fmt.Sprintf("%s wishes it on %s", wish.By, wish.To)
 	case wished && wish.To != h.Host:
 		d.wait(h.Thing, fmt.Sprintf("%s to be able to run it: %s", wish.To, d.cannotRun(v, wish.To)), "")
-	case others && d.maintenance(h.Host):
-		return h.Host + " is in maintenance"
+	case others:
+		return d.departs(h.Host)
 	}
 	return ""
 }

@@ -44,13 +44,14 @@ func (d *decision) routes() {
 	sum := fnv.New64a()
 	sum.Write(said)
 	table.Revision = sum.Sum64()>>11 | 1 // fits a JSON number exactly, never zero
-	for _, host := range d.w.Spec.Hosts {
-		r, ok := d.current(host.Name)
-		if _, balances := r.Services["haproxy"]; !ok || !balances || !d.reaches(host.Name) || r.Routes == table.Revision {
+	for i := range d.w.Spec.Hosts {
+		host := d.w.Spec.Hosts[i].Name
+		r, ok := d.current(host)
+		if _, balances := r.Services["haproxy"]; !ok || !balances || !d.reaches(host) || r.Routes == table.Revision {
 			continue
 		}
-		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host.Name, table.Revision), Verb: fleet.VerbRoute, Routes: table,
-			Why: "a server's state changed"}, host.Name))
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("route/%s/%d", host, table.Revision), Verb: fleet.VerbRoute, Routes: table,
+			Why: "a server's state changed"}, host))
 	}
 }
 
@@ -81,6 +82,11 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 		return fleet.RouteDead
 	case fleet.Suspect:
 		return fleet.RouteOut
+	case fleet.Offline:
+		if left := d.w.State.Members[host].Left; left != nil && left.Down {
+			return fleet.RouteDead
+		}
+		return fleet.RouteOut
 	case fleet.Unheard:
 		if !ok {
 			return fleet.RouteOut
@@ -89,7 +95,7 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 	switch {
 	case !ok:
 		return fleet.RouteOut
-	case d.maintenance(host) || s.Phase == fleet.Stopping:
+	case d.departs(host) != "" || s.Phase == fleet.Stopping:
 		return fleet.RouteDrain
 	case s.Hung || !s.Ready || d.beyond(host, d.w.Spec.ServerNetwork(v)):
 		return fleet.RouteOut
@@ -145,6 +151,21 @@ func (d *decision) writer(v fleet.Service, servers map[string]fleet.Route) {
 			servers[host] = fleet.RouteBackup
 		}
 	}
+}
+
+// Drained says whether a host's servers take no new traffic by a routing table, or
+// nobody else's could.
+func Drained(routes fleet.Routes, host string) bool {
+	for _, service := range fleet.Sorted(routes.Servers) {
+		servers, others := routes.Servers[service], false
+		for _, name := range fleet.Sorted(servers) {
+			others = others || name != host && (servers[name] == fleet.RouteReady || servers[name] == fleet.RouteBackup)
+		}
+		if mine := servers[host]; others && (mine == fleet.RouteReady || mine == fleet.RouteBackup) {
+			return false
+		}
+	}
+	return true
 }
 
 // Overlay takes hosts that this agent's own ear suspects out of a routing table,

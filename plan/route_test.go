@@ -81,3 +81,21 @@ func TestOverlay(t *testing.T) {
 		}
 	}
 }
+
+func TestDrained(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		servers map[string]fleet.Route
+		want    bool
+	}{
+		{"no server here", map[string]fleet.Route{"c2": fleet.RouteReady}, true},
+		{"in the rotation", map[string]fleet.Route{"c1": fleet.RouteReady, "c2": fleet.RouteReady}, false},
+		{"a stand-in", map[string]fleet.Route{"c1": fleet.RouteBackup, "c2": fleet.RouteReady}, false},
+		{"draining", map[string]fleet.Route{"c1": fleet.RouteDrain, "c2": fleet.RouteReady}, true},
+		{"the last one", map[string]fleet.Route{"c1": fleet.RouteReady, "c2": fleet.RouteDead}, true},
+	} {
+		if got := Drained(fleet.Routes{Servers: map[string]map[string]fleet.Route{"s": c.servers}}, "c1"); got != c.want {
+			t.Errorf("%s: drained is %v", c.name, got)
+		}
+	}
+}

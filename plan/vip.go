@@ -18,8 +18,9 @@ func (d *decision) addresses() {
 
 func (d *decision) address(a fleet.Address) {
 	thing := a.Thing()
-	for _, host := range d.w.Spec.Hosts {
-		if r, ok := d.current(host.Name); ok && r.Addresses[a.Name].Phase == fleet.Foreign {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
+		if r, ok := d.current(host.Name); ok && len(r.Addresses) > 0 && r.Addresses[a.Name].Phase == fleet.Foreign {
 			d.wait(thing, fmt.Sprintf("%s has it without our guard (%s): remove it there", host.Name, r.Addresses[a.Name].Why),
 				fmt.Sprintf("on %s: ip addr del %s/%d dev INTERFACE, and stop what put it there", host.Name, a.Addr, a.Addr.BitLen()))
 			return
@@ -130,8 +131,9 @@ func (d *decision) giveAddress(a fleet.Address, old fleet.Holding, why string) {
 
 // carriers lists the hosts that may carry an address now, and why others may not.
 func (d *decision) carriers(a fleet.Address) (fit, reasons []string) {
-	for _, host := range d.w.Spec.Hosts {
-		if !d.mayCarry(a, host) {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
+		if !d.mayCarry(&a, host) {
 			continue
 		}
 		if why := d.cannotCarry(a, host.Name); why != "" {
@@ -213,7 +215,8 @@ func (d *decision) keepAddress(a fleet.Address, h fleet.Holding) {
 		return // nobody held it before, so no flow can be half-dead
 	}
 	// The claim works: every host ends its own half-dead TCP to the address.
-	for _, host := range d.w.Spec.Hosts {
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
 		r, ok := d.current(host.Name)
 		if !ok || !d.reaches(host.Name) || r.Severed[a.Name] >= h.Generation {
 			continue
@@ -251,8 +254,8 @@ func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
 		d.wait(a.Thing(), fmt.Sprintf("%s to be able to carry it: %s", wish.To, d.cannotCarry(a, wish.To)), "")
 	case !others:
 		return ""
-	case d.maintenance(h.Host):
-		return h.Host + " is in maintenance"
+	case d.departs(h.Host) != "":
+		return d.departs(h.Host)
 	}
 	if d.w.Verdicts[h.Host].Condition == fleet.Suspect || !others {
 		return ""

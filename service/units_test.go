@@ -42,8 +42,8 @@ func TestUnits(t *testing.T) {
 			}
 		}
 		for _, need := range map[string][]string{
-			AgentUnit:   {"Type=notify", "WatchdogSec=", "Restart=always", "OOMScoreAdjust=-", "KillMode=process", "ExecStart=/bin/true run", "WantedBy=multi-user.target"},
-			QuorumUnit:  {"ExecStart=/bin/true quorum", "IOWeight=", "LimitNOFILE=", "Restart=on-failure", "RestartSec="},
+			AgentUnit:   {"Type=notify", "WatchdogSec=", "Restart=always", "OOMScoreAdjust=-", "TimerSlackNSec=", "KillMode=process", "ExecStart=/bin/true run", "WantedBy=multi-user.target"},
+			QuorumUnit:  {"ExecStart=/bin/true quorum", "IOWeight=", "LimitNOFILE=", "TimerSlackNSec=", "Restart=on-failure", "RestartSec="},
 			HAProxyUnit: {"ExecStart=/bin/true -Ws -f /etc/mainstay/haproxy.cfg", "ExecReload=/bin/true -Ws -f /etc/mainstay/haproxy.cfg -c -q\nExecReload=/bin/kill -USR2 $MAINPID", "KillMode=mixed"},
 		}[name] {
 			if !strings.Contains(string(text), need) {

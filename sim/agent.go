@@ -50,12 +50,16 @@ type agent struct {
 	ticked fleet.Moment
 	first  fleet.Moment
 	said   fleet.Report
+	draft  fleet.Report // its maps are filled anew until it is said
 	saidAt fleet.Moment
 	sayLed bool
 	telling,
 	everTold bool
 	seq     uint64
 	content uint64 // counts what was said anew
+
+	departing fleet.Moment // since when its host has been shutting down; 0: it is not
+	leaving   bool
 
 	desk   desk
 	leader leader
@@ -102,7 +106,7 @@ func newAgent(h *host) *agent {
 		a.senses[i].nets = make([]fleet.Moment, len(s.nets))
 	}
 	h.agent = a
-	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}}
+	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}, told: map[string]fleet.Moment{}}
 	for _, name := range a.spec.Voters() {
 		a.voters = append(a.voters, s.names[name])
 	}
@@ -438,7 +442,7 @@ func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 			x.reply = reply
 		}
 		if d.Apart() {
-			a.host.agentProcess.in(a.host.site.between(20*microsecond, 300*microsecond), func() { a.perform(x) })
+			a.apart(x)
 			continue
 		}
 		if d.Do == plan.DoRenew && len(a.deeds) > 0 && a.deeds[len(a.deeds)-1].Do == plan.DoRenew {
@@ -447,6 +451,11 @@ func (a *agent) queue(deeds []plan.Deed, reply func(fleet.Effect)) {
 		a.deeds = append(a.deeds, x)
 	}
 	a.work()
+}
+
+// apart carries out what need not wait for the addresses.
+func (a *agent) apart(d deed) {
+	a.host.agentProcess.in(a.host.site.between(20*microsecond, 300*microsecond), func() { a.perform(d) })
 }
 
 // work is the loop that owns the addresses: one deed after the other.
@@ -511,13 +520,13 @@ func (a *agent) renew(next func()) {
 		next()
 		return
 	}
-	span := until.Sub(a.host.clock())
+	before := a.host.clock()
 	s.watch.renewing(a.host)
 	a.host.agentProcess.in(s.between(20*microsecond, 200*microsecond), func() {
-		if span > 0 {
+		if until.After(before) {
 			for _, name := range fleet.Sorted(a.speaking) {
 				i, _ := a.address("address/" + name)
-				a.late = a.host.kernel.put(i, span)
+				a.put(i, until, before)
 			}
 			if !a.tooLate(until) {
 				a.hand.Kept(until)
@@ -525,6 +534,16 @@ func (a *agent) renew(next func()) {
 		}
 		next()
 	})
+}
+
+// put opens an address's guard for what was left of the lease before. Where that was so
+// long ago that the guard would stay open beyond it, it is told again at once, as package
+// vip does.
+func (a *agent) put(i int, until, before fleet.Moment) {
+	a.late = a.host.kernel.put(i, until.Sub(before))
+	if now := a.host.clock(); now.Sub(before) > fleet.GuardLate && now.Before(until) && fleet.Armed(fleet.GuardAfterCheck) {
+		a.late = a.host.kernel.put(i, until.Sub(now))
+	}
 }
 
 // tooLate is the after-check.
@@ -588,6 +607,7 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		return
 	}
 	if s.deaf[a.host.name+"/"+name] {
+		a.host.kernel.remove(i) // it may speak already, if the claim was ordered once more
 		a.hand.Lost(d.Thing)
 		delete(a.speaking, name)
 		a.keep()
@@ -595,10 +615,9 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		next()
 		return
 	}
-	span := until.Sub(now)
 	s.watch.renewing(a.host)
 	a.host.agentProcess.in(s.between(50*microsecond, 2*millisecond), func() {
-		a.late = a.host.kernel.put(i, span)
+		a.put(i, until, now)
 		if !a.tooLate(until) {
 			s.watch.claims(a.host, d.Thing, d.Generation)
 			a.speaking[name] = d.Generation
@@ -744,6 +763,61 @@ func (a *agent) remind(now fleet.Moment) {
 	}
 }
 
+// How long a shutdown waits, as package node has it: for a leader, then for the host's
+// own hands; and how long it serves on at least.
+const (
+	departBound = 10 * time.Second
+	letGoBound  = 25 * time.Second
+	departLeast = time.Second
+)
+
+// shutDown is what a host does that goes down in good order: it hands over, lets go of
+// the rest, says farewell, and then has no power.
+func (a *agent) shutDown(gone func()) {
+	if a.departing != 0 {
+		return
+	}
+	h := a.host
+	a.departing = h.clock()
+	a.hand.Depart(true)
+	a.poke()
+	if h.member != nil && h.member.leads() && !h.quorumProcess.stopped() && a.lead.holds(h.clock()) {
+		for _, v := range a.voters {
+			if x := &a.senses[v.index]; v != h && x.seen && !x.suspect && !a.desk.reports[v.name].GoesDown {
+				h.member.handOver(uint64(v.index + 1))
+				break
+			}
+		}
+	}
+	a.whenFree(h.clock().Add(departBound), func() bool {
+		return h.clock().Sub(a.departing) >= departLeast && plan.Drained(a.routes, h.name)
+	}, func() {
+		a.queue(a.hand.LetGo("this host is shutting down"), func(fleet.Effect) {})
+		a.keep()
+		a.whenFree(h.clock().Add(letGoBound), func() bool { return true }, func() {
+			a.farewell()
+			gone()
+		})
+	})
+}
+
+// whenFree goes on as soon as the host has nothing any more that only one may have, at
+// the latest at until.
+func (a *agent) whenFree(until fleet.Moment, also func() bool, then func()) {
+	if a.hand.Free() && also() || !a.host.clock().Before(until) {
+		then()
+		return
+	}
+	a.host.agentProcess.in(20*millisecond, func() { a.whenFree(until, also, then) })
+}
+
+// farewell is the last report.
+func (a *agent) farewell() {
+	a.leaving = true
+	a.saidAt = 0
+	a.report()
+}
+
 // report tells every voter what this host is like, when that changed and once a
 // second besides.
 func (a *agent) report() {
@@ -755,14 +829,17 @@ func (a *agent) report() {
 	r := a.testimony(now)
 	if !a.everTold || !same(&a.said, &r) {
 		a.content++
+		a.draft = fleet.Report{} // whoever it is told to keeps its maps
 	} else if now.Sub(a.saidAt) < time.Second {
 		return
+	} else {
+		r.Addresses, r.Services, r.Links, r.Severed = a.said.Addresses, a.said.Services, a.said.Links, a.said.Severed
 	}
 	a.everTold = true
 	a.seq = max(a.seq+1, uint64(now)) // it rises also over restarts within one boot
 	r.Seq, r.Wall = a.seq, a.host.wall()
 	a.said, a.saidAt, a.sayLed = r, now, r.Leased
-	t := told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
+	t := &told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
 	for _, v := range a.voters {
 		if v == a.host {
 			a.desk.put(t, a)
@@ -773,7 +850,7 @@ func (a *agent) report() {
 }
 
 // post sends a report, over the next network if the first is shut.
-func (a *agent) post(v *host, t told) {
+func (a *agent) post(v *host, t *told) {
 	s := a.host.site
 	for net := range s.nets {
 		d, ok := s.packet(a.host, v, net)
@@ -788,25 +865,35 @@ func (a *agent) post(v *host, t told) {
 // testimony is what this host says of itself.
 func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
+	d := &a.draft
+	if d.Addresses == nil {
+		d.Addresses, d.Services = map[string]fleet.AddressState{}, map[string]fleet.ServiceState{}
+		d.Links, d.Severed = map[string]bool{}, map[string]uint64{}
+	}
+	clear(d.Addresses)
+	clear(d.Services)
+	clear(d.Links)
+	clear(d.Severed)
 	r := fleet.Report{
 		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
 		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
-		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: map[string]bool{}, Severed: map[string]uint64{},
+		GoesDown: a.departing != 0, Leaving: a.leaving,
+		Addresses: d.Addresses, Services: d.Services, Links: d.Links, Severed: d.Severed,
 	}
-	for _, addr := range a.spec.Addresses {
+	for i := range a.spec.Addresses {
+		addr := &a.spec.Addresses[i]
 		g, held := m.Held[addr.Thing()]
 		switch {
 		case held && a.speaking[addr.Name] == g:
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
 		case held:
 			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
-		case a.host.site.foreign[a.host.name+"/"+addr.Name]:
+		case len(a.host.site.foreign) > 0 && a.host.site.foreign[a.host.name+"/"+addr.Name]:
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: "made permanent by another program"}
 		}
 	}
-	for _, name := range fleet.Sorted(a.services) {
-		st := a.services[name]
-		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive && st.Phase != fleet.Stopped && st.Phase != fleet.Failed && st.Phase != fleet.Absent {
+	for name, st := range a.services { // in whatever order: a map is filled
+		if u := a.host.copy(name); u.exclusive() && st.Phase != fleet.Stopped && st.Phase != fleet.Failed && st.Phase != fleet.Absent {
 			st.Generation = m.Running["service/"+name]
 		}
 		r.Services[name] = st
@@ -815,16 +902,14 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		name := a.host.site.nets[i].name
 		r.Links[name] = up && !a.paths.Broken(name, a.length)
 	}
-	for _, name := range fleet.Sorted(a.severed) {
-		r.Severed[name] = a.severed[name]
-	}
+	maps.Copy(r.Severed, a.severed)
 	return r
 }
 
 // same says whether two reports say the same, apart from their number and time.
 func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
-		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving &&
+		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
 		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences)
 }
@@ -839,16 +924,18 @@ type told struct {
 type desk struct {
 	reports map[string]fleet.Report
 	content map[string]uint64
+	told    map[string]fleet.Moment
 }
 
-func (d *desk) put(t told, a *agent) {
+func (d *desk) put(t *told, a *agent) {
 	host := t.report.Host
 	old, known := d.reports[host]
 	if known && old.Boot == t.report.Boot && t.report.Seq <= old.Seq {
 		return
 	}
 	changed := !known || old.Boot != t.report.Boot || d.content[host] != t.content
-	d.reports[host], d.content[host] = t.report, t.content
+	d.reports[host], d.content[host], d.told[host] = t.report, t.content, a.host.clock()
+	a.host.site.watch.told(a.host, &t.report)
 	if changed {
 		a.leader.news()
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -36,6 +37,9 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 	noAnswer := s.chance(b.lose)
 	s.after(there, func() {
 		if gone || b.dead {
+			if !gone && !noAnswer { // it died while it was called
+				from.in(deadline-there, func() { answer("", lost) })
+			}
 			return
 		}
 		v := do()
@@ -102,7 +106,17 @@ type prover struct {
 	order  fleet.Order
 	uuid   string // as the victim reported it
 	done   func(*fleet.Proof, fleet.Outcome, string)
-	end    at
+	given  fleet.Moment
+}
+
+// latest is fence.Latest.
+const latest = 24 * time.Second
+
+// still says whether the order may be carried out, as package node and agent ask right
+// before each off.
+func (p *prover) still() bool {
+	a, now := p.by.agent, p.by.clock()
+	return a.lead.holds(now) && p.by.member.state().Epoch == p.order.Epoch && now.Sub(p.given) <= latest && a.hand.Refuses(p.order, now) == ""
 }
 
 func (h *host) beatsOf(victim, boot string) fleet.Moment {
@@ -118,7 +132,7 @@ func (a *agent) fence(o fleet.Order, done func(*fleet.Proof, fleet.Outcome, stri
 	s := a.host.site
 	victim := s.names[o.Target.Host]
 	state := a.host.member.state()
-	p := &prover{site: s, by: a.host, victim: victim, order: o, uuid: state.Members[victim.name].UUID, done: done, end: s.now + 25*second}
+	p := &prover{site: s, by: a.host, victim: victim, order: o, uuid: state.Members[victim.name].UUID, done: done, given: a.host.clock()}
 	s.stir(fenceStir)
 	switch o.Verb {
 	case fleet.VerbPowerOn:
@@ -198,6 +212,14 @@ func (p *prover) later() bool {
 func (p *prover) off(tries int) {
 	if p.later() {
 		p.done(nil, fleet.Refused, "a later boot of it speaks: that is proof enough")
+		return
+	}
+	if !p.still() {
+		outcome := fleet.Refused
+		if tries == 0 {
+			outcome = fleet.NoWord // the first may have been carried out
+		}
+		p.done(nil, outcome, "this host does not lead in that epoch any more")
 		return
 	}
 	p.site.watch.offOrdered(p.victim, p.order.Target.Boot, tries == 1)

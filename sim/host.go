@@ -203,6 +203,25 @@ func (h *host) killAgent() {
 	h.agent = nil
 }
 
+// stopAgent is "systemctl stop mainstay": the agent says farewell and ends, and the
+// host stays up.
+func (h *host) stopAgent() {
+	if h.agent == nil || h.agentProcess.stopped() {
+		return
+	}
+	h.agent.farewell()
+	h.killAgent()
+}
+
+// shutDown is "systemctl poweroff".
+func (h *host) shutDown() {
+	if h.agent == nil || h.agentProcess.stopped() {
+		return
+	}
+	h.site.stir(departBound + letGoBound)
+	h.agent.shutDown(h.powerOff)
+}
+
 // clone lets a copy of the machine speak beside it for a while: a snapshot that was
 // started once more, with a boot of its own and the same keys. It runs nothing, and
 // says so.
@@ -233,7 +252,7 @@ func (h *host) clone(lasts string) error {
 				v.agentProcess.in(s.between(s.nets[0].low, s.nets[0].top), func() {
 					a.heardBeat(h, b, 0, v.clock())
 					a.earBeat(b, v.clock())
-					a.desk.put(told{r, 1}, a)
+					a.desk.put(&told{r, 1}, a)
 				})
 			}
 		}

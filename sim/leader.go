@@ -255,7 +255,7 @@ func (l *leader) look(now fleet.Moment) fleet.World {
 	}
 	return fleet.World{
 		Spec: a.spec, Now: now, Wall: h.wall(), Leader: h.name, Epoch: l.epoch, Since: l.since,
-		State: h.member.state(), Reports: a.desk.reports, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights,
+		State: h.member.state(), Reports: a.desk.reports, Told: a.desk.told, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights,
 	}
 }
 

@@ -85,16 +85,18 @@ func (q *queue) recycle(e *event) {
 
 func (q *queue) push(when at, e *event) {
 	q.order++
-	q.slots = append(q.slots, slot{when, q.order, e})
-	i := len(q.slots) - 1
+	x := slot{when, q.order, e}
+	q.slots = append(q.slots, x)
+	s, i := q.slots, len(q.slots)-1
 	for i > 0 {
 		up := (i - 1) / 4
-		if !q.slots[i].before(q.slots[up]) {
+		if !x.before(s[up]) {
 			break
 		}
-		q.slots[i], q.slots[up] = q.slots[up], q.slots[i]
+		s[i] = s[up]
 		i = up
 	}
+	s[i] = x
 }
 
 func (q *queue) pop() (at, *event) {
@@ -103,23 +105,24 @@ func (q *queue) pop() (at, *event) {
 	last := q.slots[n]
 	q.slots[n] = slot{}
 	q.slots = q.slots[:n]
-	if n > 0 {
-		i := 0
-		for {
-			least, child := i, 4*i+1
-			q.slots[i] = last
-			for c := child; c < min(child+4, n); c++ {
-				if q.slots[c].before(q.slots[least]) {
-					least = c
-				}
-			}
-			if least == i {
-				break
-			}
-			q.slots[i] = q.slots[least]
-			i = least
-		}
+	if n == 0 {
+		return top.at, top.event
 	}
+	s, i := q.slots, 0
+	for child := 1; child < n; child = 4*i + 1 {
+		least := child
+		for c := child + 1; c < min(child+4, n); c++ {
+			if s[c].before(s[least]) {
+				least = c
+			}
+		}
+		if !s[least].before(last) {
+			break
+		}
+		s[i] = s[least]
+		i = least
+	}
+	s[i] = last
 	return top.at, top.event
 }
 

@@ -2,11 +2,8 @@ package sim
 
 import (
 	"bytes"
-	crand "crypto/rand"
 	"encoding/binary"
-	"io"
 	"slices"
-	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -18,29 +15,6 @@ import (
 
 // message travels between members.
 type message = raftpb.Message
-
-// dice lets raft draw its election time-outs from the seed: it asks crypto/rand,
-// which is put back after each call. One lock for all sites of the process.
-var diceLock sync.Mutex
-
-// draw makes a site's dice an io.Reader.
-type draw struct{ s *Site }
-
-func (d draw) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = byte(d.s.dice.Uint32())
-	}
-	return len(p), nil
-}
-
-func (s *Site) rolling(f func()) {
-	diceLock.Lock()
-	defer diceLock.Unlock()
-	was := crand.Reader
-	crand.Reader = io.Reader(draw{s})
-	defer func() { crand.Reader = was }()
-	f()
-}
 
 // quorum is what all members agree on: what stands in the log, and what follows
 // from it.
@@ -54,6 +28,7 @@ type quorum struct {
 	// want is what a person asked to change about the voters.
 	want     []want
 	changing bool
+	changed  at // when the last change of the voters was over
 }
 
 // change is one change of the voters, and how it looks in the log.
@@ -65,6 +40,7 @@ type change struct {
 
 // write is one transaction on its way through the log.
 type write struct {
+	at      at     // when it was wanted
 	epoch   uint64 // that must stand; of a raise the one before
 	raise   bool
 	free    bool // of a person: no epoch is asked for
@@ -126,9 +102,12 @@ type member struct {
 	ticked  bool // a tick waits while the disk is written
 	beats   uint64
 	began   fleet.Moment
-	reads   map[uint64]*read
+	reads   [readsMost]read // by the last digits of their number
+	unread  int             // how many of them are open
 	lastRead,
 	turns uint64
+	status  raft.BasicStatus // as raft last said; looked at anew once it was touched
+	stale   bool
 	waiting map[uint64]func(ok bool)
 
 	// The gate, as in package store.
@@ -141,9 +120,13 @@ type member struct {
 	moving  bool
 }
 
+// readsMost is how many reads are awaited; one that is older was given up long ago.
+const readsMost = 64
+
+// read is a confirmed read on its way; one without done is over.
 type read struct {
-	index uint64
-	done  func()
+	id, index uint64
+	done      func()
 }
 
 func newMember(h *host) *member {
@@ -194,13 +177,14 @@ func (m *member) join() {
 		CheckQuorum: true, PreVote: true, Logger: quiet{},
 	}
 	var err error
-	h.site.rolling(func() { m.node, err = raft.NewRawNode(c) })
+	m.node, err = raft.NewRawNode(c)
+	m.stale = true
 	if err != nil {
 		panic(err)
 	}
 	m.lived = true
 	m.applied, m.saving, m.stuck, m.ticked = 1, false, nil, false
-	m.reads, m.waiting = map[uint64]*read{}, map[uint64]func(bool){}
+	m.reads, m.unread, m.waiting = [readsMost]read{}, 0, map[uint64]func(bool){}
 	m.granted, m.leaving, m.strikes, m.left, m.moving = 0, false, 0, 0, false
 	m.heard, m.beats = h.clock(), 0
 	m.began = h.clock().Add(-time.Duration(h.site.between(0, at(t.Heartbeat)))) // hosts tick each in its own time
@@ -237,7 +221,7 @@ func (m *member) tick() {
 		m.ticked = true
 		return
 	}
-	m.host.site.rolling(m.node.Tick)
+	m.touch().Tick()
 	m.gate()
 	m.pump()
 }
@@ -246,51 +230,70 @@ func (m *member) step(x *message) {
 	if m.node == nil {
 		return
 	}
-	m.host.site.rolling(func() { _ = m.node.Step(x) })
+	_ = m.touch().Step(x)
 	m.pump()
 }
 
-func (m *member) leads() bool { return m.node != nil && m.node.BasicStatus().Lead == m.id }
+// touch gives out the raft node to do something to it.
+func (m *member) touch() *raft.RawNode {
+	m.stale = true
+	return m.node
+}
 
-func (m *member) termNow() uint64 { return m.node.BasicStatus().HardState.GetTerm() }
+// look is what raft says of itself.
+func (m *member) look() *raft.BasicStatus {
+	if m.stale {
+		m.status, m.stale = m.node.BasicStatus(), false
+	}
+	return &m.status
+}
+
+func (m *member) leads() bool { return m.node != nil && m.look().Lead == m.id }
+
+func (m *member) termNow() uint64 { return m.look().HardState.GetTerm() }
 
 // pump does what raft wants done: send, write, apply.
 func (m *member) pump() {
 	for m.node != nil && !m.saving && m.node.HasReady() {
 		rd := m.node.Ready()
-		leads := m.node.BasicStatus().RaftState == raft.StateLeader
+		leads := m.look().RaftState == raft.StateLeader
 		if leads {
 			m.send(rd.Messages)
 		}
 		for _, r := range rd.ReadStates {
-			if x := m.reads[binary.LittleEndian.Uint64(r.RequestCtx)]; x != nil {
+			id := binary.LittleEndian.Uint64(r.RequestCtx)
+			if x := &m.reads[id%readsMost]; x.id == id {
 				x.index = r.Index
 			}
 		}
-		finish := func() { m.finish(rd, leads) }
 		if !rd.MustSync {
-			finish()
+			m.finish(&rd, leads)
 			continue
 		}
-		m.saving = true
-		s := m.host.site
-		m.host.quorumProcess.in(s.between(200*microsecond, 3*millisecond)+m.slow, func() {
-			if m.hung {
-				m.stuck = func() { m.saved(finish) }
-				return
-			}
-			m.saved(finish)
-		})
+		m.save(rd, leads)
 	}
 	m.served()
 }
 
-func (m *member) saved(finish func()) {
+// save writes the disk; what raft wants done follows when that has ended.
+func (m *member) save(rd raft.Ready, leads bool) {
+	m.saving = true
+	s := m.host.site
+	m.host.quorumProcess.in(s.between(200*microsecond, 3*millisecond)+m.slow, func() {
+		if m.hung {
+			m.stuck = func() { m.saved(&rd, leads) }
+			return
+		}
+		m.saved(&rd, leads)
+	})
+}
+
+func (m *member) saved(rd *raft.Ready, leads bool) {
 	m.saving = false
-	finish()
+	m.finish(rd, leads)
 	if m.ticked {
 		m.ticked = false
-		m.host.site.rolling(m.node.Tick)
+		m.touch().Tick()
 		m.gate()
 	}
 	m.pump()
@@ -305,7 +308,7 @@ func (m *member) hangDisk(hung bool) {
 	}
 }
 
-func (m *member) finish(rd raft.Ready, leads bool) {
+func (m *member) finish(rd *raft.Ready, leads bool) {
 	if !raft.IsEmptyHardState(rd.HardState) {
 		_ = m.disk.SetHardState(rd.HardState)
 	}
@@ -316,7 +319,7 @@ func (m *member) finish(rd raft.Ready, leads bool) {
 	for _, e := range rd.CommittedEntries {
 		m.apply(e)
 	}
-	m.host.site.rolling(func() { m.node.Advance(rd) })
+	m.touch().Advance(*rd)
 }
 
 func (m *member) apply(e *raftpb.Entry) {
@@ -327,7 +330,7 @@ func (m *member) apply(e *raftpb.Entry) {
 		for i, c := range q.changes {
 			if bytes.Equal(c.data, e.Data) {
 				q.changes[i].applied = true
-				m.node.ApplyConfChange(c.change)
+				m.touch().ApplyConfChange(c.change)
 				return
 			}
 		}
@@ -380,6 +383,7 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 	h := m.host
 	s := h.site
 	id := uint64(len(s.quorum.deeds))
+	w.at = s.now
 	s.quorum.deeds = append(s.quorum.deeds, w)
 	answered, life := false, h.agentProcess.life
 	answer := func(ok, known bool) {
@@ -394,9 +398,7 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 			return
 		}
 		m.waiting[id] = func(ok bool) { answer(ok, true) }
-		var err error
-		s.rolling(func() { err = m.node.Propose(binary.LittleEndian.AppendUint64(nil, id)) })
-		if err != nil {
+		if err := m.touch().Propose(binary.LittleEndian.AppendUint64(nil, id)); err != nil {
 			delete(m.waiting, id)
 		}
 		m.pump()
@@ -407,21 +409,29 @@ func (m *member) propose(w *write, patience time.Duration, done func(ok, known b
 func (m *member) read(done func()) {
 	m.lastRead++
 	id := m.lastRead
-	m.reads[id] = &read{done: done}
-	delete(m.reads, id-64) // given up long ago
-	m.host.site.rolling(func() { m.node.ReadIndex(binary.LittleEndian.AppendUint64(nil, id)) })
+	x := &m.reads[id%readsMost]
+	if x.done == nil {
+		m.unread++
+	}
+	*x = read{id: id, done: done}
+	m.touch().ReadIndex(binary.LittleEndian.AppendUint64(nil, id))
 	m.pump()
 }
 
 // served ends the reads that are confirmed.
 func (m *member) served() {
-	if len(m.reads) == 0 {
-		return
-	}
-	for id := m.lastRead; id > 0 && id+64 > m.lastRead; id-- {
-		if x := m.reads[id]; x != nil && x.index != 0 && x.index <= m.applied {
-			delete(m.reads, id)
-			x.done()
+	left := m.unread
+	for id := m.lastRead; left > 0 && id > 0 && id+readsMost > m.lastRead; id-- {
+		x := &m.reads[id%readsMost]
+		if x.id != id || x.done == nil {
+			continue
+		}
+		left--
+		if x.index != 0 && x.index <= m.applied {
+			done := x.done
+			x.done = nil
+			m.unread--
+			done()
 		}
 	}
 }
@@ -520,7 +530,7 @@ func (m *member) handOver(to uint64) {
 		h.quorumProcess.on(h.clock().Add(2*h.site.timing.Election), func() { m.moving = false })
 		m.read(func() {
 			if m.leads() && m.termNow() == m.term && h.clock().Before(until) {
-				h.site.rolling(func() { m.node.TransferLeader(to) })
+				m.touch().TransferLeader(to)
 				m.pump()
 			}
 		})

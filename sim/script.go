@@ -69,6 +69,7 @@ type Result struct {
 // Play runs a story from the first boot to its end.
 func Play(sc Story) Result {
 	s := newSite(sc.Shape, sc.Seed)
+	defer s.sit()()
 	s.skips = sc.Skips
 	state := fleet.State{Members: map[string]fleet.Member{}}
 	for _, h := range s.hosts {
@@ -152,10 +153,8 @@ func (s *Site) quiet() bool {
 	if s.now < s.busy {
 		return false
 	}
-	for _, n := range s.nets {
-		if n.loss+n.double+n.late > 0 {
-			return false
-		}
+	if s.stormy() {
+		return false
 	}
 	if len(s.quorum.newest().Intents) > 0 || s.quorum.changing || len(s.quorum.want) > 0 {
 		return false
@@ -251,8 +250,12 @@ func (s *Site) recover() {
 	s.watch.fail("recovery", "%v after everything has healed: %s", time.Duration(bound), why)
 }
 
-// awaited names an order whose answer has not come yet.
+// awaited names what was begun and is not over: an order whose answer has not come yet,
+// a change of the voters.
 func (s *Site) awaited() string {
+	if s.quorum.changing || len(s.quorum.want) > 0 {
+		return "the voters are being changed"
+	}
 	for _, h := range s.hosts {
 		if h.agent == nil || !h.agent.leader.on {
 			continue
@@ -366,6 +369,14 @@ func init() {
 			}
 			s.after(h.bootTime(), h.powerOn)
 			h.quickBoot = false
+			return nil
+		})},
+		"shutdown": {1, onHost(func(s *Site, h *host, _ []string) error {
+			h.shutDown()
+			return nil
+		})},
+		"stopagent": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			h.stopAgent()
 			return nil
 		})},
 		"hang":        {1, onHost(hang)},
@@ -686,7 +697,7 @@ func setBMC(s *Site, h *host, rest []string) error {
 // wish writes what a person asks for through any member that answers.
 func (s *Site) wish(r fleet.Record) {
 	for _, v := range s.quorum.voters {
-		if v.on && v.member.node != nil && v.agent != nil && !v.quorumProcess.stopped() && !v.agentProcess.stopped() && v.member.node.BasicStatus().Lead != 0 {
+		if v.on && v.member.node != nil && v.agent != nil && !v.quorumProcess.stopped() && !v.agentProcess.stopped() && v.member.look().Lead != 0 {
 			v.member.propose(&write{free: true, records: []fleet.Record{r}}, opDeadline, func(bool, bool) {})
 			return
 		}
@@ -725,7 +736,7 @@ func (q *quorum) change() {
 		if fleet.Armed(fleet.GuardOneVoter) {
 			s.guard(fleet.GuardOneVoter)
 		} else {
-			s.after(100*millisecond, func() { q.changing = false; q.change() })
+			s.after(100*millisecond, func() { q.changing, q.changed = false, s.now; q.change() })
 		}
 		return
 	}
@@ -755,7 +766,7 @@ func (q *quorum) change() {
 		}
 		for _, v := range q.voters {
 			if v.on && v.member.leads() && !v.quorumProcess.stopped() {
-				s.rolling(func() { _ = v.member.node.ProposeConfChange(cc) })
+				_ = v.member.touch().ProposeConfChange(cc)
 				v.member.pump()
 			}
 		}
@@ -813,7 +824,7 @@ func (q *quorum) list(x want) {
 			}
 		}
 		s.after(at(s.timing.Promise())*11/10, func() {
-			q.changing = false
+			q.changing, q.changed = false, s.now
 			q.change()
 		})
 	}

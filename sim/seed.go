@@ -132,7 +132,7 @@ func (d *drawer) fault(t time.Duration) {
 		d.add(t, begin)
 		d.add(end, finish)
 	}
-	switch d.dice.IntN(34) {
+	switch d.dice.IntN(37) {
 	case 0, 1, 2:
 		d.add(t, "poweroff "+h)
 		d.add(end+d.between(0, 20*time.Second), "start "+h)
@@ -228,6 +228,11 @@ func (d *drawer) fault(t time.Duration) {
 			return
 		}
 		d.add(t, "transfer "+v)
+	case 34, 35:
+		d.add(t, "shutdown "+h)
+		d.add(end+d.between(0, 30*time.Second), "start "+h)
+	case 36:
+		both("stopagent "+h, "startagent "+h)
 	}
 }
 

@@ -22,6 +22,8 @@ type unit struct {
 	begun      []at  // starts after a failure, for the restart budget
 	pending    []job // orders are carried out one at a time
 	working    bool
+	jobs       int
+	answer     func(err string) // to whoever waits for the one that is carried out
 }
 
 // job is one order to a unit and who waits for its end.
@@ -158,8 +160,11 @@ func (u *unit) crash() {
 		return
 	}
 	u.life++
-	u.pending, u.working = nil, false
+	u.pending = nil
 	u.set(fleet.Failed)
+	if u.working {
+		u.answer("the unit failed")
+	}
 }
 
 // hang stops its processes; resume lets them go on.
@@ -197,14 +202,17 @@ func (u *unit) work() {
 	u.pending = u.pending[1:]
 	u.working = true
 	life := u.host.boot
+	u.jobs++
+	number := u.jobs
 	done := func(err string) {
-		if u.host.boot != life || !u.host.on {
+		if u.host.boot != life || !u.host.on || u.jobs != number || !u.working {
 			return
 		}
 		u.working = false
 		j.done(err)
 		u.host.agentProcess.in(0, u.work)
 	}
+	u.answer = done
 	if why := j.refuses(); why != "" {
 		u.host.site.guard(fleet.GuardStint)
 		done(why)

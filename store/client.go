@@ -49,7 +49,8 @@ type Client struct {
 	pruned pruning
 
 	mu    sync.Mutex
-	epoch raised // what this client raised last
+	epoch raised       // what this client raised last
+	last  fleet.Moment // when a write last went through
 }
 
 // raised is an epoch of ours, and the revision of etcd at which it was written:
@@ -93,6 +94,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Client, error) {
 	c.wg.Go(func() { c.lead.run(c.ctx) })
 	c.wg.Go(c.follow)
 	c.wg.Go(c.pruneLoop)
+	c.wg.Go(c.pulse)
 	return c, nil
 }
 
@@ -148,7 +150,7 @@ func (c *Client) RaiseEpoch(ctx context.Context, host string) (fleet.State, uint
 			return fleet.State{}, 0, fmt.Errorf("raise the epoch to %d, found %d of %s: %w", epoch, state.Epoch, state.Leader, ErrEpoch)
 		}
 		c.mu.Lock()
-		c.epoch = raised{epoch: epoch, rev: put.Header.Revision}
+		c.epoch, c.last = raised{epoch: epoch, rev: put.Header.Revision}, now()
 		c.mu.Unlock()
 		return state, epoch, nil
 	}
@@ -194,10 +196,51 @@ func (c *Client) Commit(ctx context.Context, epoch uint64, records []fleet.Recor
 		return fmt.Errorf("commit in epoch %d: %w", epoch, ErrEpoch)
 	}
 	c.mirror.wrote(done.Header.Revision, records, c.cfg.Log)
+	c.mu.Lock()
+	c.last = now()
+	c.mu.Unlock()
 	if len(events) > 0 {
 		c.wrote(len(events))
 	}
 	return nil
+}
+
+// pulseEvery is how long a leader may go without having written anything.
+const pulseEvery = 3 * time.Second
+
+// pulse writes a few bytes whenever this host leads and nothing was written for
+// pulseEvery. A member whose disk hangs goes on leading as long as nobody writes: it
+// saves nothing then, and its heartbeats and reads need no disk. One write stops its
+// heartbeats, and another is elected while there is nothing to decide yet, rather
+// than when a host has died.
+func (c *Client) pulse() {
+	for wait := pulseEvery; sleep(c.ctx, wait) == nil; {
+		c.mu.Lock()
+		mine, age := c.epoch, now().Sub(c.last)
+		c.mu.Unlock()
+		wait = pulseEvery
+		if _, leads := c.Lead(); !leads || mine.epoch == 0 {
+			continue
+		}
+		if age < pulseEvery {
+			wait -= age
+			continue
+		}
+		ctx, cancel := context.WithTimeout(c.ctx, opDeadline)
+		done, err := c.kv.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(epochKey), "=", mine.rev)).
+			Then(clientv3.OpPut(pulseKey, "")).
+			Commit()
+		cancel()
+		switch {
+		case err != nil && c.ctx.Err() == nil:
+			c.cfg.Log.Warn("nothing can be written: the disk hangs, or most voters are away", "error", err)
+		case err == nil && done.Succeeded:
+			c.mu.Lock()
+			c.last = now()
+			c.mu.Unlock()
+		}
+	}
 }
 
 // Wish writes what people ask for, under no epoch: "wish/ID", put or removed,

@@ -215,14 +215,22 @@ func (k *leadKeeper) session(ctx context.Context, conn net.Conn, tick <-chan tim
 	}
 }
 
-// due says whether it is time to ask again: each t while we lead or nobody is
-// known to. While another leads, the member stirs us when that changes, and a
-// ping now and then shows that we live.
+// due says whether it is time to ask again: each t until there is an answer, and
+// while nobody is known to lead. While we lead, every second t: each time the whole
+// quorum is asked, and the lead lasts three times as long at least. While another
+// leads, the member stirs us when that changes, and a ping now and then shows that
+// we live.
 func (k *leadKeeper) due() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	elsewhere := k.lead.Term == 0 && k.leader != "" && k.newest == k.lastID
-	return !elsewhere || now().Sub(k.sent) >= k.cfg.Timing.Election/4
+	waited := now().Sub(k.sent)
+	switch {
+	case k.newest != k.lastID || k.leader == "":
+		return true
+	case k.lead.Term != 0:
+		return waited >= k.cfg.Timing.Heartbeat*3/2
+	}
+	return waited >= k.cfg.Timing.Election/4
 }
 
 // ping asks whether we lead. The clock is read before the question leaves.

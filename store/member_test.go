@@ -142,6 +142,25 @@ func (k *child) strace(t testing.TB, inject string) {
 	}
 }
 
+// TestHungDiskAtRestLosesTheLead: the leader's own pulse finds the disk, though nobody
+// has anything to write.
+func TestHungDiskAtRestLosesTheLead(t *testing.T) {
+	h := newHouse(t, room(), "c1", "c2", "c3")
+	children := h.spawnAll()
+	lead, _ := h.raise()
+	var rest []string
+	for n := range h.rooms {
+		if n != lead.cfg.Name {
+			rest = append(rest, n)
+		}
+	}
+	children[lead.cfg.Name].strace(t, "delay_enter=5000000")
+	h.raise(rest...)
+	if _, leads := lead.client.Lead(); leads {
+		t.Error("the host with the hung disk leads beside another")
+	}
+}
+
 func TestSlowDiskLosesTheLead(t *testing.T) {
 	h := newHouse(t, room(), "c1", "c2", "c3")
 	children := h.spawnAll()

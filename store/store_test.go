@@ -435,6 +435,10 @@ func TestReplaceVoter(t *testing.T) {
 	c4 := h.add("c4", peer, cluster, true)
 	c4.start()
 
+	// One learner at a time, and etcd is not asked for a second.
+	_, err = lead.client.AddVoter(ctx, "c5", "https://"+freePort(t))
+	wantIs(t, err, ErrUnsettled)
+
 	// The removal is open: the newcomer gets no vote yet.
 	what, err := lead.client.Unsettled(ctx)
 	check(t, err)
@@ -450,6 +454,8 @@ func TestReplaceVoter(t *testing.T) {
 			t.Fatalf("promoted before the removal was settled: %v", err)
 		}
 	}
+	_, err = lead.client.AddVoter(ctx, "c5", "https://"+freePort(t))
+	wantIs(t, err, ErrUnsettled)
 	two := []string{lead.cfg.Name, h.other(lead.cfg.Name, "c4").cfg.Name}
 	wantIs(t, lead.client.Settle(ctx, append(two, dead.cfg.Name)), ErrChanged)
 	wantIs(t, lead.client.RemoveVoter(ctx, two[1]), ErrUnsettled)

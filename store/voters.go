@@ -69,8 +69,8 @@ func (c *Client) members(ctx context.Context) ([]*pb.Member, error) {
 // AddVoter makes room for the member of host name at peer, as a learner, and
 // returns the Cluster with which it must be started (Join set, its Dir empty).
 // Asked again for the same it answers the same, until that member has started:
-// then ErrExists. One learner at a time. It may
-// answer ErrUnhealthy, as the other changes of members.
+// then ErrExists. One learner at a time: ErrUnsettled while there is another. It
+// may answer ErrUnhealthy, as the other changes of members.
 func (c *Client) AddVoter(ctx context.Context, name, peer string) (cluster string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, opDeadline)
 	defer cancel()
@@ -95,6 +95,10 @@ func (c *Client) AddVoter(ctx context.Context, name, peer string) (cluster strin
 			return "", fmt.Errorf("add voter %s: %s is the peer of %s", name, peer, m.Name)
 		case m.Name == name:
 			return "", fmt.Errorf("add voter %s: it is there, at %s: %w", name, strings.Join(m.PeerURLs, ","), ErrExists)
+		case m.IsLearner:
+			// Not left to etcd to refuse: it has the proposal in its log by then, and
+			// each member that starts anew would seek the refused one for ever.
+			return "", fmt.Errorf("add voter %s: %s still learns: %w", name, m.PeerURLs, ErrUnsettled)
 		}
 	}
 	if !there {
@@ -108,8 +112,6 @@ func (c *Client) AddVoter(ctx context.Context, name, peer string) (cluster strin
 	for _, m := range all {
 		if slices.Contains(m.PeerURLs, peer) {
 			peers[name] = peer
-		} else if m.Name == "" {
-			return "", fmt.Errorf("add voter %s: %s has not started yet: %w", name, m.PeerURLs, ErrUnsettled)
 		} else {
 			peers[m.Name] = m.PeerURLs[0]
 		}

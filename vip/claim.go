@@ -158,11 +158,11 @@ func (s *Set) timed(until fleet.Moment, change func([]netip.Addr, time.Duration)
 	for range tries {
 		before := s.now()
 		left := timeout(until, before, margin)
-		if left == 0 && margin == slack {
+		switch {
+		case left == 0 && (margin == slack || !before.Before(until)):
 			return ErrTooLate
-		}
-		if left == 0 {
-			break
+		case left == 0: // less is left than the margin takes: what was set first stands
+			return errLate
 		}
 		if err := change(addrs, left); err != nil {
 			return err

@@ -300,6 +300,29 @@ func TestOthersTablesAreTheirs(t *testing.T) {
 	}
 }
 
+// A change that came late is repeated; an agent frozen between the two has lost its
+// lease, and is told so.
+func TestFrozenBetweenTwoTries(t *testing.T) {
+	now := fleet.Moment(time.Hour)
+	until := now.Add(time.Second)
+	s := &Set{now: func() fleet.Moment { return now }}
+	looks := 0
+	s.now = func() fleet.Moment {
+		if looks++; looks == 3 { // before, after, and before the second try
+			now = until
+		}
+		return now
+	}
+	err := s.timed(until, func([]netip.Addr, time.Duration) error {
+		now = now.Add(2 * slack) // the kernel takes its time
+		s.guard.sent = now
+		return nil
+	}, v4)
+	if !errors.Is(err, ErrTooLate) {
+		t.Errorf("frozen before the second try: %v", err)
+	}
+}
+
 // With nothing held Renew still looks after the guard.
 func TestRenewOfNothing(t *testing.T) {
 	a := newNetwork(t, 1)[0]
