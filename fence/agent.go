@@ -165,11 +165,9 @@ type fenceAgent struct {
 
 func newAgent(p *Params) (Driver, error) {
 	a := &fenceAgent{deadline: p.duration("deadline", maxDeadline, 100*time.Millisecond, maxDeadline), secrets: map[string]secret{}}
-	path, err := find(p.text("agent"))
-	if err != nil {
-		return a, nil // agentParams has said so
+	if path, err := find(p.text("agent")); err == nil { // agentParams has said what is wrong with it
+		a.path = path
 	}
-	a.path = path
 	for _, key := range fleet.Sorted(p.raw) {
 		if name, ok := strings.CutSuffix(key, "_file"); ok && isSecret(name) {
 			a.secrets[name] = p.secret(name)
@@ -190,7 +188,7 @@ func newAgent(p *Params) (Driver, error) {
 		}
 		a.plain = append(a.plain, key+"="+value)
 	}
-	a.shown = strings.Join(append([]string{filepath.Base(path)}, a.plain...), " ")
+	a.shown = strings.Join(append([]string{filepath.Base(a.path)}, a.plain...), " ")
 	p.warn("%s cannot say which machine it switches: a swapped cable shows only when another host falls silent in its place", a.shown)
 	a.warnings = p.warnings
 	return a, nil

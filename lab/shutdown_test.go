@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,10 +48,11 @@ func (s *lightSite) shutDown(t *testing.T) {
 			return away && address.Works && address.Host != host && solo.Works && solo.Host != host
 		})
 		s.eventually(t, host+" to be off", func() error {
-			if on, err := s.lab.Powered(host); err != nil || on {
-				return fmt.Errorf("it is on (%v)", err)
+			on, err := s.lab.Powered(host)
+			if err == nil && on {
+				err = errors.New("it is on")
 			}
-			return nil
+			return err
 		})
 		gap := s.served(t, log)
 		t.Logf("%s: the client's longest time without an answer was %v", name, gap)
