@@ -281,7 +281,7 @@ func (s *lightSite) applied(t *testing.T) {
 	// session begins when nothing is sent there any more.
 	s.awaitFrom(t, s.other("c4"), "c4 out of the rotation", func(st api.Status) bool {
 		return slices.ContainsFunc(st.Hosts, func(h api.HostStatus) bool {
-			return h.Name == "c4" && (h.Condition == fleet.Lapsed || h.Condition == fleet.Dead)
+			return h.Name == "c4" && h.Condition != fleet.Healthy && h.Condition != fleet.Degraded
 		})
 	})
 	session := s.session(t)
