@@ -610,15 +610,6 @@ func (a *Agent) Ticking() bool {
 	return a.cfg.Now().Sub(a.ticked) < 5*time.Second
 }
 
-// Fences takes what an examination found: by host, why its fence would prove nothing.
-// The map must not be changed afterwards.
-func (a *Agent) Fences(found map[string]string) {
-	a.mu.Lock()
-	a.fences = found
-	a.mu.Unlock()
-	a.poke(a.tell)
-}
-
 // Epoch is the highest that this host has been told of.
 func (a *Agent) Epoch() uint64 {
 	a.mu.Lock()
@@ -636,32 +627,6 @@ func (a *Agent) Beats(host, boot string) uint64 {
 	}
 	row, _ := a.ear.Row(fleet.Stint{Host: host, Boot: boot})
 	return uint64(row.Heard)
-}
-
-// Others returns, by each host but one that this ear hears well at this moment, a
-// number that changes with its every beat; nil where this host is no voter.
-func (a *Agent) Others(but string) map[string]uint64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.ear == nil {
-		return nil
-	}
-	now, out := a.cfg.Now(), map[string]uint64{}
-	for host, s := range a.senses {
-		spec, known := a.spec.Host(host)
-		if !known || host == but || host == a.cfg.Host {
-			continue
-		}
-		every, _ := a.spec.Beats(spec)
-		var last fleet.Moment
-		for _, at := range s.nets {
-			last = max(last, at)
-		}
-		if now.Sub(last) < 3*every {
-			out[host] = uint64(last)
-		}
-	}
-	return out
 }
 
 func (a *Agent) poke(c chan struct{}) {

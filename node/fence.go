@@ -59,8 +59,12 @@ func (n *node) fence(ctx context.Context, o fleet.Order, still func() error) (*f
 	return &proof, nil
 }
 
-// examineEvery is how often each voter asks every power switch how it is.
-const examineEvery = time.Hour
+// examineEvery is how often each voter asks every power switch how it is, and
+// examineAgain how soon after one of them was not well.
+const (
+	examineEvery = time.Hour
+	examineAgain = time.Minute
+)
 
 // examineWidth is how many hosts' switches are asked at a time.
 const examineWidth = 8
@@ -76,19 +80,16 @@ func (n *node) examineFences(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		wait = examineEvery
-		faults := map[string]string{}
 		for _, x := range n.examine(ctx, n.spec.Hosts) {
 			if x.Error != "" {
-				faults[x.Host] = fmt.Sprintf("level %d, %s: %s", x.Level, x.Outcome, x.Error)
+				wait = examineAgain
 			}
-		}
-		if ctx.Err() == nil {
-			n.agent.Fences(faults)
 		}
 	}
 }
 
-// examine asks every device of these hosts, as this host would have to use it.
+// examine asks every device of these hosts, as this host would have to use it, and
+// puts what it found in this host's report.
 func (n *node) examine(ctx context.Context, hosts []fleet.Host) []api.FenceExam {
 	found := make([][]api.FenceExam, len(hosts))
 	var wait sync.WaitGroup
@@ -110,6 +111,18 @@ func (n *node) examine(ctx context.Context, hosts []fleet.Host) []api.FenceExam 
 		})
 	}
 	wait.Wait()
+	if ctx.Err() == nil { // else what was not answered says nothing of the devices
+		now := map[string]string{}
+		for i, h := range hosts {
+			now[h.Name] = ""
+			for _, x := range found[i] {
+				if x.Error != "" {
+					now[h.Name] = fmt.Sprintf("level %d, %s: %s", x.Level, x.Outcome, x.Error)
+				}
+			}
+		}
+		n.agent.Fences(now)
+	}
 	return slices.Concat(found...)
 }
 

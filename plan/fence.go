@@ -31,6 +31,11 @@ func (d *decision) fences() {
 			continue
 		}
 		for _, host := range fleet.Sorted(r.Fences) {
+			switch d.w.Verdicts[host].Condition {
+			case fleet.Healthy, fleet.Degraded, fleet.Suspect:
+			default:
+				continue // its switch may have gone with it, and its loss says itself what it waits for
+			}
 			d.wait("fence/"+host, fmt.Sprintf("a person: %s would prove nothing with it (%s)", voter, r.Fences[host]), "mainstay fence test "+host)
 		}
 	}

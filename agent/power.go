@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"maps"
+
+	"mainstay/fleet"
+)
+
+// Fences takes what an examination of these hosts found: why their fences would prove
+// nothing; empty if they would prove.
+func (a *Agent) Fences(found map[string]string) {
+	a.mu.Lock()
+	now := maps.Clone(a.fences) // reports hold the former map
+	if now == nil {
+		now = map[string]string{}
+	}
+	for host, why := range found {
+		if now[host] = why; why == "" {
+			delete(now, host)
+		}
+	}
+	a.fences = now
+	a.mu.Unlock()
+	a.poke(a.tell)
+}
+
+// Others returns, by each host but one that this ear hears well at this moment, a
+// number that changes with its every beat; nil where this host is no voter.
+func (a *Agent) Others(but string) map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ear == nil {
+		return nil
+	}
+	now, out := a.cfg.Now(), map[string]uint64{}
+	for host, s := range a.senses {
+		spec, known := a.spec.Host(host)
+		if !known || host == but || host == a.cfg.Host {
+			continue
+		}
+		every, _ := a.spec.Beats(spec)
+		var last fleet.Moment
+		for _, at := range s.nets {
+			last = max(last, at)
+		}
+		if now.Sub(last) < 3*every {
+			out[host] = uint64(last)
+		}
+	}
+	return out
+}
