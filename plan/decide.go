@@ -60,6 +60,7 @@ func Decide(w fleet.World) fleet.Plan {
 	}
 	d.void()
 	d.farewells()
+	d.missing()
 	d.admit()
 	d.rounds()
 	d.addresses()
@@ -268,6 +269,31 @@ func (d *decision) farewells() {
 				what = "it was shut down"
 			}
 			d.member(m, fmt.Sprintf("%s has left in good order and holds nothing: %s", host.Name, what))
+		}
+	}
+}
+
+// missedFor is how long a host may be silent until a person is told.
+const missedFor = 10 * time.Second
+
+// missing tells of hosts that fell silent without a word. Of one that has nothing the
+// ears are not asked, so nothing is ever decided about it that would tell a person.
+func (d *decision) missing() {
+	for i := range d.w.Spec.Hosts {
+		host := d.w.Spec.Hosts[i].Name
+		if _, joined := d.w.State.Members[host]; !joined || d.maintenance(host) {
+			continue
+		}
+		since := d.w.Since
+		switch d.w.Verdicts[host].Condition {
+		case fleet.Suspect:
+			since = d.w.Heard[host].Last
+		case fleet.Unheard:
+		default:
+			continue
+		}
+		if d.w.Now.Sub(since) >= missedFor {
+			d.wait("host/"+host, fmt.Sprintf("a sign of life: nothing has been heard of it for more than %v", missedFor), "look at its power and its networks; mainstay why host/"+host)
 		}
 	}
 }

@@ -246,6 +246,8 @@ func TestDecide(t *testing.T) {
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, Why: "off", From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
 			w.Flights["confirm/s/c2/5"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Arrived: w.Now.Add(-5 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
 		}, []string{"c1: confirm service/sc2", "service/s waits"}},
+		{"a host that has nothing and is silent for long is missed", func(w *fleet.World) { silent(*w, "c3", 11*time.Second) }, []string{"host/c3 waits"}},
+		{"but not at once", func(w *fleet.World) { silent(*w, "c3", time.Second) }, nil},
 		{"a fence that would prove nothing is said long before it is needed", func(w *fleet.World) {
 			report(*w, "c3", func(r *fleet.Report) { r.Fences = map[string]string{"c2": "level 1, refused: wrong password"} })
 		}, []string{"fence/c2 waits"}},

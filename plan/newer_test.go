@@ -84,7 +84,7 @@ func TestRestoredStore(t *testing.T) {
 			quiet(w, "c1")
 			delete(w.Heard, "c3")
 			delete(w.Reports, "c3")
-		}, []string{"address/internal waits"}},
+		}, []string{"host/c3 waits", "address/internal waits"}},
 		{"one is dead by an oath", func(w *fleet.World) {
 			forgot(w, address)
 			quiet(w, "c1")
@@ -127,7 +127,7 @@ func TestRestoredStore(t *testing.T) {
 			report(w, "c2", func(r *fleet.Report) { r.Services["s"] = fleet.ServiceState{Phase: fleet.Stopped} })
 			delete(w.Heard, "c3")
 			delete(w.Reports, "c3")
-		}, []string{"service/s waits"}},
+		}, []string{"host/c3 waits", "service/s waits"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := small()
