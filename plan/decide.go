@@ -399,7 +399,9 @@ func (d *decision) rounds() {
 		// An address that nobody else can take yet must not keep its host from being
 		// fenced for what else it holds.
 		stuck := asked && round.Stint == stint && round.Over && d.w.Now.Sub(round.Asked) > d.w.Spec.Timing.Lease
-		if address && service && (stuck || judge.Silent(round, stint.Boot)) {
+		// That the boot was silent once says nothing of it when it was heard since.
+		silent := judge.Silent(round, stint.Boot) && !heard.Last.After(round.Asked)
+		if address && service && (stuck || silent) {
 			stint.N, address = lease.AnyStint, false
 		}
 		if asked && round.Over && !address && len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {

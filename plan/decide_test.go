@@ -195,6 +195,15 @@ func TestDecide(t *testing.T) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)
 		}, []string{"host/c2 waits"}},
+		{"a silence of long ago, broken since, does not keep an address waiting for the fence", func(w *fleet.World) {
+			h := w.State.Holdings["address/internal"]
+			h.Host = "c2"
+			w.State.Holdings["address/internal"] = h
+			w.Leader = "c3"
+			w.Rounds["c2"] = fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: lease.AnyStint}, Number: 2, Over: true,
+				Asked: w.Now.Add(-time.Minute), Promised: map[string]fleet.Moment{"c1": w.Now.Add(-time.Minute), "c3": w.Now.Add(-time.Minute)}}
+			silent(*w, "c2", time.Second)
+		}, []string{"ask c2 1", "c1: release address/internal", "c2: claim address/internal"}},
 		{"a question about the boot is not taken back for one about its stint", func(w *fleet.World) {
 			fencing(*w, nil)
 			h := w.State.Holdings["address/internal"]
