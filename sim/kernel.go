@@ -24,7 +24,7 @@ type held struct {
 	spoken  bool
 	element at // when its element in the set times out; by true time, standing still with the kernel
 	life    at // when its valid_lft ends
-	check   uint32
+	check   at
 }
 
 func newKernel(h *host) kernel {
@@ -81,22 +81,25 @@ func (k *kernel) look(i int) {
 		a.spoken = speaks
 		s.watch.speaks(k.host, i, speaks)
 	}
-	if !a.present || k.host.suspended || a.check != 0 {
+	// A renewal that came late is told again with less: the end may have come nearer.
+	if !a.present || k.host.suspended || a.check != 0 && a.check <= k.end(i) {
 		return
 	}
 	k.await(i)
 }
 
-// await has one look at a time on its way.
+// await has a look on its way no later than the end.
 func (k *kernel) await(i int) {
 	a := &k.has[i]
 	end := k.end(i)
 	if end >= 1<<62 {
 		return
 	}
-	a.check = 1
+	a.check = end
 	k.host.site.after(end-k.host.site.now, func() {
-		a.check = 0
+		if a.check == end {
+			a.check = 0
+		}
 		k.look(i)
 	})
 }
