@@ -187,6 +187,14 @@ type sense struct {
 	stint   fleet.Stint
 }
 
+// last is when it was last heard on any network; 0: never.
+func (s *sense) last() (newest fleet.Moment) {
+	for _, at := range s.nets {
+		newest = max(newest, at)
+	}
+	return newest
+}
+
 // New prepares an agent: it takes up what a former process of this boot left in
 // Run. Nothing is sent and nothing on the host is changed before Run.
 func New(cfg Config) (*Agent, error) {
@@ -473,14 +481,12 @@ func (a *Agent) suspect(now fleet.Moment) {
 		if !ok || host == a.cfg.Host {
 			continue
 		}
-		var last fleet.Moment
 		for _, at := range s.nets {
-			last = max(last, at)
 			if gap := now.Sub(at); gap >= 3*every && gap < 5*every {
 				a.poke(a.news)
 			}
 		}
-		if !s.suspect && last != 0 && now.Sub(last) >= 3*every {
+		if last := s.last(); !s.suspect && last != 0 && now.Sub(last) >= 3*every {
 			s.suspect = true
 			a.suspects = append(a.suspects, host)
 			a.reroute()

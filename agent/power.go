@@ -1,10 +1,6 @@
 package agent
 
-import (
-	"maps"
-
-	"mainstay/fleet"
-)
+import "maps"
 
 // Fences takes what an examination of these hosts found: why their fences would prove
 // nothing; empty if they would prove.
@@ -34,16 +30,11 @@ func (a *Agent) Others(but string) map[string]uint64 {
 	}
 	now, out := a.cfg.Now(), map[string]uint64{}
 	for host, s := range a.senses {
-		spec, known := a.spec.Host(host)
+		every, known := a.beats[host]
 		if !known || host == but || host == a.cfg.Host {
 			continue
 		}
-		every, _ := a.spec.Beats(spec)
-		var last fleet.Moment
-		for _, at := range s.nets {
-			last = max(last, at)
-		}
-		if now.Sub(last) < 3*every {
+		if last := s.last(); now.Sub(last) < 3*every {
 			out[host] = uint64(last)
 		}
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -62,7 +63,11 @@ func printExams(out io.Writer, found []api.FenceExam) error {
 		if why != "" {
 			why = string(x.Outcome) + ": " + why
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Host, x.Level, x.By, x.Power, x.Machine, x.Took.Round(time.Millisecond), x.Device, why)
+		level := ""
+		if x.Level > 0 { // of a voter that did not answer nothing is known
+			level = strconv.Itoa(x.Level)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Host, level, x.By, x.Power, x.Machine, x.Took.Round(time.Millisecond), x.Device, why)
 	}
 	return w.Flush()
 }

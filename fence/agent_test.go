@@ -186,11 +186,14 @@ func TestFenceDummy(t *testing.T) {
 // TestAgentParams: a program's own metadata is what is known of its parameters, and what
 // Mainstay decides or keeps is not for the site's file.
 func TestAgentParams(t *testing.T) {
+	t.Setenv("PDU_COMMUNITY", "private")
 	for _, c := range []struct {
 		params map[string]string
 		wrong  []string
 	}{
 		{map[string]string{"agent": "fence_ipmilan", "ip": "bmc", "username": "x", "lanplus": "1", "cipher": "3"}, nil},
+		{map[string]string{"agent": "fence_apc_snmp", "ip": "pdu-a", "plug": "3", "community_env": "PDU_COMMUNITY"}, nil},
+		{map[string]string{"agent": "fence_apc_snmp", "ip": "pdu-a", "plug": "3", "community": "hunter2"}, []string{"community_file"}},
 		{map[string]string{"agent": "fence_ipmilan", "ipadr": "bmc", "delay": "3", "action": "reboot"}, []string{"ipadr", "delay", "action"}},
 		{map[string]string{"agent": "fence_ipmilan", "ip": "bmc", "password": "hunter2"}, []string{"password_file"}},
 		{map[string]string{"agent": "fence_nosuch"}, []string{"there is no fence_nosuch"}},

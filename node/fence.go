@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -144,6 +145,9 @@ func (n *node) examineDevice(ctx context.Context, h fleet.Host, f fleet.Fence) a
 
 // Fences implements api.Backend.
 func (n *node) Fences(ctx context.Context, r api.FenceRequest) ([]api.FenceExam, error) {
+	if n.store == nil {
+		return nil, api.Refuse(http.StatusConflict, "ask a voter: --server "+n.spec.Voters()[0], "%s is no voter, and only voters use power switches", n.host)
+	}
 	hosts := n.spec.Hosts
 	if r.Host != "" {
 		h, ok := n.spec.Host(r.Host)
@@ -153,9 +157,6 @@ func (n *node) Fences(ctx context.Context, r api.FenceRequest) ([]api.FenceExam,
 		hosts = []fleet.Host{h}
 	}
 	if r.Local {
-		if err := n.voter(); err != nil {
-			return nil, err
-		}
 		return n.examine(ctx, hosts), nil
 	}
 	voters := n.spec.Voters()
@@ -167,6 +168,7 @@ func (n *node) Fences(ctx context.Context, r api.FenceRequest) ([]api.FenceExam,
 				found[i] = n.examine(ctx, hosts)
 				return
 			}
+			// Over one network alone: an impatient second question would take a login more.
 			x, err := race(ctx, n.peers.of(v)[:min(1, len(n.peers.of(v)))], func(ctx context.Context, c *api.Client) ([]api.FenceExam, error) {
 				var x []api.FenceExam
 				return x, c.Do(ctx, "POST", "/v1/fences", api.FenceRequest{Host: r.Host, Local: true}, &x)

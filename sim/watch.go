@@ -189,7 +189,7 @@ func (w *watch) renewing(h *host) {
 // How much a leader may turn and write in a second, and how often a thing may change
 // hands: so many times at once, so many for each fault, and once in a while without one.
 const (
-	turnsMost   = 140
+	turnsMost   = 120
 	turnsStormy = 3 * turnsMost // in a storm every host has news at every beat
 	writesMost  = 70
 	handsMost   = 8
