@@ -57,16 +57,28 @@ func small(name string) Config {
 	return Config{Name: name, Hosts: []Host{{Name: "c1"}, {Name: "c2"}}, Disk: 1 << 30}
 }
 
-// up brings a lab up for a test, and takes it down at its end.
+// up brings a new lab up for a test, and takes it down at its end. One of this name
+// that a killed run has left goes first: Up would go on with its disks. A run that
+// still has it is waited for.
 func up(t *testing.T, cfg Config) *Lab {
 	t.Helper()
-	t.Cleanup(func() {
+	if err := os.MkdirAll(StateDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := hold(t.Context(), filepath.Join(StateDir, ".test-"+cfg.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(unlock)
+	down := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := Down(ctx, cfg.Name); err != nil {
 			t.Error(err)
 		}
-	})
+	}
+	down()
+	t.Cleanup(down)
 	l, err := Up(t.Context(), cfg, func(s string) { t.Log(s) })
 	if err != nil {
 		t.Fatal(err)
@@ -703,6 +715,9 @@ func testPlay(t *testing.T, l *Lab) {
 // points, and then finds nothing left after Down; the lab beside it is not touched.
 func testCrash(t *testing.T, beside *Lab) {
 	const name = "labcrash"
+	if err := Down(t.Context(), name); err != nil { // a killed run's
+		t.Fatal(err)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -233,15 +233,7 @@ func newSite(ctx context.Context, t *testing.T) *site {
 func deploySite(ctx context.Context, t *testing.T, cfg Config, c SiteConfig) *site {
 	t.Helper()
 	binary := build(ctx, t, "one")
-	t.Cleanup(func() {
-		if err := Down(context.Background(), cfg.Name); err != nil {
-			t.Error(err)
-		}
-	})
-	l, err := Up(ctx, cfg, func(text string) { t.Log(text) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := up(t, cfg)
 	if c.Services == CloudServices {
 		if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
 			t.Fatal(err)
@@ -251,10 +243,11 @@ func deploySite(ctx context.Context, t *testing.T, cfg Config, c SiteConfig) *si
 	if err := l.Deploy(ctx, c, func(text string) { t.Log(text) }); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{ctx: ctx, lab: l, binary: binary, url: fmt.Sprintf("http://%s:5000/v3", l.Virtual()["internal"])}
-	if s.wire, err = l.Wire(slices.Collect(maps.Values(l.Virtual()))...); err != nil {
+	wire, err := l.Wire(slices.Collect(maps.Values(l.Virtual()))...)
+	if err != nil {
 		t.Fatal(err)
 	}
+	s := &site{ctx: ctx, lab: l, wire: wire, binary: binary, url: fmt.Sprintf("http://%s:5000/v3", l.Virtual()["internal"])}
 	t.Cleanup(func() {
 		if err := s.wire.Close(); err != nil {
 			t.Error(err)
