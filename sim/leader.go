@@ -170,7 +170,7 @@ func (l *leader) commit(records []fleet.Record, next func()) {
 	}
 	l.busy, l.pending, l.held = true, 0, 0
 	reign := l.reigns
-	h.member.propose(&write{epoch: l.epoch, records: records, host: h.name}, opDeadline, func(ok, known bool) {
+	h.member.propose(&write{epoch: l.epoch, records: records, host: h.name, ears: l.agent.spec.Voters()}, opDeadline, func(ok, known bool) {
 		if l.reigns != reign {
 			return
 		}

@@ -45,6 +45,7 @@ type write struct {
 	raise   bool
 	free    bool // of a person: no epoch is asked for
 	host    string
+	ears    []string // the voters by the list that its leader decided with
 	records []fleet.Record
 	ok      bool
 	known   bool

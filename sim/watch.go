@@ -396,15 +396,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 		return
 	}
 	w.sweep()
-	voters := s.spec.Voters()
-	ears := len(voters)
-	if s.quorum.changing || s.quorum.changed > 0 && s.now-s.quorum.changed < 4*second {
-		// The list before the change is still in force at some, and a new leader's pause
-		// lies between its round and the intent; before the off the ears are asked again.
-		ears--
-	}
-	if n := len(w.promises[in.Boot]); n < fleet.Majority(ears) {
-		w.fail("more than one witness", "%s is to be fenced on the word of %d of %d ears", in.Host, n, len(voters))
+	if n, voters := len(w.promises[in.Boot]), s.spec.Voters(); n < fleet.Majority(len(deed.ears)) || len(deed.ears) < len(voters)-1 {
+		w.fail("more than one witness", "%s is to be fenced on the word of %d of %d ears, and there are %d", in.Host, n, len(deed.ears), len(voters))
 	}
 	since, steady := w.steady[h]
 	well := at(2*time.Second + 3*s.timing.Lease)
