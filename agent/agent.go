@@ -258,7 +258,7 @@ func New(cfg Config) (*Agent, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.earTable, a.ear = t, lease.NewEar(cfg.Spec.Timing, rows, now)
+		a.earTable, a.ear = t, lease.NewEar(cfg.Host, cfg.Spec.Timing, rows, now)
 	}
 	return a, a.keep()
 }

@@ -163,16 +163,20 @@ const bootsKept = 4
 
 // Ear hears beats and acknowledges them by itself; no leader is needed.
 type Ear struct {
+	self   string
 	timing fleet.Timing
 	mute   fleet.Moment
 	hosts  map[string][]Row
+	// others is when a beat of another host last arrived, and listens since when that
+	// never took three beats: only then does a silence say anything of its host.
+	others, listens fleet.Moment
 }
 
-// NewEar returns an ear. rows is the table that a former process of this boot
-// left; nil means that there is none, and then nothing is acknowledged until now
-// plus the length of a promise, because a promise may have been forgotten.
-func NewEar(timing fleet.Timing, rows []Row, now fleet.Moment) *Ear {
-	e := &Ear{timing: timing, hosts: map[string][]Row{}}
+// NewEar returns the ear of the host self. rows is the table that a former process of
+// this boot left; nil means that there is none, and then nothing is acknowledged until
+// now plus the length of a promise, because a promise may have been forgotten.
+func NewEar(self string, timing fleet.Timing, rows []Row, now fleet.Moment) *Ear {
+	e := &Ear{self: self, timing: timing, hosts: map[string][]Row{}, others: now, listens: now}
 	for _, r := range rows {
 		e.hosts[r.Stint.Host] = append(e.hosts[r.Stint.Host], r)
 	}
@@ -233,6 +237,7 @@ func (e *Ear) Row(s fleet.Stint) (Row, bool) {
 // been lost meanwhile through no fault of their senders, so every silence is
 // counted from here (HOLES 30).
 func (e *Ear) Return(now fleet.Moment) {
+	e.others, e.listens = now, now
 	for _, host := range fleet.Sorted(e.hosts) {
 		for i := range e.hosts[host] {
 			if r := &e.hosts[host][i]; r.Acked != 0 {
@@ -268,6 +273,12 @@ func (e *Ear) row(s fleet.Stint) *Row {
 
 // Beat takes a heartbeat and says whether to acknowledge it; if not, why.
 func (e *Ear) Beat(b Beat, now fleet.Moment) (ack bool, why string) {
+	if b.Stint.Host != e.self {
+		if e.deaf(now) {
+			e.listens = now
+		}
+		e.others = now
+	}
 	r := e.row(b.Stint)
 	switch {
 	case b.Stint.N < r.Stint.N:
@@ -340,14 +351,26 @@ func (e *Ear) Ask(stint fleet.Stint, evict bool, now fleet.Moment) (promised boo
 	return true, "silent long enough"
 }
 
-// silent answers a question about a whole boot.
+// deaf says that no other host at all has been heard for three beats.
+func (e *Ear) deaf(now fleet.Moment) bool {
+	return now.Sub(e.others) >= e.timing.Suspect()
+}
+
+// silent answers a question about a whole boot. What an ear that was cut off itself did
+// not hear meanwhile is no sign of anybody's death (HOLES 52).
 func (e *Ear) silent(stint fleet.Stint, now fleet.Moment) (bool, string) {
-	r, ok := e.Row(stint)
-	if !ok || r.Heard == 0 {
+	r, _ := e.Row(stint)
+	want := e.timing.Silence(r.Late)
+	heard, listened := now.Sub(r.Heard), now.Sub(e.listens)
+	switch {
+	case heard < want:
+		return false, fmt.Sprintf("heard %v ago, silence of %v is needed", heard.Round(time.Millisecond), want)
+	case e.deaf(now):
+		return false, fmt.Sprintf("this ear has heard nobody else for %v either: it is itself cut off", now.Sub(e.others).Round(time.Millisecond))
+	case listened < want:
+		return false, fmt.Sprintf("this ear has been listening for %v only, silence of %v is needed", listened.Round(time.Millisecond), want)
+	case r.Heard == 0:
 		return true, "nothing heard of that boot"
-	}
-	if silence, want := now.Sub(r.Heard), e.timing.Silence(r.Late); silence < want {
-		return false, fmt.Sprintf("heard %v ago, silence of %v is needed", silence.Round(time.Millisecond), want)
 	}
 	return true, "nothing heard for long enough"
 }

@@ -72,7 +72,7 @@ func TestNoMajorityOfPromisesBesideALiveLease(t *testing.T) {
 		h := NewHolder(stint(1), names, room.Lease)
 		ears := map[string]*Ear{}
 		for i, name := range names {
-			ears[name] = NewEar(room, []Row{}, clock(i, 0))
+			ears[name] = NewEar(name, room, []Row{}, clock(i, 0))
 		}
 		var round fleet.Round
 		cut := map[string]time.Duration{}
@@ -82,7 +82,7 @@ func TestNoMajorityOfPromisesBesideALiveLease(t *testing.T) {
 					cut[name] = now + time.Duration(dice.IntN(900))*ms
 				}
 				if dice.IntN(400) == 0 { // the ear reboots and forgets
-					ears[name] = NewEar(room, nil, clock(i, now))
+					ears[name] = NewEar(name, room, nil, clock(i, now))
 				}
 				if now%(50*ms) == 0 && now > cut[name] && !h.Over(clock(holder, now)) {
 					if ack, _ := ears[name].Beat(Beat{Stint: stint(1), Sent: clock(holder, now), Late: fleet.GuardLate}, clock(i, now)); ack && dice.IntN(4) > 0 {
@@ -117,7 +117,7 @@ func TestEar(t *testing.T) {
 	beat := func(n uint64, sent time.Duration) Beat {
 		return Beat{Stint: stint(n), Sent: at(sent), Late: fleet.GuardLate}
 	}
-	e := NewEar(room, []Row{}, at(0))
+	e := NewEar("", room, []Row{}, at(0))
 	check := func(what string, got, want bool) {
 		t.Helper()
 		if got != want {
@@ -142,22 +142,23 @@ func TestEar(t *testing.T) {
 	check("a beat after the promise has run out", ack(beat(2, w+5*ms+room.Promise()), w+5*ms+room.Promise()), true)
 
 	// A kill forgets nothing, a boot everything.
-	e = NewEar(room, e.Rows(), at(w+6*ms+room.Promise()))
+	e = NewEar("", room, e.Rows(), at(w+6*ms+room.Promise()))
 	check("the silence goes on over a kill", ask(2, false, 2*w+4*ms+room.Promise()), false)
 	check("and is long enough then", ask(2, false, 2*w+5*ms+room.Promise()), true)
-	e = NewEar(room, nil, at(0))
+	e = NewEar("", room, nil, at(0))
 	check("a beat just after a boot", ack(beat(3, 0), 0), false)
 	check("a question just after a boot", ask(3, false, room.Promise()-ms), false)
 	check("a beat later", ack(beat(3, room.Promise()), room.Promise()), true)
 }
 
 func TestAWholeBootsSilence(t *testing.T) {
-	e := NewEar(room, []Row{}, at(0))
+	e := NewEar("", room, []Row{}, at(0))
 	w := room.Silence(fleet.GuardLate)
 	any := fleet.Stint{Host: "c1", Boot: "b1", N: AnyStint}
 	e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.GuardLate}, at(0))
 	e.Ask(stint(1), true, at(0))
 	e.Beat(Beat{Stint: stint(1), Sent: at(ms), Late: fleet.GuardLate}, at(ms)) // heard, not acknowledged
+	others(e, 0, w+ms)
 	if ok, _ := e.Ask(any, false, at(w)); ok {
 		t.Error("a host that is heard is called silent because nobody answers it")
 	}
@@ -169,17 +170,70 @@ func TestAWholeBootsSilence(t *testing.T) {
 	}
 }
 
+// others lets the ear hear another host at every beat.
+func others(e *Ear, from, to time.Duration) {
+	for ; from < to; from += room.Beat {
+		e.Beat(Beat{Stint: fleet.Stint{Host: "c2", Boot: "b2", N: 1}, Sent: at(from)}, at(from))
+	}
+}
+
 func TestEarReturnsFromAPause(t *testing.T) {
-	e := NewEar(room, []Row{}, at(0))
+	e := NewEar("", room, []Row{}, at(0))
 	e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.GuardLate}, at(0))
 	e.Return(at(time.Second))
-	if ok, _ := e.Ask(stint(1), false, at(time.Second)); ok {
-		t.Error("what was not heard while the ear was away counts as silence")
+	for _, n := range []uint64{1, AnyStint} {
+		if ok, _ := e.Ask(stint(n), false, at(time.Second)); ok {
+			t.Errorf("asked about stint %d: what was not heard while the ear was away counts as silence", n)
+		}
+	}
+}
+
+// HOLES 52: an ear that hears nobody is cut off itself, and once it hears somebody again
+// it has to listen for W before its word on a boot counts.
+func TestADeafEarCallsNobodySilent(t *testing.T) {
+	const long = 10 * time.Second
+	w := room.Silence(fleet.GuardLate)
+	for _, c := range []struct {
+		name  string
+		hears func(e *Ear)
+		want  bool
+	}{
+		{"hears the others all the time", func(e *Ear) { others(e, 0, long) }, true},
+		{"hears nobody", func(*Ear) {}, false},
+		{"hears only itself", func(e *Ear) {
+			for d := time.Duration(0); d < long; d += room.Beat {
+				e.Beat(Beat{Stint: fleet.Stint{Host: "me", Boot: "b", N: 1}, Sent: at(d)}, at(d))
+			}
+		}, false},
+		{"heard nobody until a moment ago", func(e *Ear) { others(e, long-room.Beat, long) }, false},
+		{"was cut off for three beats a moment ago", func(e *Ear) {
+			others(e, 0, long-4*room.Beat)
+			others(e, long-room.Beat, long)
+		}, false},
+		{"missed two beats of the others", func(e *Ear) {
+			others(e, 0, long-2*room.Beat)
+			others(e, long-room.Beat, long)
+		}, true},
+		{"hears the others again for as long as is needed", func(e *Ear) { others(e, long-w-room.Beat, long) }, true},
+	} {
+		for _, known := range []bool{true, false} {
+			e := NewEar("me", room, []Row{}, at(0))
+			if known {
+				e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.GuardLate}, at(0))
+			}
+			c.hears(e)
+			if ok, why := e.Ask(stint(AnyStint), false, at(long)); ok != c.want {
+				t.Errorf("an ear that %s (it knows the boot: %v): %v (%s)", c.name, known, ok, why)
+			}
+			if ok, _ := e.Ask(stint(1), false, at(long)); !ok {
+				t.Errorf("an ear that %s: a promise, which binds it alone, waits for it", c.name)
+			}
+		}
 	}
 }
 
 func TestCoarseGuardIsWaitedFor(t *testing.T) {
-	e := NewEar(room, []Row{}, at(0))
+	e := NewEar("", room, []Row{}, at(0))
 	e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.CoarseLate}, at(0))
 	e.Beat(Beat{Stint: stint(1), Sent: at(50 * ms), Late: fleet.GuardLate}, at(50*ms))
 	if ok, _ := e.Ask(stint(1), false, at(time.Second)); ok {
@@ -191,7 +245,7 @@ func TestCoarseGuardIsWaitedFor(t *testing.T) {
 }
 
 func TestBootsOfOneHostAreBounded(t *testing.T) {
-	e := NewEar(room, []Row{}, at(0))
+	e := NewEar("", room, []Row{}, at(0))
 	for i := range 10 {
 		e.Beat(Beat{Stint: fleet.Stint{Host: "c1", Boot: fmt.Sprint(i), N: 1}, Sent: at(0)}, at(time.Duration(i)*ms))
 	}
@@ -255,7 +309,7 @@ func TestLeadAndStart(t *testing.T) {
 
 // HOLES 25: whoever speaks beside another boot of the same host proves nothing.
 func TestRival(t *testing.T) {
-	e := NewEar(room, []Row{}, at(0))
+	e := NewEar("", room, []Row{}, at(0))
 	beat := func(boot string, d time.Duration) {
 		e.Beat(Beat{Stint: fleet.Stint{Host: "c1", Boot: boot, N: 1}, Sent: at(d)}, at(d))
 	}
@@ -283,11 +337,12 @@ func TestJitterChangesNoPromise(t *testing.T) {
 		"losing":    func(d *rand.Rand) time.Duration { return room.Beat * time.Duration(1+d.IntN(40)) },
 	} {
 		dice := rand.New(rand.NewPCG(29, 0))
-		ear, now := NewEar(room, []Row{}, at(0)), time.Duration(0)
+		ear, now := NewEar("", room, []Row{}, at(0)), time.Duration(0)
 		for range 500 {
 			now += next(dice)
 			ear.Beat(Beat{Stint: stint(1), Sent: at(now), Late: fleet.GuardLate}, at(now))
 		}
+		others(ear, now, now+want)
 		for _, n := range []uint64{1, AnyStint} {
 			asked := stint(n)
 			if yes, _ := ear.Ask(asked, false, at(now+want-1)); yes {

@@ -260,6 +260,30 @@ func TestDecide(t *testing.T) {
 		{"a fence that would prove nothing is said long before it is needed", func(w *fleet.World) {
 			report(*w, "c3", func(r *fleet.Report) { r.Fences = map[string]string{"c2": "level 1, refused: wrong password"} })
 		}, []string{"fence/c2 waits"}},
+		{"an answer that a brake has outlasted is asked for again before anybody is barred", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			silent(*w, "c2", 10*time.Second)
+			r := w.Rounds["c2"]
+			r.Asked = w.Now.Add(-3 * time.Second)
+			w.Rounds["c2"] = r
+		}, []string{"ask c2 any", "service/s waits"}},
+		{"nobody is fenced for a boot when a later one has just reported: its beats follow", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			report(*w, "c2", func(r *fleet.Report) { r.Boot = "x" })
+			w.Told = map[string]fleet.Moment{"c2": w.Now.Add(-500 * ms)}
+			r := w.Rounds["c2"]
+			r.Asked = w.Now.Add(-400 * ms)
+			w.Rounds["c2"] = r
+		}, []string{"service/s waits"}},
+		{"but when no beat has followed", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			silent(*w, "c2", 10*time.Second)
+			report(*w, "c2", func(r *fleet.Report) { r.Boot = "x" })
+			w.Told = map[string]fleet.Moment{"c2": w.Now.Add(-5 * time.Second)}
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
 		{"nor whose agent somebody stopped", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.Leader = "c3"

@@ -69,6 +69,9 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		if d.w.Heard[host].Stint.Boot != h.Boot && d.w.Heard[host].Stint.Boot != "" && d.reaches(host) {
 			continue // a later boot speaks: that is proof enough, once admitted
 		}
+		if d.returns(host, h.Boot) {
+			continue
+		}
 		switch d.w.Verdicts[host].Condition {
 		case fleet.Lapsed:
 			round := d.w.Rounds[host]
@@ -85,6 +88,18 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		}
 	}
 	return "", ""
+}
+
+// returns says whether another boot of a host has reported, after the last beat of
+// this one and within the time that its own beats may take to follow.
+func (d *decision) returns(host, boot string) bool {
+	told := d.w.Told[host]
+	left := max(restMin, 2*d.w.Spec.Timing.Lease) - d.w.Now.Sub(told)
+	if told == 0 || d.w.Reports[host].Boot == boot || !told.After(d.w.Heard[host].Last) || left <= 0 {
+		return false
+	}
+	d.wake(left)
+	return true
 }
 
 // intend records the intent to fence, if no brake holds it back.
@@ -122,6 +137,9 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 				d.wake(rest)
 				return
 			}
+		}
+		if v := d.w.Verdicts[host.Name]; v.Condition == fleet.Lapsed && !d.silentNow(host.Name, boot) {
+			return // a brake may have held for long, and ears may have heard it since
 		}
 		m.Barred = "fenced: " + why
 		m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
@@ -234,21 +252,32 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 		d.order(o) // by the rule of a service, not for its silence
 		return
 	}
-	round, t := d.w.Rounds[in.Host], d.w.Spec.Timing
-	age := d.w.Now.Sub(round.Asked)
-	stint := fleet.Stint{Host: in.Host, Boot: in.Boot, N: lease.AnyStint}
+	round := d.w.Rounds[in.Host]
 	_, sent := d.w.Flights[o.Key]
+	refused := round.Stint == fleet.Stint{Host: in.Host, Boot: in.Boot, N: lease.AnyStint} && !round.Over && lease.Stale(round, d.w.Spec.Timing, d.w.Now)
 	switch {
-	case judge.Silent(round, in.Boot) && age <= max(restMin, 2*t.Lease):
-		d.order(o)
-	case round.Stint.Boot == in.Boot && !round.Over && age <= t.Lease: // also one about its stint
-		d.wake(t.Lease - age)
-	case round.Stint == stint && !round.Over && !sent:
+	case refused && !sent:
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard by too many ears, and its fence was not ordered yet"))
-	case !slices.ContainsFunc(d.plan.Asks, func(r fleet.Round) bool { return r.Stint.Host == in.Host }):
-		d.plan.Asks = append(d.plan.Asks, fleet.Round{Stint: stint, Number: round.Number + 1, Asked: d.w.Now})
+	case d.silentNow(in.Host, in.Boot):
+		d.order(o)
+	}
+}
+
+// silentNow says whether a majority of ears heard nothing of a boot a moment ago; if
+// the last answer is older or has not come yet, they are asked, and a later turn knows.
+func (d *decision) silentNow(host, boot string) bool {
+	round, t := d.w.Rounds[host], d.w.Spec.Timing
+	age := d.w.Now.Sub(round.Asked)
+	switch {
+	case judge.Silent(round, boot) && age <= max(restMin, 2*t.Lease):
+		return true
+	case round.Stint.Boot == boot && !round.Over && age <= t.Lease: // also one about its stint
+		d.wake(t.Lease - age)
+	case !slices.ContainsFunc(d.plan.Asks, func(r fleet.Round) bool { return r.Stint.Host == host }):
+		d.plan.Asks = append(d.plan.Asks, fleet.Round{Stint: fleet.Stint{Host: host, Boot: boot, N: lease.AnyStint}, Number: round.Number + 1, Asked: d.w.Now})
 		d.wake(t.Lease)
 	}
+	return false
 }
 
 // powerOn turns a fenced host on again, once nothing is left that it held.

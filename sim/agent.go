@@ -131,7 +131,7 @@ func newAgent(h *host) *agent {
 	}
 	a.queue(deeds, nil)
 	if me.Voter {
-		a.ear = lease.NewEar(a.spec.Timing, h.run.rows, now)
+		a.ear = lease.NewEar(h.name, a.spec.Timing, h.run.rows, now)
 		h.run.ear = a.ear
 		a.leader.agent = a
 	}
@@ -160,7 +160,7 @@ func (a *agent) follow(spec fleet.Spec) {
 		h.every = a.every
 	}
 	if me, _ := spec.Host(h.name); me.Voter && a.ear == nil {
-		a.ear = lease.NewEar(spec.Timing, nil, h.clock())
+		a.ear = lease.NewEar(h.name, spec.Timing, nil, h.clock())
 		h.run.ear = a.ear
 		a.leader.agent = a
 		a.pings()

@@ -191,7 +191,7 @@ func (s *Site) recover() {
 	s.tell("everything heals")
 	for _, h := range s.hosts {
 		s.healHost(h, "all")
-		h.wake()
+		s.wake(h)
 		h.agentProcess.thaw()
 		h.quorumProcess.thaw()
 		if h.member != nil {
@@ -382,7 +382,7 @@ func init() {
 		"hang":        {1, onHost(hang)},
 		"resume":      {1, onHost(resume)},
 		"suspend":     {1, onHost(func(_ *Site, h *host, _ []string) error { h.suspend(); return nil })},
-		"wake":        {1, onHost(wake)},
+		"wake":        {1, onHost(func(s *Site, h *host, _ []string) error { s.wake(h); return nil })},
 		"clone":       {2, onHost(func(_ *Site, h *host, rest []string) error { return h.clone(rest[0]) })},
 		"killagent":   {1, onHost(func(_ *Site, h *host, _ []string) error { h.killAgent(); return nil })},
 		"startagent":  {1, onHost(func(_ *Site, h *host, _ []string) error { h.startAgent(); return nil })},
@@ -555,14 +555,18 @@ func resume(_ *Site, h *host, rest []string) error {
 }
 
 // wake ends a suspension: HOLES 24 allows it to speak L + g more.
-func wake(s *Site, h *host, _ []string) error {
+// wake lets a suspended host go on. Its kernel's timers stood still with it, so it may
+// speak for the rest of a lease before they end (docs/HOLES.md 24).
+func (s *Site) wake(h *host) {
+	if !h.suspended {
+		return
+	}
 	late := fleet.GuardLate
 	if h.kernel.coarse || h.kernel.flushed {
 		late = fleet.CoarseLate
 	}
 	s.watch.excuse(h, s.timing.Lease+late+100*time.Millisecond)
 	h.wake()
-	return nil
 }
 
 func (s *Site) startQuorum(h *host) {

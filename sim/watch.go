@@ -22,9 +22,10 @@ type watch struct {
 	speakers   [][]*host // by address
 	excused    map[*host]at
 	running    map[string][]*unit
-	found      map[*unit]bool // ran before Mainstay came
-	steady     map[*host]at   // since when it has held its lease without a break
-	lapsed     map[*host]at   // since when it has not
+	found      map[*unit]bool        // ran before Mainstay came
+	steady     map[*host]at          // since when it has held its lease without a break
+	stints     map[*host]fleet.Stint // the stint that it was last seen to hold one in
+	lapsed     map[*host]at          // since when it has not
 	promises   map[string]map[string]bool
 	epochs     map[string]uint64  // by boot: the newest epoch of an order accepted
 	farewells  map[parting]uint32 // in which life of the voter's agent it was heard
@@ -54,7 +55,7 @@ type patienceOf struct {
 func newWatch(s *Site) *watch {
 	return &watch{
 		site: s, speakers: make([][]*host, len(s.spec.Addresses)), excused: map[*host]at{}, running: map[string][]*unit{}, found: map[*unit]bool{},
-		patience: map[string]*patienceOf{}, steady: map[*host]at{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]uint32{},
+		patience: map[string]*patienceOf{}, steady: map[*host]at{}, stints: map[*host]fleet.Stint{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]uint32{},
 	}
 }
 
@@ -439,8 +440,8 @@ func (w *watch) sweep() {
 		led := h.on && !h.agentProcess.stopped() && h.agent != nil && h.agent.hand.Leased(h.clock())
 		_, steady := w.steady[h]
 		switch {
-		case led && !steady:
-			w.steady[h] = s.now
+		case led && (!steady || w.stints[h] != h.agent.hand.Stint()): // one that ends and the next fit between two looks
+			w.steady[h], w.stints[h] = s.now, h.agent.hand.Stint()
 			delete(w.lapsed, h)
 		case !led && steady:
 			delete(w.steady, h)
