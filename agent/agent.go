@@ -142,8 +142,10 @@ type Agent struct {
 	applied  uint64       // revision that HAProxy has been told
 	suspects []string
 	ticked   fleet.Moment
-	// departing is since when this host has been shutting down; zero: it is not.
+	// departing is since when this host has been shutting down; zero: it is not. leaving
+	// is set once the farewell was said.
 	departing fleet.Moment
+	leaving   bool
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -870,14 +872,15 @@ func (a *Agent) report(ctx context.Context) {
 	}
 }
 
-// Farewell is this host's last report, for when Run has ended because somebody
-// stopped the agent.
+// Farewell is this host's last report, for when Run is about to end or has ended because
+// somebody stopped the agent: no later one takes it back.
 func (a *Agent) Farewell() fleet.Report {
 	now := a.cfg.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.leaving = true
 	r := a.testimony(now)
-	r.Seq, r.Wall, r.Leaving = a.number(now), a.cfg.Wall(), true
+	r.Seq, r.Wall = a.number(now), a.cfg.Wall()
 	return r
 }
 
@@ -929,7 +932,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {

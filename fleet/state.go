@@ -40,7 +40,7 @@ type Member struct {
 	Left *Farewell `json:"left,omitempty"`
 }
 
-// Farewell is how a host that held nothing went silent in good order.
+// Farewell is how a host went silent in good order.
 type Farewell struct {
 	Boot string `json:"boot"`
 	// Down: the host shut down; otherwise only its agent was stopped.

@@ -7,10 +7,11 @@ import (
 	"mainstay/fleet"
 )
 
-// How long a shutdown waits, at most: for a leader to move what this host holds, for
-// this host's own hands to stop and give back the rest, and for the voters to hear its
-// last report. TimeoutStopSec of the unit is above their sum.
+// How long a shutdown waits, at most: for systemd to say that it is one, for a leader to
+// move what this host holds, for this host's own hands to stop and give back the rest,
+// and for the voters to hear its last report. TimeoutStopSec of the unit is above their sum.
 const (
+	askBound      = 5 * time.Second
 	departBound   = 10 * time.Second
 	letGoBound    = 25 * time.Second
 	farewellBound = 2 * time.Second
@@ -64,14 +65,15 @@ func (n *node) yield(ctx context.Context) {
 // leave is what this process does when it is asked to end, before it ends. If another
 // goes on in its place, nothing. If somebody stopped the agent and its host stays up,
 // the voters shall hear that: a host is not switched off because a person looks at its
-// agent. If the host shuts down, it hands over and lets go of everything first. Nobody
-// is told anything if systemd does not say which: a host that goes down while it holds
-// something is fenced before that starts elsewhere.
+// agent. They hear it while it still beats, for on a busy machine an agent may take
+// longer to end than a lease. If the host shuts down, it hands over and lets go of
+// everything first. Nobody is told anything if systemd does not say which: a host that
+// goes down while it holds something is fenced before that starts elsewhere.
 func (n *node) leave(ctx context.Context) {
 	if n.succeeded.Load() {
 		return
 	}
-	asking, cancel := context.WithTimeout(ctx, farewellBound)
+	asking, cancel := context.WithTimeout(ctx, askBound)
 	stopping, err := n.system.Stopping(asking)
 	cancel()
 	if err != nil {
@@ -80,6 +82,10 @@ func (n *node) leave(ctx context.Context) {
 	}
 	n.bye.Store(true)
 	if !stopping {
+		telling, cancel := context.WithTimeout(ctx, farewellBound)
+		defer cancel()
+		n.yield(telling)
+		n.peers.last(telling, n.agent.Farewell())
 		return
 	}
 	n.depart(ctx)

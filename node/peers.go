@@ -187,8 +187,12 @@ func (p *peers) run(ctx context.Context) {
 	}
 }
 
-// last brings a last report to every other voter that can be reached, and returns
-// when that is done.
+// lastAgain is how soon a last report that was not taken is sent again: no other one
+// follows it.
+const lastAgain = 100 * time.Millisecond
+
+// last brings a last report to every other voter, and returns when each has it or ctx
+// ends.
 func (p *peers) last(ctx context.Context, r fleet.Report) {
 	var wait sync.WaitGroup
 	defer wait.Wait()
@@ -197,11 +201,26 @@ func (p *peers) last(ctx context.Context, r fleet.Report) {
 			continue
 		}
 		wait.Go(func() {
-			_, _ = race(ctx, p.of(voter), func(ctx context.Context, c *api.Client) (struct{}, error) {
-				return struct{}{}, c.Report(ctx, r, p.site)
-			})
+			for {
+				if p.report(ctx, voter, r) == nil {
+					return
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(lastAgain):
+				}
+			}
 		})
 	}
+}
+
+// report brings a report to a voter, over whichever network is the first to answer.
+func (p *peers) report(ctx context.Context, voter string, r fleet.Report) error {
+	_, err := race(ctx, p.of(voter), func(ctx context.Context, c *api.Client) (struct{}, error) {
+		return struct{}{}, c.Report(ctx, r, p.site)
+	})
+	return err
 }
 
 func (p *peers) deliver(ctx context.Context, voter string, box chan fleet.Report) {
@@ -213,9 +232,7 @@ func (p *peers) deliver(ctx context.Context, voter string, box chan fleet.Report
 			// A report that does not arrive is followed by the next one within a
 			// second; nobody waits for this one.
 			once, cancel := context.WithTimeout(ctx, time.Second)
-			_, _ = race(once, p.of(voter), func(ctx context.Context, c *api.Client) (struct{}, error) {
-				return struct{}{}, c.Report(ctx, r, p.site)
-			})
+			_ = p.report(once, voter, r)
 			cancel()
 		}
 	}

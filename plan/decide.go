@@ -248,8 +248,9 @@ func (d *decision) void() {
 	}
 }
 
-// farewells notes which hosts have gone silent in good order, with nothing in their
-// hands: whoever leads later, and has never heard them, knows why they are silent.
+// farewells notes which hosts have gone silent in good order: whoever leads later, and
+// has never heard them, knows why they are silent. One that goes down with something in
+// its hands has not: it is fenced like any other.
 func (d *decision) farewells() {
 	for i := range d.w.Spec.Hosts {
 		host := &d.w.Spec.Hosts[i]
@@ -262,13 +263,19 @@ func (d *decision) farewells() {
 		case speaks && m.Left != nil && v.Stint.Boot == m.Left.Boot && !r.Leaving:
 			m.Left = nil
 			d.member(m, host.Name+" is heard again")
-		case !speaks && spoken && r.Leaving && (m.Left == nil || m.Left.Boot != r.Boot) && m.Admitted == r.Boot && len(d.on[host.Name]) == 0:
-			m.Left = &fleet.Farewell{Boot: r.Boot, Down: r.GoesDown, At: r.Wall}
+		case !speaks && spoken && r.Leaving && (m.Left == nil || m.Left.Boot != r.Boot) && m.Admitted == r.Boot:
+			holds := len(d.on[host.Name]) > 0
 			what := "its agent was stopped"
-			if r.GoesDown {
-				what = "it was shut down"
+			switch {
+			case r.GoesDown && holds:
+				continue
+			case r.GoesDown:
+				what = "it was shut down, and holds nothing"
+			case !holds:
+				what += ", and it holds nothing"
 			}
-			d.member(m, fmt.Sprintf("%s has left in good order and holds nothing: %s", host.Name, what))
+			m.Left = &fleet.Farewell{Boot: r.Boot, Down: r.GoesDown, At: r.Wall}
+			d.member(m, fmt.Sprintf("%s has left in good order: %s", host.Name, what))
 		}
 	}
 }

@@ -288,7 +288,18 @@ func TestDecide(t *testing.T) {
 			hush(*w, "c2")
 			w.Leader = "c3"
 			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
+		}, []string{"member/c2", "service/s waits", "host/c2 waits"}},
+		{"also by a leader who was not told so", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			delete(w.Reports, "c2")
+			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Left: &fleet.Farewell{Boot: "b"}}
 		}, []string{"service/s waits", "host/c2 waits"}},
+		{"but one that has spoken since", func(w *fleet.World) {
+			hush(*w, "c2")
+			w.Leader = "c3"
+			w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Left: &fleet.Farewell{Boot: "b"}}
+		}, []string{"member/c2", "intent/c2", "service/s waits"}},
 		{"but one that was stopped in an earlier boot", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.Leader = "c3"
@@ -322,10 +333,14 @@ func TestDecide(t *testing.T) {
 		{"not while it is heard", func(w *fleet.World) {
 			report(*w, "c3", func(r *fleet.Report) { r.Leaving = true })
 		}, nil},
-		{"not while it holds something", func(w *fleet.World) {
+		{"also of one whose agent was stopped beside what it runs", func(w *fleet.World) {
 			silent(*w, "c2", 200*ms)
 			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
-		}, nil},
+		}, []string{"member/c2"}},
+		{"not of one that goes down with something in its hands", func(w *fleet.World) {
+			silent(*w, "c2", 200*ms)
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
+		}, []string{"c2: stop service/s"}},
 		{"and forgotten when it is heard again", func(w *fleet.World) {
 			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "b", Left: &fleet.Farewell{Boot: "b"}}
 		}, []string{"member/c3"}},

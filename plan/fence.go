@@ -111,7 +111,7 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	switch {
 	case host.Name == d.w.Leader:
 		d.wait(about, "another leader: a leader never fences itself", "")
-	case d.w.Reports[host.Name].Leaving && !d.w.Reports[host.Name].GoesDown && d.w.Reports[host.Name].Boot == boot:
+	case d.unwatched(host.Name, boot):
 		d.wait(about, "its agent to be started again: somebody stopped it, and what runs there runs on unwatched ("+why+")",
 			fmt.Sprintf("systemctl start mainstay on %s; if the host is off: mainstay recover oath %s", host.Name, host.Name))
 	case d.disarmed:
@@ -148,6 +148,17 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
 		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
 	}
+}
+
+// unwatched says whether a boot of a host is silent because somebody stopped its agent:
+// by the last report that this leader has of it, or by what an earlier one wrote down,
+// whose agent may have been restarted since.
+func (d *decision) unwatched(host, boot string) bool {
+	if r := d.w.Reports[host]; r.Boot == boot {
+		return r.Leaving && !r.GoesDown
+	}
+	left := d.w.State.Members[host].Left
+	return left != nil && left.Boot == boot && !left.Down
 }
 
 func (d *decision) recently(m fleet.Member) int {
