@@ -84,8 +84,10 @@ func (n *node) leave(ctx context.Context) {
 	if !stopping {
 		telling, cancel := context.WithTimeout(ctx, farewellBound)
 		defer cancel()
-		n.yield(telling)
 		n.peers.last(telling, n.agent.Farewell())
+		yielding, cancel := context.WithTimeout(ctx, farewellBound)
+		defer cancel()
+		n.yield(yielding)
 		return
 	}
 	n.depart(ctx)
