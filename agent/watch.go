@@ -69,7 +69,11 @@ func (a *Agent) watchServices(ctx context.Context, wait *sync.WaitGroup) {
 }
 
 func (w *watcher) run(ctx context.Context, a *Agent) {
-	if err := w.copy.Prepare(ctx); err != nil && ctx.Err() == nil {
+	prepare := w.copy.Prepare
+	if a.spec.Mode == "shadow" {
+		prepare = w.copy.Forget // nobody would lift a bar after the next boot
+	}
+	if err := prepare(ctx); err != nil && ctx.Err() == nil {
 		a.cfg.Log.Error("prepare service", "service", w.service.Name, "error", err)
 	}
 	events := w.copy.Events(ctx)

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,7 @@ type Leader struct {
 	since   fleet.Moment
 	rounds  map[string]fleet.Round
 	flights map[string]fleet.Flight
+	shadow  shadow
 	last    last
 	// held is since when events wait to be written; 0: none do.
 	held fleet.Moment
@@ -166,7 +168,7 @@ func (l *Leader) reign(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("raise the epoch: %w", err)
 	}
-	l.epoch, l.rounds, l.flights = epoch, map[string]fleet.Round{}, map[string]fleet.Flight{}
+	l.epoch, l.rounds, l.flights, l.shadow = epoch, map[string]fleet.Round{}, map[string]fleet.Flight{}, shadow{}
 	l.book = newBook(l.Host, epoch, l.Wall)
 	l.book.note("leader", "leader", fmt.Sprintf("%s leads in epoch %d", l.Host, epoch))
 	l.Log.Info("leading", "epoch", epoch)
@@ -225,9 +227,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	l.book.waits(p.Waits, now)
 	l.book.copies(w.Reports)
 	if w.Spec.Mode == "shadow" {
-		l.book.shadow(p)
-		l.last.set(ctx, view{w, p})
-		return l.flush(ctx, w, l.rest(p, now))
+		return l.pretend(ctx, w, p)
 	}
 	var id string
 	if len(p.Records)+len(p.Orders)+len(p.Asks) > 0 && l.Keep != nil {
@@ -242,9 +242,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	for _, r := range p.Asks {
-		l.rounds[r.Stint.Host] = r
-		l.book.note("order", "host/"+r.Stint.Host, "every ear is "+lease.Question(r.Stint))
-		l.Eyes.Ask(l.epoch, r)
+		l.ask(r)
 	}
 	for _, o := range p.Orders {
 		if err := l.dispatch(ctx, o, id); err != nil {
@@ -256,6 +254,69 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 		return 0, nil // the World has changed: what rests on the records comes now
 	}
 	return l.flush(ctx, w, l.rest(p, now))
+}
+
+// ask puts a question to every ear.
+func (l *Leader) ask(r fleet.Round) {
+	l.rounds[r.Stint.Host] = r
+	l.book.note("order", "host/"+r.Stint.Host, "every ear is "+lease.Question(r.Stint))
+	l.Eyes.Ask(l.epoch, r)
+}
+
+// shadow is what stood in the store when this leader last looked, and what would stand
+// there had it written down what it decided.
+type shadow struct{ found, would fleet.State }
+
+// pretendRest is how long a shadow waits for news after it would have written something.
+const pretendRest = 10 * time.Millisecond
+
+// pretend is the rest of a turn in shadow mode: nothing is recorded and nothing is
+// ordered, and the next turn decides as if it had been, or every plan would end with the
+// first host that is not admitted. The ears are asked, for their answers touch no host
+// that is heard.
+func (l *Leader) pretend(ctx context.Context, w fleet.World, p fleet.Plan) (time.Duration, error) {
+	if said := l.book.shadow(p); len(said) > 0 && l.Keep != nil {
+		id := l.Keep(w, p)
+		for _, e := range said {
+			l.book.pending[e].World = id
+		}
+	}
+	would, err := w.State.Apply(p.Records...)
+	if err != nil {
+		return 0, err
+	}
+	l.shadow.would = would
+	for _, r := range p.Asks {
+		if r.Evict {
+			l.rounds[r.Stint.Host] = r // the lease of a host that is well is not ended for practice
+			continue
+		}
+		l.ask(r)
+	}
+	for _, o := range p.Orders {
+		l.fly(o)
+	}
+	rest := l.rest(p, w.Now)
+	if len(p.Records) > 0 {
+		rest = pretendRest
+	}
+	w.State = l.shadow.found // what people are shown is what stands
+	l.last.set(ctx, view{w, p})
+	return l.flush(ctx, w, rest)
+}
+
+// state is what a decision rests on: what is recorded, or would be in shadow mode. The
+// latter is forgotten as soon as anybody changes what is recorded.
+func (l *Leader) state(mode string) fleet.State {
+	found := l.Quorum.State()
+	if mode != "shadow" {
+		l.shadow = shadow{}
+		return found
+	}
+	if !reflect.DeepEqual(found, l.shadow.found) {
+		l.shadow = shadow{found: found, would: found}
+	}
+	return l.shadow.would
 }
 
 func (l *Leader) rest(p fleet.Plan, now fleet.Moment) time.Duration {
@@ -313,9 +374,10 @@ func (l *Leader) world(now fleet.Moment) fleet.World {
 	for host, r := range l.rounds {
 		rounds[host] = r
 	}
+	spec := l.Spec()
 	return fleet.World{
-		Spec: l.Spec(), Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
-		State: l.Quorum.State(), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights,
+		Spec: spec, Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
+		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights,
 	}
 }
 
@@ -341,14 +403,10 @@ func (l *Leader) answered(a Answer) {
 
 // dispatch sends an order and remembers that it is on its way.
 func (l *Leader) dispatch(ctx context.Context, o fleet.Order, world string) error {
-	now := l.Now()
-	if !l.Quorum.Holds(now) {
+	if !l.Quorum.Holds(l.Now()) {
 		return errLead
 	}
-	f := l.flights[o.Key]
-	o.Try = f.Tries + 1
-	f.Order, f.Sent, f.Effect, f.Arrived, f.Tries = o, now, nil, 0, f.Tries+1
-	l.flights[o.Key] = f
+	o = l.fly(o)
 	l.book.order(o, world)
 	go func() {
 		e := l.Send(ctx, o)
@@ -359,6 +417,14 @@ func (l *Leader) dispatch(ctx context.Context, o fleet.Order, world string) erro
 		}
 	}()
 	return nil
+}
+
+// fly remembers that an order is on its way, and returns it with the number of its try.
+func (l *Leader) fly(o fleet.Order) fleet.Order {
+	f := l.flights[o.Key]
+	o.Try = f.Tries + 1
+	l.flights[o.Key] = fleet.Flight{Order: o, Sent: l.Now(), Tries: o.Try}
+	return o
 }
 
 // landed notes what became of an order.
@@ -539,15 +605,45 @@ func (b *book) waits(ws []fleet.Wait, now fleet.Moment) {
 	b.waiting = open
 }
 
-func (b *book) shadow(p fleet.Plan) {
+// shadow tells what would have been done, and returns where in pending it is told.
+func (b *book) shadow(p fleet.Plan) []int {
+	began := len(b.pending)
 	for _, r := range p.Records {
 		if r.Text != "" {
-			b.once("shadow/"+r.Key, "shadow", r.Key, "would have recorded: "+r.Text)
+			_, name := cut(r.Key)
+			about := name
+			if hostly(r.Key) {
+				about = "host/" + name
+			}
+			b.once("shadow/"+r.Key, "shadow", about, "would have recorded: "+r.Text)
 		}
 	}
 	for _, o := range p.Orders {
-		b.once("shadow/"+o.Key, "shadow", o.Thing, fmt.Sprintf("would have ordered %s to %s %s: %s", o.To, o.Verb, o.Thing, o.Why))
+		about := subject(o)
+		b.once("shadow/"+o.Key, "shadow", about, fmt.Sprintf("would have ordered %s to %s %s: %s", o.To, o.Verb, about, o.Why))
 	}
+	said := make([]int, 0, len(b.pending)-began)
+	for i := began; i < len(b.pending); i++ {
+		said = append(said, i)
+	}
+	return said
+}
+
+// subject is what history tells of an order as about.
+func subject(o fleet.Order) string {
+	switch {
+	case o.Verb == fleet.VerbRoute:
+		return "route/" + o.To
+	case o.Thing == "" || o.Target.Host != "":
+		return "host/" + o.Target.Host
+	}
+	return o.Thing
+}
+
+// hostly says whether a record is one about a host.
+func hostly(key string) bool {
+	kind, _ := cut(key)
+	return kind == "member" || kind == "proof" || kind == "intent"
 }
 
 // record tells what was decided; it rests on what was last told of the thing and
@@ -555,8 +651,7 @@ func (b *book) shadow(p fleet.Plan) {
 func (b *book) record(r fleet.Record, world string) {
 	about, because := r.Key, slices.Clone(r.Because)
 	kind, name := cut(r.Key)
-	switch kind {
-	case "holding":
+	if kind == "holding" {
 		about = name
 		var h fleet.Holding
 		if json.Unmarshal(r.Value, &h) == nil && h.From.Host != "" {
@@ -564,7 +659,8 @@ func (b *book) record(r fleet.Record, world string) {
 				because = append(because, id)
 			}
 		}
-	case "member", "proof", "intent":
+	}
+	if hostly(r.Key) {
 		about = "host/" + name
 	}
 	b.note("record", about, r.Text, because...).World = world
@@ -575,10 +671,7 @@ func (b *book) order(o fleet.Order, world string) {
 		b.once("route/"+o.To, "order", "route/"+o.To, fmt.Sprintf("%s: routing table %x", o.To, o.Routes.Revision))
 		return
 	}
-	about := o.Thing
-	if about == "" || o.Target.Host != "" {
-		about = "host/" + o.Target.Host
-	}
+	about := subject(o)
 	topic := "order/" + o.Key
 	if b.told[topic] != "" {
 		return // sent again
@@ -591,10 +684,7 @@ func (b *book) effect(o fleet.Order, e fleet.Effect) {
 	if o.Verb == fleet.VerbRoute && e.Outcome == fleet.Done {
 		return
 	}
-	about := o.Thing
-	if about == "" || o.Target.Host != "" {
-		about = "host/" + o.Target.Host
-	}
+	about := subject(o)
 	text := fmt.Sprintf("%s: %s %s: %s", e.From, o.Verb, about, e.Outcome)
 	if e.Why != "" {
 		text += " (" + e.Why + ")"

@@ -16,6 +16,7 @@ type quorum struct {
 	state   fleet.State
 	records int // written
 	bare    int // writes of events alone
+	take    func([]fleet.Event)
 }
 
 func (q *quorum) Holds(fleet.Moment) bool      { return true }
@@ -26,7 +27,10 @@ func (q *quorum) RaiseEpoch(context.Context, string) (fleet.State, uint64, error
 	return q.state, 1, nil
 }
 
-func (q *quorum) Commit(_ context.Context, _ uint64, records []fleet.Record, _ []fleet.Event) error {
+func (q *quorum) Commit(_ context.Context, _ uint64, records []fleet.Record, events []fleet.Event) error {
+	if q.take != nil {
+		q.take(events)
+	}
 	q.records += len(records)
 	if len(records) == 0 {
 		q.bare++
