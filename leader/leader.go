@@ -270,13 +270,17 @@ type shadow struct{ found, would fleet.State }
 // pretendRest is how long a shadow waits for news after it would have written something.
 const pretendRest = 10 * time.Millisecond
 
-// pretend is the rest of a turn in shadow mode: nothing is recorded and nothing is
-// ordered, and the next turn decides as if it had been, or every plan would end with the
+// pretend is the rest of a turn in shadow mode: nothing is recorded and nobody is told to
+// do anything, and the next turn decides as if it had been, or every plan would end with the
 // first host that is not admitted. The ears are asked, for their answers touch no host
 // that is heard.
 func (l *Leader) pretend(ctx context.Context, w fleet.World, p fleet.Plan) (time.Duration, error) {
+	// Only to be told what runs where, which touches nothing, is really asked.
+	asks := slices.DeleteFunc(slices.Clone(p.Orders), func(o fleet.Order) bool { return o.Verb != plan.VerbInventory })
+	p.Orders = slices.DeleteFunc(slices.Clone(p.Orders), func(o fleet.Order) bool { return o.Verb == plan.VerbInventory })
+	var id string
 	if said := l.book.shadow(p); len(said) > 0 && l.Keep != nil {
-		id := l.Keep(w, p)
+		id = l.Keep(w, p)
 		for _, e := range said {
 			l.book.pending[e].World = id
 		}
@@ -295,6 +299,11 @@ func (l *Leader) pretend(ctx context.Context, w fleet.World, p fleet.Plan) (time
 	}
 	for _, o := range p.Orders {
 		l.fly(o)
+	}
+	for _, o := range asks {
+		if err := l.dispatch(ctx, o, id); err != nil {
+			return 0, err
+		}
 	}
 	rest := l.rest(p, w.Now)
 	if len(p.Records) > 0 {

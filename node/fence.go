@@ -134,6 +134,10 @@ func (n *node) examineDevice(ctx context.Context, h fleet.Host, f fleet.Fence) a
 	}
 	defer d.Close()
 	m := n.store.State().Members[h.Name]
+	if m.Admitted == "" { // in shadow mode nobody is, and a question needs no right
+		r := n.desk.Reports()[h.Name]
+		m.Admitted, m.UUID = r.Boot, r.UUID
+	}
 	want := fence.Target{Host: h.Name, Boot: m.Admitted, UUID: m.UUID, By: n.host, Beats: func() uint64 { return n.agent.Beats(h.Name, m.Admitted) }}
 	x := fence.Examine(ctx, d, want)
 	out := api.FenceExam{Device: x.Device, Power: string(x.Power), Machine: x.Machine, Took: x.Took}
