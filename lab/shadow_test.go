@@ -60,10 +60,10 @@ func TestShadow(t *testing.T) {
 
 	for _, m := range l.Hosts {
 		for what, script := range map[string]string{
-			"the guard's tables":  "! nft list tables | grep -q mainstay",
-			"a bar":               "! test -e /etc/systemd/system/solo.service.d",
-			"HAProxy of Mainstay": "! systemctl is-active -q mainstay-haproxy",
-			"an address":          "! ip -o addr | grep -qE '" + l.Virtual()["internal"].String() + "[ /]'",
+			"a guard that ends it": "! nft list ruleset | grep -qE '" + l.Virtual()["internal"].String() + "[^0-9]'",
+			"a bar":                "! test -e /etc/systemd/system/solo.service.d",
+			"HAProxy of Mainstay":  "! systemctl is-active -q mainstay-haproxy",
+			"an address":           "! ip -o addr | grep -qE '" + l.Virtual()["internal"].String() + "[ /]'",
 		} {
 			if out, err := l.Run(ctx, m.Name, "sh", "-c", script); err != nil {
 				t.Errorf("%s has %s: %v\n%s", m.Name, what, err, out)
