@@ -17,8 +17,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -259,7 +261,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 // ask puts a question to every ear.
 func (l *Leader) ask(r fleet.Round) {
 	l.rounds[r.Stint.Host] = r
-	l.book.note("order", "host/"+r.Stint.Host, "every ear is "+lease.Question(r.Stint))
+	l.book.once(fmt.Sprintf("round/%s/%d", r.Stint.Host, r.Stint.N), "order", "host/"+r.Stint.Host, "every ear is "+lease.Question(r.Stint))
 	l.Eyes.Ask(l.epoch, r)
 }
 
@@ -403,7 +405,7 @@ func (l *Leader) answered(a Answer) {
 	}
 	if _, known := promised[a.Ear]; !known {
 		promised[a.Ear] = a.Arrived
-		l.book.note("observation", "host/"+a.Stint.Host, fmt.Sprintf("%s %s: %s", a.Ear, lease.Answer(a.Stint), a.Why))
+		l.book.once(fmt.Sprintf("round/%s/%d/%s", a.Stint.Host, a.Stint.N, a.Ear), "observation", "host/"+a.Stint.Host, fmt.Sprintf("%s %s: %s", a.Ear, lease.Answer(a.Stint), a.Why))
 	}
 	r.Promised = promised
 	r.Over = lease.Over(r, spec.Voters(), spec.Timing, l.Eyes.Heard()[a.Stint.Host].Late, l.Now())
@@ -548,6 +550,9 @@ func (b *book) verdicts(vs map[string]fleet.Verdict) {
 		}
 		b.told[topic] = said
 		b.note("verdict", "host/"+host, fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why))
+		// Of a host that this leader alone does not hear the ears are asked again and
+		// again; history tells it once for each condition.
+		maps.DeleteFunc(b.told, func(topic, _ string) bool { return strings.HasPrefix(topic, "round/"+host+"/") })
 	}
 }
 

@@ -357,10 +357,17 @@ func (e *Ear) deaf(now fleet.Moment) bool {
 }
 
 // silent answers a question about a whole boot. What an ear that was cut off itself did
-// not hear meanwhile is no sign of anybody's death (HOLES 52).
+// not hear meanwhile is no sign of anybody's death (HOLES 52), and the silence of a boot
+// is none of its host's while another boot of it is heard: whoever asks may not hear that
+// one, and would switch off a host that is well (HOLES 55).
 func (e *Ear) silent(stint fleet.Stint, now fleet.Moment) (bool, string) {
 	r, _ := e.Row(stint)
 	want := e.timing.Silence(r.Late)
+	for _, other := range e.hosts[stint.Host] {
+		if ago := now.Sub(other.Heard); other.Stint.Boot != stint.Boot && other.Heard != 0 && ago < e.timing.Silence(other.Late) {
+			return false, fmt.Sprintf("boot %s of it was heard %v ago", other.Stint.Boot, ago.Round(time.Millisecond))
+		}
+	}
 	heard, listened := now.Sub(r.Heard), now.Sub(e.listens)
 	switch {
 	case heard < want:

@@ -214,6 +214,15 @@ func TestADeafEarCallsNobodySilent(t *testing.T) {
 			others(e, 0, long-2*room.Beat)
 			others(e, long-room.Beat, long)
 		}, true},
+		{"hears another boot of it", func(e *Ear) {
+			for d := time.Duration(0); d < long; d += room.Beat {
+				e.Beat(Beat{Stint: fleet.Stint{Host: stint(1).Host, Boot: "later", N: 1}, Sent: at(d)}, at(d))
+			}
+		}, false},
+		{"heard another boot of it long ago", func(e *Ear) {
+			e.Beat(Beat{Stint: fleet.Stint{Host: stint(1).Host, Boot: "later", N: 1}, Sent: at(0)}, at(0))
+			others(e, 0, long)
+		}, true},
 		{"hears the others again for as long as is needed", func(e *Ear) { others(e, long-w-room.Beat, long) }, true},
 	} {
 		for _, known := range []bool{true, false} {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -130,8 +131,7 @@ func (l *leader) turn() {
 	orders := func() {
 		for _, r := range p.Asks {
 			l.rounds[r.Stint.Host] = r
-			l.pending++
-			s.tell("every ear is %s", lease.Question(r.Stint))
+			l.once(fmt.Sprintf("round/%s/%d", r.Stint.Host, r.Stint.N), true, "every ear is %s", lease.Question(r.Stint))
 			l.agent.ask(l.epoch, r)
 		}
 		for _, o := range p.Orders {
@@ -274,8 +274,7 @@ func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why strin
 	}
 	if _, known := promised[ear]; !known {
 		promised[ear] = arrived
-		l.pending++
-		l.agent.host.site.tell("%s %s: %s", ear, lease.Answer(r.Stint), why)
+		l.once(fmt.Sprintf("round/%s/%d/%s", r.Stint.Host, r.Stint.N, ear), true, "%s %s: %s", ear, lease.Answer(r.Stint), why)
 	}
 	r.Promised = promised
 	now := l.agent.host.clock()
@@ -435,6 +434,7 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 			l.verdicts[h.name] = said
 			l.pending++
 			s.tell("%s is %s: %s", h.name, v.Condition, v.Why)
+			maps.DeleteFunc(l.told, func(topic, _ string) bool { return strings.HasPrefix(topic, "round/"+h.name+"/") })
 		}
 	}
 	open := map[string]bool{}
