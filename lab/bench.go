@@ -591,7 +591,7 @@ func (b *bench) round(ctx context.Context, p peer, leading bool) (r BenchRound, 
 		}
 	}
 	if p.name == mainstay {
-		r.Steps = b.timeline(ctx, deed.At, holder)
+		r.Steps = b.timeline(ctx, deed.At, holder, "address/internal")
 	}
 	r.Steps = append(r.Steps, resumed(tries, deed.At, time.Now())...)
 	have, err := b.holders(ctx)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -19,6 +21,8 @@ type Demo struct {
 	Lab    *Lab
 	Binary string // this program, for the client's probe; empty: the running one
 	Live   func(string)
+	// Watching, if not nil, is told of the client's log as soon as it is written.
+	Watching func(*Log)
 	// sabotage, in tests, takes something away just before a fault.
 	sabotage func(ctx context.Context, victim string) error
 }
@@ -65,6 +69,9 @@ func (d Demo) Run(ctx context.Context) (Result, error) {
 	log, err := l.Watch(ctx, Probe{URL: url, Every: ProbeEvery, Patience: ProbePatience, Expect: 200}, d.binary())
 	if err != nil {
 		return r, err
+	}
+	if d.Watching != nil {
+		d.Watching(log)
 	}
 	begun := time.Now()
 	for _, play := range []func(context.Context, *Log) (Fault, error){d.holderDies, d.leaderDies, d.keystoneHangs} {
@@ -180,7 +187,7 @@ func (d Demo) holder(ctx context.Context, thing string) (string, error) {
 }
 
 func (d Demo) holderDies(ctx context.Context, log *Log) (Fault, error) {
-	victim, err := d.holder(ctx, "address/internal")
+	victim, err := d.holder(ctx, internalAddress)
 	if err != nil {
 		return Fault{}, err
 	}
@@ -195,9 +202,37 @@ func (d Demo) leaderDies(ctx context.Context, log *Log) (Fault, error) {
 	return d.dies(ctx, log, "the store's leader loses power", s.Leader)
 }
 
+const internalAddress = "address/internal" // what the client asks through
+
+// followed is the thing by which a host's loss is told: what the client depends on,
+// else another address, else a service, else no more than the lead.
+func followed(s api.Status, victim string) string {
+	best, rank := "leader", 0
+	for _, h := range s.Holdings {
+		r := 1
+		switch {
+		case h.Host != victim:
+			continue
+		case h.Thing == internalAddress:
+			r = 3
+		case strings.HasPrefix(h.Thing, "address/"):
+			r = 2
+		}
+		if r > rank {
+			best, rank = h.Thing, r
+		}
+	}
+	return best
+}
+
 // dies switches a host off, watches the client, and brings the host back.
 func (d Demo) dies(ctx context.Context, log *Log, title, victim string) (Fault, error) {
 	f := Fault{Title: title, Victim: victim}
+	s, err := d.status(ctx)
+	if err != nil {
+		return f, err
+	}
+	thing := followed(s, victim)
 	if d.sabotage != nil {
 		if err := d.sabotage(ctx, victim); err != nil {
 			return f, err
@@ -210,8 +245,10 @@ func (d Demo) dies(ctx context.Context, log *Log, title, victim string) (Fault, 
 	}
 	f.At = deed.At
 	d.measure(ctx, log, &f)
-	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, d.Lab.timeline(ctx, f.At, victim)...)
-	d.answered(log, &f)
+	if f.Broken == "" && d.await(ctx, &f, func() []Step { return d.Lab.timeline(ctx, f.At, victim, thing) }) {
+		f.Broken = fmt.Sprintf("no event tells within %v that %s was taken over from %s", promise, thing, victim)
+	}
+	f.tell(log)
 	if f.Broken != "" {
 		return f, nil
 	}
@@ -225,6 +262,10 @@ func (d Demo) dies(ctx context.Context, log *Log, title, victim string) (Fault, 
 func (d Demo) keystoneHangs(ctx context.Context, log *Log) (Fault, error) {
 	victim := d.Lab.Hosts[len(d.Lab.Hosts)-1].Name
 	f := Fault{Title: "Keystone hangs on one host (SIGSTOP)", Victim: victim}
+	by, err := d.holder(ctx, internalAddress)
+	if err != nil {
+		return f, err
+	}
 	d.say("%s: %s", f.Title, victim)
 	deed, err := d.Lab.Hang(ctx, victim, "keystone.service")
 	if err != nil {
@@ -232,36 +273,41 @@ func (d Demo) keystoneHangs(ctx context.Context, log *Log) (Fault, error) {
 	}
 	f.At = deed.At
 	d.measure(ctx, log, &f)
-	out := time.Time{}
-	err = until(ctx, promise, func() error {
-		s, err := d.status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, v := range s.Services {
-			if v.Name == "keystone" && !v.Copies[victim].Ready {
-				out = s.At
-				return nil
-			}
-		}
-		return errors.New("it still counts as ready")
-	})
-	if err != nil {
-		f.Broken = fmt.Sprintf("the hung Keystone was not taken out of rotation: %v", err)
+	if d.await(ctx, &f, func() []Step { return hangSteps(d.Lab.events(ctx), f.At, "keystone", victim, by) }) && f.Broken == "" {
+		f.Broken = fmt.Sprintf("no event tells within %v that the hung Keystone left the rotation of %s", promise, by)
 	}
-	f.Steps = []Step{{"happened", f.At, "the lab's own record"}}
-	if !out.IsZero() {
-		f.Steps = append(f.Steps, Step{"judged", out, "status: out of rotation by then"})
-	}
+	f.tell(log)
 	// Mainstay may have killed and started it by itself in the meantime: then there
 	// is nothing left to resume, and that is as well.
 	if _, err := d.Lab.Resume(ctx, victim, "keystone.service"); err != nil {
 		d.say("%v", err)
 	}
-	if err := d.awaitService(ctx, "", "the hung Keystone to be back", len(d.Lab.Hosts)); err != nil {
-		return f, err
+	if f.Broken != "" {
+		return f, nil
 	}
-	return f, nil
+	return f, d.awaitService(ctx, "", "the hung Keystone to be back", len(d.Lab.Hosts))
+}
+
+// await gathers what the events tell of a fault until they tell that it was taken
+// over, and says whether they do not within the promise.
+func (d Demo) await(ctx context.Context, f *Fault, told func() []Step) (missing bool) {
+	err := until(ctx, time.Until(f.At.Add(promise+calm)), func() error {
+		f.Steps = told()
+		if !slices.ContainsFunc(f.Steps, func(s Step) bool { return s.Name == "taken over" }) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	return err != nil
+}
+
+// tell completes a fault's steps with what the lab and the client wrote down.
+func (f *Fault) tell(log *Log) {
+	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, f.Steps...)
+	if s, ok := answered(log.Tries(), f.At); ok {
+		f.Steps = append(f.Steps, s)
+	}
+	slices.SortStableFunc(f.Steps, func(a, b Step) int { return a.At.Compare(b.At) })
 }
 
 // calm is for how long the client must be served without a failure before a
@@ -306,13 +352,6 @@ func (d Demo) measure(ctx context.Context, log *Log, f *Fault) {
 	}
 	if f.Gap > promise || f.Tries == f.Failed {
 		f.Broken = fmt.Sprintf("the client was not served for %v; promised were %v at most", f.Gap.Round(time.Millisecond), promise)
-	}
-}
-
-// answered adds the end of the client's gap to the timeline.
-func (d Demo) answered(log *Log, f *Fault) {
-	if gap, _, ended := Gap(log.Tries(), f.At, f.At.Add(promise)); !ended.IsZero() {
-		f.Steps = append(f.Steps, Step{"answered", ended, fmt.Sprintf("the client's own log, after %v without an answer", gap.Round(time.Millisecond))})
 	}
 }
 

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,39 +26,77 @@ func brief(steps []Step, from time.Time) string {
 	return strings.Join(out, ", ")
 }
 
-// timeline finds, in the recorded events, how the internal address went to another
-// host after something befell its holder.
-func (l *Lab) timeline(ctx context.Context, since time.Time, victim string) []Step {
-	var out []Step
-	add := func(name string, e fleet.Event) {
-		for _, s := range out {
-			if s.Name == name {
-				return
-			}
-		}
-		out = append(out, Step{name, e.At, "event " + e.ID + ": " + e.Text})
-	}
-	for _, e := range l.events(ctx) {
-		if e.At.Before(since) {
-			continue
-		}
+// timeline finds, in the recorded events, how a thing went to another host after
+// something befell its holder; see lossSteps.
+func (l *Lab) timeline(ctx context.Context, since time.Time, victim, thing string) []Step {
+	return lossSteps(l.events(ctx), since, victim, thing)
+}
+
+// lossSteps are the events by which a host's loss was seen and judged, and a thing
+// that it held was given to another and taken over. What is lost with a host that
+// holds nothing is the lead at most: the thing "leader".
+func lossSteps(events []fleet.Event, since time.Time, victim, thing string) []Step {
+	tale := tale{since: since}
+	for _, e := range events {
 		switch {
 		case e.Kind == "leader":
-			add("new leader", e)
-		case e.About == "host/"+victim:
-			add("seen", e)
-			if e.Kind == "verdict" && strings.Contains(e.Text, "is lapsed") {
-				add("judged", e)
+			tale.add("new leader", e)
+			if thing == "leader" {
+				tale.add("taken over", e)
 			}
-		case e.Kind == "record" && e.About == "address/internal":
-			add("decided", e)
-		case e.Kind == "order" && e.About == "address/internal" && strings.Contains(e.Text, "claim"):
-			add("ordered", e)
-		case e.Kind == "effect" && e.About == "address/internal" && strings.Contains(e.Text, "claim"):
-			add("taken over", e)
+		case e.About == "host/"+victim:
+			if e.Kind == "verdict" {
+				tale.add("seen", e)
+			}
+			if e.Kind == "verdict" && (strings.Contains(e.Text, " is "+string(fleet.Lapsed)) || strings.Contains(e.Text, " is "+string(fleet.Dead))) {
+				tale.add("judged", e)
+			}
+		case e.About != thing:
+		case e.Kind == "record":
+			tale.add("decided", e)
+		case e.Kind == "order" && (strings.Contains(e.Text, " shall claim ") || strings.Contains(e.Text, " shall start ")):
+			tale.add("ordered", e)
+		case e.Kind == "effect" && (strings.Contains(e.Text, ": claim ") || strings.Contains(e.Text, ": start ")) && strings.Contains(e.Text, ": "+string(fleet.Done)):
+			tale.add("taken over", e)
 		}
 	}
-	return out
+	return tale.steps
+}
+
+// hangSteps are the events by which a copy of a service that hangs was judged so by
+// its own host, and by which the HAProxy of another was told and has followed.
+func hangSteps(events []fleet.Event, since time.Time, name, victim, by string) []Step {
+	tale := tale{since: since}
+	for _, e := range events {
+		switch {
+		case e.About == name+"@"+victim && strings.Contains(e.Text, ": hung"):
+			// The agent beside it sees and judges at once: all three signs are its own.
+			tale.add("seen", e)
+			tale.add("judged", e)
+		case e.About != "route/"+by || !tale.has("judged"):
+		case e.Kind == "order":
+			tale.add("decided", e)
+		case e.Kind == "observation" && tale.has("decided"):
+			tale.add("taken over", e)
+		}
+	}
+	return tale.steps
+}
+
+// tale gathers the first event of each sort from a moment on.
+type tale struct {
+	since time.Time
+	steps []Step
+}
+
+func (t *tale) has(name string) bool {
+	return slices.ContainsFunc(t.steps, func(s Step) bool { return s.Name == name })
+}
+
+func (t *tale) add(name string, e fleet.Event) {
+	if !e.At.Before(t.since) && !t.has(name) {
+		t.steps = append(t.steps, Step{name, e.At, "event " + e.ID + ": " + e.Text})
+	}
 }
 
 // events are those of the first host that tells them.
@@ -91,4 +130,28 @@ func resumed(tries []Try, from, to time.Time) []Step {
 		}
 	}
 	return nil
+}
+
+// answered is the step at which the client was served again after a fault: the end
+// of its longest gap, and if no try failed, its first answer.
+func answered(tries []Try, since time.Time) (Step, bool) {
+	var last time.Time
+	failed := false
+	for _, t := range tries {
+		if t.Begun.Before(since) {
+			continue
+		}
+		last = t.Begun.Add(t.Took)
+		failed = failed || !t.OK
+	}
+	if failed {
+		gap, _, ended := Gap(tries, since, last)
+		return Step{"answered", ended, fmt.Sprintf("the client's own log, after %v without an answer", gap.Round(time.Millisecond))}, !ended.IsZero()
+	}
+	for _, t := range tries {
+		if !t.Begun.Before(since) {
+			return Step{"answered", t.Begun.Add(t.Took), "the client's own log: no try failed"}, true
+		}
+	}
+	return Step{}, false
 }

@@ -44,3 +44,19 @@ func TestCopies(t *testing.T) {
 		t.Errorf("a copy that hangs as this leader begins: %q", got)
 	}
 }
+
+// TestFollowed: history tells when a HAProxy has begun to follow a routing table, and
+// not again as long as it does.
+func TestFollowed(t *testing.T) {
+	b := newBook("c1", 7, func() time.Time { return time.Time{} })
+	var got []string
+	for i, table := range []uint64{0xa, 0xa, 0xb, 0xb} {
+		b.copies(map[string]fleet.Report{"c2": {Seq: uint64(i + 1), Routes: table}})
+		for _, e := range b.take() {
+			got = append(got, e.About+" "+e.Text)
+		}
+	}
+	if diff := cmp.Diff([]string{"route/c2 c2: its HAProxy follows routing table b"}, got); diff != "" {
+		t.Error(diff)
+	}
+}

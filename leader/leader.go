@@ -496,6 +496,8 @@ type book struct {
 	// copies of services were by it.
 	seen      map[string]uint64
 	condition map[string]condition
+	// routed is the routing table that each host's HAProxy followed by its last report.
+	routed map[string]uint64
 }
 
 // condition is what history tells of a copy of a service.
@@ -505,7 +507,7 @@ type condition struct {
 }
 
 func newBook(host string, epoch uint64, wall func() time.Time) book {
-	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}, seen: map[string]uint64{}, condition: map[string]condition{}}
+	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}, seen: map[string]uint64{}, condition: map[string]condition{}, routed: map[string]uint64{}}
 }
 
 // note adds an event and makes it the newest of its subject.
@@ -556,7 +558,8 @@ func (b *book) verdicts(vs map[string]fleet.Verdict) {
 	}
 }
 
-// copies tells how the copies of services change, as their hosts report it. How they
+// copies tells how the copies of services change, as their hosts report it, and which
+// routing table a host's HAProxy has begun to follow. How they
 // were when this leader began is told only of those that hang or have failed: after
 // an election all of them would be news.
 func (b *book) copies(reports map[string]fleet.Report) {
@@ -566,6 +569,10 @@ func (b *book) copies(reports map[string]fleet.Report) {
 			continue
 		}
 		b.seen[host] = r.Seq
+		if before, known := b.routed[host]; known && before != r.Routes {
+			b.note("observation", "route/"+host, fmt.Sprintf("%s: its HAProxy follows routing table %x", host, r.Routes))
+		}
+		b.routed[host] = r.Routes
 		for _, name := range fleet.Sorted(r.Services) {
 			s := r.Services[name]
 			about := name + "@" + host
