@@ -48,6 +48,8 @@ func TestMembership(t *testing.T) {
 	s := newLightSite(ctx, t, "member", "c4")
 
 	t.Run("a host is added", func(t *testing.T) { s.added(t, "c4") })
+	t.Run("an agent is killed and nobody notices", func(t *testing.T) { s.killed(t) })
+	t.Run("people and their tools reach it from outside", func(t *testing.T) { s.reached(t) })
 	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
 	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
 	t.Run("a host shuts down and hands over first", func(t *testing.T) { s.shutDown(t) })
@@ -63,6 +65,7 @@ type lightSite struct {
 	*site
 	config  SiteConfig
 	witness *witness
+	pager   *pager
 	next    string // a program of another version
 }
 
@@ -77,7 +80,8 @@ func newLightSite(ctx context.Context, t *testing.T, name string, later ...strin
 		// A lease that a busy machine does not end by itself.
 		config: SiteConfig{Binary: binary, Timing: "wide", Services: memberServices, Later: later}, next: build(ctx, t, "two"),
 	}
-	s.witness = newWitness(t, l)
+	s.witness, s.pager = newWitness(t, l), newPager(t, l)
+	s.config.Extra = fmt.Sprintf("alarms: [%q]\n", s.pager.url)
 	for _, m := range l.Hosts {
 		s.furnish(t, m.Name)
 	}

@@ -30,12 +30,20 @@ func TestSite(t *testing.T) {
 
 	t.Run("a killed agent costs nothing", func(t *testing.T) {
 		before := s.holding(t, "address/internal")
+		log := s.patient(t)
 		s.run(t, before.Host, "systemctl", "kill", "-s", "KILL", "mainstay.service")
 		s.await(t, "the agent to be back", func(st api.Status) bool { return s.settled(st) })
-		// A machine that is busy may need longer than the lease for the restart; then
-		// the address has moved, and that is not wrong either.
-		if after := s.holding(t, "address/internal"); after.Generation != before.Generation {
-			t.Logf("the restart took longer than the lease: %s moved from %s to %s", before.Thing, before.Host, after.Host)
+		after := s.holding(t, "address/internal")
+		if after.Generation == before.Generation {
+			s.unfailing(t, log)
+			return
+		}
+		// A machine that is busy may need longer than this site's lease of 300 ms for the
+		// restart; then the address has moved, as it does when its host is lost. That nothing
+		// is lost with a lease that lasts is in TestMembership.
+		t.Logf("the restart took longer than the lease: %s moved from %s to %s", before.Thing, before.Host, after.Host)
+		if gap := s.served(t, log); gap > promise {
+			t.Errorf("the client was not served for %v", gap)
 		}
 	})
 

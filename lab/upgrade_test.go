@@ -103,7 +103,7 @@ func (k *session) unbroken(t *testing.T, reloaded bool) {
 
 // patient watches as Watch does, but gives each try the time that TCP needs to send
 // a lost packet again: on a busy machine only then is a failure one.
-func (s *lightSite) patient(t *testing.T) *Log {
+func (s *site) patient(t *testing.T) *Log {
 	t.Helper()
 	log, err := s.lab.Watch(s.ctx, Probe{URL: s.url, Every: ProbeEvery, Patience: 10 * time.Second, Expect: 200}, s.binary)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *lightSite) patient(t *testing.T) *Log {
 }
 
 // unfailing ends a watch and fails if any try failed.
-func (s *lightSite) unfailing(t *testing.T, log *Log) {
+func (s *site) unfailing(t *testing.T, log *Log) {
 	t.Helper()
 	s.served(t, log)
 	for _, try := range log.Tries() {
@@ -125,7 +125,7 @@ func (s *lightSite) unfailing(t *testing.T, log *Log) {
 }
 
 // unmoved fails if anything changed hands since.
-func (s *lightSite) unmoved(t *testing.T, before api.Status) {
+func (s *site) unmoved(t *testing.T, before api.Status) {
 	t.Helper()
 	now := s.status(t)
 	for _, h := range before.Holdings {
