@@ -115,7 +115,7 @@ func (a *app) tellDemo(r lab.Result) error {
 func (a *app) live(ctx context.Context, l *lab.Lab, client *atomic.Pointer[lab.Log]) {
 	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
-	last := ""
+	site, last := "", ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,19 +126,22 @@ func (a *app) live(ctx context.Context, l *lab.Lab, client *atomic.Pointer[lab.L
 			if on, err := l.Powered(m.Name); err != nil || !on {
 				continue
 			}
-			s, err := l.SiteStatus(ctx, m.Name)
-			if err != nil || s.Leader == "" {
-				continue
+			// One that dies while it is asked must not hold up the view.
+			once, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+			s, err := l.SiteStatus(once, m.Name)
+			stop()
+			if err == nil && s.Leader != "" {
+				site = liveLine(s)
+				break
 			}
-			line := liveLine(s)
-			if log := client.Load(); log != nil {
-				line += " | " + clientLine(log.Tries(), time.Now())
-			}
-			if line != last {
-				last = line
-				fmt.Fprintf(a.err, "   %s  %s\n", time.Now().Format("15:04:05.0"), line)
-			}
-			break
+		}
+		line := site
+		if log := client.Load(); log != nil {
+			line += " | " + clientLine(log.Tries(), time.Now())
+		}
+		if line != last {
+			last = line
+			fmt.Fprintf(a.err, "   %s  %s\n", time.Now().Format("15:04:05.0"), line)
 		}
 	}
 }

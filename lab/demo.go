@@ -304,7 +304,7 @@ func (d Demo) await(ctx context.Context, f *Fault, told func() []Step) (missing 
 // tell completes a fault's steps with what the lab and the client wrote down.
 func (f *Fault) tell(log *Log) {
 	f.Steps = append([]Step{{"happened", f.At, "the lab's own record"}}, f.Steps...)
-	if s, ok := answered(log.Tries(), f.At); ok {
+	if s, ok := answered(log.Tries(), f.At, ProbePatience); ok {
 		f.Steps = append(f.Steps, s)
 	}
 	slices.SortStableFunc(f.Steps, func(a, b Step) int { return a.At.Compare(b.At) })

@@ -82,13 +82,13 @@ func TestAnswered(t *testing.T) {
 		tries []Try
 		want  int64 // ms after the fault; 0: not answered
 	}{
-		"a gap":           {[]Try{try(-20, true), try(0, false), try(20, false), try(400, true), try(420, true), try(640, false)}, 405},
-		"a short one":     {[]Try{try(-20, true), try(0, false), try(100, true), try(120, true), try(140, true)}, 105},
-		"no failure":      {[]Try{try(-20, true), try(10, true), try(500, true)}, 15},
-		"not yet":         {[]Try{try(-20, true), try(0, false), try(20, false)}, 0},
+		"a gap":           {[]Try{try(-20, true), try(0, false), try(20, false), try(400, true), try(420, true), try(600, false), try(640, true)}, 405},
+		"here and there":  {[]Try{try(-20, true), try(0, true), try(20, false), try(40, true), try(60, false), try(80, true), try(160, true)}, 85},
+		"no failure":      {[]Try{try(-20, true), try(10, true), try(80, true)}, 15},
+		"not yet":         {[]Try{try(-20, true), try(0, false), try(20, false), try(200, false)}, 0},
 		"nothing is said": {nil, 0},
 	} {
-		s, ok := answered(x.tries, at(0))
+		s, ok := answered(x.tries, at(0), ProbePatience)
 		if ok != (x.want != 0) || ok && !s.At.Equal(at(x.want)) {
 			t.Errorf("%s: %v %v, want +%d ms", name, s, ok, x.want)
 		}

@@ -133,24 +133,27 @@ func resumed(tries []Try, from, to time.Time) []Step {
 }
 
 // answered is the step at which the client was served again after a fault: the end
-// of its longest gap, and if no try failed, its first answer.
-func answered(tries []Try, since time.Time) (Step, bool) {
-	var last time.Time
-	failed := false
+// of its longest gap, if that is longer than one try's patience; if tries failed here
+// and there, the first answer to one begun after the last of them; if none failed, its
+// first answer.
+func answered(tries []Try, since time.Time, patience time.Duration) (Step, bool) {
+	source := "the client's own log: no try failed"
+	from, last := since, since
 	for _, t := range tries {
 		if t.Begun.Before(since) {
 			continue
 		}
 		last = t.Begun.Add(t.Took)
-		failed = failed || !t.OK
+		if !t.OK && t.Begun.After(from) {
+			from, source = t.Begun, "the client's own log: every try was answered from then on"
+		}
 	}
-	if failed {
-		gap, _, ended := Gap(tries, since, last)
+	if gap, _, ended := Gap(tries, since, last); gap > patience {
 		return Step{"answered", ended, fmt.Sprintf("the client's own log, after %v without an answer", gap.Round(time.Millisecond))}, !ended.IsZero()
 	}
 	for _, t := range tries {
-		if !t.Begun.Before(since) {
-			return Step{"answered", t.Begun.Add(t.Took), "the client's own log: no try failed"}, true
+		if t.OK && !t.Begun.Before(from) {
+			return Step{"answered", t.Begun.Add(t.Took), source}, true
 		}
 	}
 	return Step{}, false
