@@ -139,13 +139,14 @@ func (s *lightSite) reached(t *testing.T) {
 	ann, bob := s.person(t, "ann", trust.Read), s.person(t, "bob", trust.Operate)
 
 	before := s.holding(t, "address/public")
-	metrics, err := io.ReadAll(s.get(t, ann, "c2", "/metrics", "text/plain").Body)
+	// Only who leads has every host's report.
+	metrics, err := io.ReadAll(s.get(t, ann, s.status(t).Leader, "/metrics", "text/plain").Body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
 		fmt.Sprintf("mainstay_holding{host=%q,thing=%q} %d\n", before.Host, before.Thing, before.Generation),
-		`mainstay_host_condition{condition="healthy",host="c1"} 1` + "\n", "mainstay_lease_alive 1\n", "process_resident_memory_bytes ",
+		`mainstay_host_condition{condition="healthy",host="c4"} 1` + "\n", "mainstay_leader 1\n", "mainstay_lease_alive 1\n", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(string(metrics), line) {
 			t.Errorf("/metrics lacks %q:\n%s", line, metrics)
@@ -210,6 +211,12 @@ func (s *lightSite) killed(t *testing.T) {
 	s.run(t, host, "systemctl", "kill", "-s", "KILL", "mainstay.service")
 	s.told(t, host, "goes on with the stint")
 	s.await(t, "calm", s.settled)
+	s.eventually(t, "the client to have asked for longer than a lease and its round", func() error {
+		if tries := log.Tries(); len(tries) == 0 || time.Since(tries[0].Begun) < 5*time.Second {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	session.unbroken(t, false)
 	s.unfailing(t, log)
 	s.unmoved(t, before)
