@@ -66,6 +66,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.addresses()
 	d.services()
 	d.fences()
+	d.unready()
 	d.routes()
 	d.settle()
 	if len(d.plan.Records) > 0 {
