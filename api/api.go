@@ -23,6 +23,9 @@
 package api
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"mainstay/fleet"
@@ -175,18 +178,23 @@ type Problem struct {
 }
 
 // Why walks from a subject back to the observations behind it. subject is the id
-// of an event, a thing ("address/internal"), a host ("host/c1" or "c1") or a
-// service; for those the newest event about it is taken. events are in the order
-// of their ids.
+// of an event, a thing ("address/internal"), a host ("host/c1" or "c1"), a service
+// or one copy of it ("keystone", "keystone@c1"); of those the newest event about it
+// is taken, and of a service the newest about it and about each of its copies, the
+// newest first. events are in the order of their ids.
 func Why(events []fleet.Event, subject string) []Link {
 	byID := make(map[string]fleet.Event, len(events))
-	start := ""
+	newest := map[string]string{} // by what it is about
+	name := strings.TrimPrefix(subject, "service/")
 	for _, e := range events {
 		byID[e.ID] = e
-		if e.ID == subject || e.About == subject || e.About == "host/"+subject || e.About == "address/"+subject || e.About == "service/"+subject {
-			start = e.ID
+		of, _, copied := strings.Cut(e.About, "@")
+		if e.ID == subject || e.About == subject || copied && of == name || slices.Contains([]string{"host/" + subject, "address/" + subject, "service/" + subject}, e.About) {
+			newest[e.About] = e.ID
 		}
 	}
+	starts := slices.Sorted(maps.Values(newest))
+	slices.Reverse(starts)
 	var out []Link
 	seen := map[string]bool{}
 	var walk func(id string, depth int)
@@ -201,7 +209,43 @@ func Why(events []fleet.Event, subject string) []Link {
 			walk(e.Because[i], depth+1)
 		}
 	}
-	walk(start, 0)
+	for _, start := range starts {
+		walk(start, 0)
+	}
+	return out
+}
+
+// Ailing is one copy that should serve and does not.
+type Ailing struct {
+	Copy  string // "keystone@c1", as history and the command why call it
+	State fleet.ServiceState
+}
+
+// Ailing lists the copies that should serve and do not: of an active/active service
+// all, of an active/passive one its holder's, but none on a host that is in
+// maintenance or gone.
+func (s Status) Ailing() (out []Ailing) {
+	spared, holders := map[string]bool{}, map[string]string{}
+	for _, h := range s.Hosts {
+		switch h.Condition {
+		case fleet.Healthy, fleet.Degraded, fleet.Suspect:
+			spared[h.Name] = h.Maintenance != ""
+		default:
+			spared[h.Name] = true
+		}
+	}
+	for _, h := range s.Holdings {
+		holders[h.Thing] = h.Host
+	}
+	for _, v := range s.Services {
+		for _, host := range fleet.Sorted(v.Copies) {
+			c := v.Copies[host]
+			if c.Ready || spared[host] || v.Mode == fleet.ActivePassive && holders["service/"+v.Name] != host {
+				continue
+			}
+			out = append(out, Ailing{Copy: v.Name + "@" + host, State: c})
+		}
+	}
 	return out
 }
 

@@ -30,6 +30,17 @@ func TestWhyWalksBack(t *testing.T) {
 			t.Errorf("why %s: %v, want %s", subject, got, want)
 		}
 	}
+	events = append(events, fleet.Event{ID: "1.6", About: "keystone@c1", Text: "hung"}, fleet.Event{ID: "1.7", About: "keystone@c2", Text: "ready"},
+		fleet.Event{ID: "1.8", About: "keystone@c1", Text: "ready", Because: []string{"1.6"}}, fleet.Event{ID: "1.9", About: "keystone-flush@c1"})
+	for subject, want := range map[string]string{"keystone": "1.8 1.6 1.7", "service/keystone": "1.8 1.6 1.7", "keystone@c2": "1.7"} {
+		var got []string
+		for _, l := range Why(events, subject) {
+			got = append(got, l.Event.ID)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("why %s: %v, want %s", subject, got, want)
+		}
+	}
 	if got := Why(events, "nothing"); len(got) != 0 {
 		t.Errorf("why of something unknown: %v", got)
 	}

@@ -24,7 +24,8 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "What is true now: hosts, addresses, services, and what waits for what", Args: cobra.NoArgs,
 		Long: `Shows hosts, holdings, services and waits. The exit code is 3 if a host is not
-healthy, a holding does not work, or something waits.`,
+healthy, a holding does not work, a copy of a service that should serve does not, or
+something waits.`,
 		Example: "  mainstay status\n  mainstay status --watch\n  mainstay status -o json | jq '.waits'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
@@ -100,7 +101,18 @@ func sound(s api.Status) bool {
 			return false
 		}
 	}
-	return true
+	return len(s.Ailing()) == 0
+}
+
+// phaseOf is a copy's state in a word or two.
+func phaseOf(c fleet.ServiceState) string {
+	switch {
+	case c.Hung:
+		return "HUNG"
+	case c.Phase == fleet.Running && !c.Ready:
+		return "running (not ready)"
+	}
+	return c.Phase
 }
 
 func writeStatus(out io.Writer, s api.Status) error {
@@ -150,13 +162,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 		var copies []string
 		for _, host := range fleet.Sorted(v.Copies) {
 			c := v.Copies[host]
-			text := host + " " + c.Phase
-			switch {
-			case c.Hung:
-				text = host + " HUNG"
-			case c.Phase == fleet.Running && !c.Ready:
-				text += " (not ready)"
-			}
+			text := host + " " + phaseOf(c)
 			if v.Writer == host {
 				text += " (writer)"
 			}
@@ -166,6 +172,19 @@ func writeStatus(out io.Writer, s api.Status) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if ailing := s.Ailing(); len(ailing) > 0 {
+		fmt.Fprintln(out, "\nNOT READY")
+		for _, x := range ailing {
+			fmt.Fprintf(out, "  %s  %s", x.Copy, phaseOf(x.State))
+			if !x.State.Unready.IsZero() {
+				fmt.Fprintf(out, ", not ready since %s", x.State.Unready.Local().Format(time.DateTime))
+			}
+			fmt.Fprintln(out)
+			if x.State.Why != "" {
+				fmt.Fprintf(out, "      %s\n", x.State.Why)
+			}
+		}
 	}
 	if len(s.Waits) > 0 {
 		fmt.Fprintln(out, "\nWAITS")
@@ -246,7 +265,7 @@ func eventLine(e fleet.Event) string {
 func (a *app) whyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "why SUBJECT", Short: "Why did this happen: from an event, a thing or a host back to what was seen", Args: cobra.ExactArgs(1),
-		Example: "  mainstay why internal\n  mainstay why host/c2\n  mainstay why 00000007.00000012",
+		Example: "  mainstay why internal\n  mainstay why host/c2\n  mainstay why keystone      # each copy's newest\n  mainstay why keystone@c1\n  mainstay why 00000007.00000012",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				var links []api.Link
