@@ -51,6 +51,11 @@ type Status struct {
 	Holdings []HoldingStatus `json:"holdings"`
 	Services []ServiceStatus `json:"services"`
 	Waits    []fleet.Wait    `json:"waits,omitempty"`
+	// Wishes are what people have asked for and nobody has taken back; a move that is
+	// done is none any more.
+	Wishes []fleet.Wish `json:"wishes,omitempty"`
+	// Disarmed says who forbade all fencing and moving, and why; empty if nobody did.
+	Disarmed string `json:"disarmed,omitempty"`
 }
 
 // HostStatus is one host.
@@ -253,6 +258,13 @@ func (s Status) Ailing() (out []Ailing) {
 // is in effect by its holder's own report.
 func StatusOf(w fleet.World, p fleet.Plan) Status {
 	s := Status{Site: w.Spec.Site, At: w.Wall, Leader: w.State.Leader, Epoch: w.State.Epoch, Shadow: w.Spec.Mode == "shadow", Waits: p.Waits}
+	for _, id := range fleet.Sorted(w.State.Wishes) {
+		wish := w.State.Wishes[id]
+		s.Wishes = append(s.Wishes, wish)
+		if id == "disarm" {
+			s.Disarmed = byWhom(wish)
+		}
+	}
 	for _, h := range w.Spec.Hosts {
 		v, m := w.Verdicts[h.Name], w.State.Members[h.Name]
 		hs := HostStatus{
@@ -260,10 +272,7 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 			Version: w.Reports[h.Name].Version, Barred: m.Barred,
 		}
 		if wish, ok := w.State.Wishes["maintenance-"+h.Name]; ok {
-			hs.Maintenance = wish.By
-			if wish.Why != "" {
-				hs.Maintenance += ": " + wish.Why
-			}
+			hs.Maintenance = byWhom(wish)
 		}
 		s.Hosts = append(s.Hosts, hs)
 	}
@@ -300,6 +309,14 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		}
 	}
 	return s
+}
+
+// byWhom says who wishes it, and why.
+func byWhom(wish fleet.Wish) string {
+	if wish.Why == "" {
+		return wish.By
+	}
+	return wish.By + ": " + wish.Why
 }
 
 func holdingStatus(w fleet.World, thing string) HoldingStatus {

@@ -121,3 +121,15 @@ func TestRefusalTravels(t *testing.T) {
 		t.Errorf("got %#v", err)
 	}
 }
+
+// What people have asked for stands in the status, and a site that they disarmed says so.
+func TestStatusTellsWishes(t *testing.T) {
+	w := fleet.World{State: fleet.State{Wishes: map[string]fleet.Wish{
+		"disarm":                {ID: "disarm", Verb: "disarm", By: "ann", Why: "switch firmware"},
+		"move-address-internal": {ID: "move-address-internal", Verb: "move", Thing: "address/internal", To: "c2", By: "bob"},
+	}}}
+	s := StatusOf(w, fleet.Plan{})
+	if s.Disarmed != "ann: switch firmware" || len(s.Wishes) != 2 || s.Wishes[1].By != "bob" {
+		t.Errorf("disarmed by %q, wishes %+v", s.Disarmed, s.Wishes)
+	}
+}

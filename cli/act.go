@@ -25,18 +25,36 @@ import (
 
 func (a *app) moveCommand() *cobra.Command {
 	var wait time.Duration
+	var back bool
 	cmd := &cobra.Command{
-		Use: "move THING HOST", Short: "Move an address or an active/passive service to another host", Args: cobra.ExactArgs(2),
+		Use: "move THING HOST", Short: "Move an address or an active/passive service to another host",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if back {
+				return cobra.ExactArgs(1)(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		},
 		Long: `Asks the holder to hand over, which it does by its own word, and waits until the
-other host has it. If it cannot move, says what it waits for. --cancel takes an
-open wish back.`,
-		Example: "  mainstay move internal c2\n  mainstay move keystone-flush c3 --wait 2m",
+other host has it. If it cannot move, says what it waits for. The wish stands until it
+has come true; with --cancel and no HOST it is taken back.`,
+		Example: "  mainstay move internal c2\n  mainstay move keystone-flush c3 --wait 2m\n  mainstay move internal --cancel",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
 				return err
 			}
 			defer c.Close()
+			if back {
+				ctx, cancel := context.WithTimeout(cmd.Context(), limit)
+				defer cancel()
+				if err := c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("move-"+args[0]), nil, nil); err != nil {
+					return err
+				}
+				return a.print(map[string]string{"thing": args[0]}, func(w io.Writer) error {
+					_, err := fmt.Fprintf(w, "%s stays where it is: the wish to move it is taken back\n", args[0])
+					return err
+				})
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
 			defer cancel()
 			var w fleet.Wish
@@ -47,6 +65,7 @@ open wish back.`,
 		},
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait for it")
+	cmd.Flags().BoolVar(&back, "cancel", false, "take the open wish to move THING back")
 	return cmd
 }
 
@@ -65,7 +84,7 @@ func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) er
 				}
 			}
 			for _, x := range s.Waits {
-				if strings.HasSuffix(x.About, thing) && x.For != said {
+				if (x.About == thing || strings.HasSuffix(x.About, "/"+thing)) && x.For != said {
 					said = x.For
 					fmt.Fprintf(a.err, "%s waits for %s\n", x.About, x.For)
 				}
@@ -73,7 +92,7 @@ func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) er
 		}
 		select {
 		case <-ctx.Done():
-			return &exit{exitUnknown, fmt.Errorf("move %s to %s: not there yet; the wish stands (mainstay status shows it, mainstay wishes cancel takes it back)", thing, to)}
+			return &exit{exitUnknown, fmt.Errorf("move %s to %s: not there yet; the wish stands (mainstay status shows it; to take it back: mainstay move %s --cancel)", thing, to, thing)}
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -24,8 +24,8 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "What is true now: hosts, addresses, services, and what waits for what", Args: cobra.NoArgs,
 		Long: `Shows hosts, holdings, services and waits. The exit code is 3 if a host is not
-healthy, a holding does not work, a copy of a service that should serve does not, or
-something waits.`,
+healthy, a holding does not work, a copy of a service that should serve does not,
+something waits, or the site is disarmed.`,
 		Example: "  mainstay status\n  mainstay status --watch\n  mainstay status -o json | jq '.waits'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
@@ -88,7 +88,7 @@ func (a *app) watchStatus(ctx context.Context, local bool) error {
 
 // sound says whether an operator may go back to sleep.
 func sound(s api.Status) bool {
-	if s.Leader == "" || len(s.Waits) > 0 {
+	if s.Leader == "" || len(s.Waits) > 0 || s.Disarmed != "" {
 		return false
 	}
 	for _, h := range s.Hosts {
@@ -123,6 +123,9 @@ func writeStatus(out io.Writer, s api.Status) error {
 	fmt.Fprintf(out, "Site %s   leader %s   epoch %d   seen by %s (%s)\n", s.Site, leader, s.Epoch, s.By, s.View)
 	if s.Shadow {
 		fmt.Fprintln(out, "SHADOW MODE: decides and says so, carries out nothing")
+	}
+	if s.Disarmed != "" {
+		fmt.Fprintf(out, "DISARMED by %s: nothing is fenced or moved until: mainstay disarm off\n", s.Disarmed)
 	}
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "\nHOST\tROLES\tCONDITION\tVERSION\tWHY")
@@ -195,7 +198,46 @@ func writeStatus(out io.Writer, s api.Status) error {
 			}
 		}
 	}
+	for i, x := range s.Wishes {
+		if i == 0 {
+			fmt.Fprintln(out, "\nWISHES")
+		}
+		fmt.Fprintf(out, "  %s by %s since %s\n", wishText(x), x.By, x.At.Local().Format(time.DateTime))
+		if undo := undoing(x); undo != "" {
+			fmt.Fprintf(out, "      taken back by: %s\n", undo)
+		}
+	}
 	return nil
+}
+
+// wishText says what a person asked for.
+func wishText(w fleet.Wish) string {
+	text := w.Verb
+	for _, word := range []string{w.Host, w.Thing} {
+		if word != "" {
+			text += " " + word
+		}
+	}
+	if w.To != "" {
+		text += " to " + w.To
+	}
+	if w.Why != "" {
+		text += " (" + w.Why + ")"
+	}
+	return text
+}
+
+// undoing is the command that takes a wish back; an oath cannot be.
+func undoing(w fleet.Wish) string {
+	switch w.Verb {
+	case "move":
+		return "mainstay move " + w.Thing + " --cancel"
+	case "maintenance":
+		return "mainstay maintenance " + w.Host + " off"
+	case "disarm":
+		return "mainstay disarm off"
+	}
+	return ""
 }
 
 func (a *app) eventsCommand() *cobra.Command {

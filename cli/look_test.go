@@ -83,12 +83,16 @@ func TestStatusIsSound(t *testing.T) {
 			s.Services[0].Copies["c1"] = fleet.ServiceState{Phase: fleet.Running, Hung: true}
 		}, 3, "mariadb@c1  HUNG"},
 		{"the one copy", func(s *api.Status) { s.Services[1].Copies["c1"] = deaf }, 3, "flush@c1"},
+		{"disarmed", func(s *api.Status) { s.Disarmed = "ann: switch firmware" }, 3, "DISARMED by ann: switch firmware"},
+		{"an open wish", func(s *api.Status) {
+			s.Wishes = []fleet.Wish{{Verb: "move", Thing: "address/internal", To: "c2", By: "ann"}}
+		}, 0, "move address/internal to c2 by ann"},
 		{"in maintenance", func(s *api.Status) { s.Services[0].Copies["c2"] = deaf; s.Hosts[1].Maintenance = "ann" }, 0, ""},
 	} {
 		b := &backend{status: sane()}
 		c.change(&b.status)
 		code, out, errOut := serve(t, b)("status")
-		if code != c.code || !strings.Contains(out, c.words) || strings.Contains(out, "NOT READY") != (c.words != "") {
+		if code != c.code || !strings.Contains(out, c.words) || strings.Contains(out, "NOT READY") != strings.Contains(c.words, "@") {
 			t.Errorf("%s: exit %d, want %d with %q:\n%s%s", c.name, code, c.code, c.words, out, errOut)
 		}
 		var again api.Status

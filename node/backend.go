@@ -173,7 +173,7 @@ func (n *node) checkMove(w *fleet.Wish) error {
 	} else {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no address or service %q", w.Thing)
 	}
-	w.ID = "move-" + strings.ReplaceAll(w.Thing, "/", "-")
+	w.ID = moveID(w.Thing)
 	return nil
 }
 
@@ -199,10 +199,29 @@ func (n *node) Unwish(ctx context.Context, id, by string) error {
 	if err := n.voter(); err != nil {
 		return err
 	}
-	if _, ok := n.store.State().Wishes[id]; !ok {
+	id, ok := wishID(n.store.State().Wishes, id)
+	if !ok {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "nobody wishes %q", id)
 	}
 	return n.store.Wish(ctx, []fleet.Record{fleet.Remove("wish/"+id, by+" takes the wish back: "+id)})
+}
+
+// moveID is under which id a wish to move a thing stands.
+func moveID(thing string) string { return "move-" + strings.ReplaceAll(thing, "/", "-") }
+
+// wishID finds a wish by its id, and one to move by the thing's short name too.
+func wishID(wishes map[string]fleet.Wish, id string) (string, bool) {
+	if _, ok := wishes[id]; ok {
+		return id, true
+	}
+	if thing, ok := strings.CutPrefix(id, "move-"); ok {
+		for _, full := range []string{thing, "address/" + thing, "service/" + thing} {
+			if _, ok := wishes[moveID(full)]; ok {
+				return moveID(full), true
+			}
+		}
+	}
+	return id, false
 }
 
 // Token implements api.Backend.
