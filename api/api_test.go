@@ -60,6 +60,7 @@ func (backend) Order(context.Context, fleet.Order) fleet.Effect {
 	return fleet.Effect{Outcome: fleet.Done}
 }
 func (backend) IsVoter(host string) bool { return host == "c1" }
+func (backend) MayAct(host string) bool  { return host == "c1" || host == "k1" }
 func (backend) Join(context.Context, JoinRequest) (JoinAnswer, error) {
 	return JoinAnswer{}, Refuse(http.StatusForbidden, "mainstay token", "no")
 }
@@ -68,7 +69,7 @@ func (backend) Join(context.Context, JoinRequest) (JoinAnswer, error) {
 // orders, only operators who may act change anything.
 func TestWhoMay(t *testing.T) {
 	read, operate := Person{Name: "rita", Role: trust.Read}, Person{Name: "otto", Role: trust.Operate}
-	c1, n1 := Person{Name: "c1", Host: true}, Person{Name: "n1", Host: true}
+	c1, n1, k1 := Person{Name: "c1", Host: true}, Person{Name: "n1", Host: true}, Person{Name: "k1", Host: true}
 	h := Handler(backend{}, slog.New(slog.DiscardHandler))
 	for _, c := range []struct {
 		who          Person
@@ -83,6 +84,12 @@ func TestWhoMay(t *testing.T) {
 		{n1, "POST", "/v1/wishes", `{"verb":"disarm"}`, 403},
 		{operate, "POST", "/v1/wishes", `{"verb":"disarm"}`, 200},
 		{operate, "POST", "/v1/wishes", `{`, 400},
+		{k1, "POST", "/v1/wishes", `{"verb":"disarm"}`, 200}, // a controller that does not vote passes its operator's wish on
+		{k1, "POST", "/v1/host/order", `{"verb":"start"}`, 403},
+		{n1, "DELETE", "/v1/wishes/disarm", "", 403},
+		{n1, "POST", "/v1/voters", `{}`, 403},
+		{n1, "POST", "/v1/tokens", `{}`, 403},
+		{n1, "GET", "/v1/backup", "", 403},
 		{n1, "POST", "/v1/host/report", `{"host":"n1"}`, 204},
 		{n1, "POST", "/v1/host/report", `{"host":"c1"}`, 403},
 		{operate, "POST", "/v1/host/report", `{"host":"otto"}`, 403},
