@@ -260,6 +260,9 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 	s := Status{Site: w.Spec.Site, At: w.Wall, Leader: w.State.Leader, Epoch: w.State.Epoch, Shadow: w.Spec.Mode == "shadow", Waits: p.Waits}
 	for _, id := range fleet.Sorted(w.State.Wishes) {
 		wish := w.State.Wishes[id]
+		if wish.Verb == fleet.VerbDeed {
+			continue // done already, and on its way into history
+		}
 		s.Wishes = append(s.Wishes, wish)
 		if id == "disarm" {
 			s.Disarmed = byWhom(wish)

@@ -133,6 +133,7 @@ func TestRefusalTravels(t *testing.T) {
 func TestStatusTellsWishes(t *testing.T) {
 	w := fleet.World{State: fleet.State{Wishes: map[string]fleet.Wish{
 		"disarm":                {ID: "disarm", Verb: "disarm", By: "ann", Why: "switch firmware"},
+		"deed-1":                {ID: "deed-1", Verb: fleet.VerbDeed, By: "eve"},
 		"move-address-internal": {ID: "move-address-internal", Verb: "move", Thing: "address/internal", To: "c2", By: "bob"},
 	}}}
 	s := StatusOf(w, fleet.Plan{})

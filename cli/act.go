@@ -302,7 +302,7 @@ are asked who holds what. The other voters join again afterwards.`,
 				return err
 			}
 			q.Cluster, q.Join = store.InitialCluster(map[string]string{q.Name: q.Peer}), false
-			h, err := store.Restore(cmd.Context(), q, f)
+			h, err := store.Restore(cmd.Context(), q, f, person())
 			if err != nil {
 				return err
 			}

@@ -215,7 +215,15 @@ func (n *node) Unwish(ctx context.Context, id, by string) error {
 	if !ok {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "nobody wishes %q", id)
 	}
-	return n.store.Wish(ctx, []fleet.Record{fleet.Remove("wish/"+id, by+" takes the wish back: "+id)})
+	wish := n.store.State().Wishes[id]
+	about := wish.Thing
+	if about == "" && wish.Host != "" {
+		about = "host/" + wish.Host
+	}
+	return n.store.Wish(ctx, []fleet.Record{
+		fleet.Remove("wish/"+id, by+" takes the wish back: "+id),
+		fleet.Deed(by, about, fmt.Sprintf("takes back what %s wished: %s", wish.By, id), time.Now()),
+	})
 }
 
 // moveID is under which id a wish to move a thing stands.
@@ -236,6 +244,13 @@ func wishID(wishes map[string]fleet.Wish, id string) (string, bool) {
 	return id, false
 }
 
+// tell puts into history what a person is about to do beside the plan: first, so that
+// nothing is done that nobody did.
+func (n *node) tell(ctx context.Context, by, about, what string) error {
+	n.log.Info("a person's deed", "by", by, "about", about, "what", what)
+	return n.store.Wish(ctx, []fleet.Record{fleet.Deed(by, about, what, time.Now())})
+}
+
 // Token implements api.Backend.
 func (n *node) Token(ctx context.Context, by string, valid time.Duration) (string, error) {
 	if n.store == nil {
@@ -254,10 +269,12 @@ func (n *node) Token(ctx context.Context, by string, valid time.Duration) (strin
 		return "", err
 	}
 	token, invite := ca.NewToken(time.Now(), valid)
+	if err := n.tell(ctx, by, "site", fmt.Sprintf("makes a join token, good until %s", invite.Expires.UTC().Format(time.RFC3339))); err != nil {
+		return "", err
+	}
 	if err := n.store.PutToken(ctx, invite.Hash, invite.Expires); err != nil {
 		return "", err
 	}
-	n.log.Info("a join token was made", "by", by, "expires", invite.Expires)
 	return token, nil
 }
 
@@ -432,7 +449,13 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 	if n.store == nil {
 		return none, n.passOn(ctx, "POST", "/v1/voters", d, &none)
 	}
-	n.log.Info("the voters are changed", "do", d.Do, "host", d.Host, "dead", d.Dead, "by", d.By)
+	tell := func() error {
+		what := fmt.Sprintf("changes the voters: %s %s", d.Do, d.Host)
+		if d.Dead != "" {
+			what = fmt.Sprintf("changes the voters: %s in the place of %s", d.Host, d.Dead)
+		}
+		return n.tell(ctx, d.By, "host/"+d.Host, what)
+	}
 	switch d.Do {
 	case "lead":
 		if leader := n.store.Leader(); leader != n.host && leader != "" {
@@ -440,6 +463,9 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 				var a api.VoterAnswer
 				return a, c.Do(ctx, "POST", "/v1/voters", d, &a)
 			})
+		}
+		if err := tell(); err != nil {
+			return none, err
 		}
 		if err := n.store.MoveLead(ctx, d.Host); err != nil {
 			return none, err
@@ -452,6 +478,9 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		if !slices.ContainsFunc(all, func(v store.Voter) bool { return v.Name == d.Host }) {
 			return none, api.Refuse(http.StatusNotFound, "mainstay status", "%s is no member of the store", d.Host)
+		}
+		if err := tell(); err != nil {
+			return none, err
 		}
 		if err := patiently(ctx, changeBound, func() error { return n.store.RemoveVoter(ctx, d.Host) }); err != nil {
 			return none, err
@@ -468,6 +497,9 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		peer, err := PeerURL(host)
 		if err != nil {
+			return none, err
+		}
+		if err := tell(); err != nil {
 			return none, err
 		}
 		err = patiently(ctx, changeBound, func() error {

@@ -108,12 +108,14 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	if err != nil {
 		return none, err
 	}
+	if err := n.tell(ctx, r.By, "site", fmt.Sprintf("applies site file %s: %s", a.Sum, strings.Join(a.Changes, "; "))); err != nil {
+		return none, err
+	}
 	if !bytes.Equal(raw, value) {
 		if err := n.store.PutPrivate(ctx, siteKey, value, revision); err != nil {
 			return none, fmt.Errorf("record the new file (is another apply under way?): %w", err)
 		}
 	}
-	n.log.Info("a new site file is recorded", "by", r.By, "sum", a.Sum, "changes", strings.Join(a.Changes, "; "))
 	offer.Only = ""
 	for host, err := range n.offer(ctx, spec, offer) {
 		a.Hosts[host] = "has it"

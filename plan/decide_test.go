@@ -359,6 +359,9 @@ func TestDecide(t *testing.T) {
 			w.State.Wishes["move-a"] = fleet.Wish{ID: "move-a", Verb: "move", Thing: "address/internal", To: "c3", By: "ann"}
 			w.State.Wishes["maintenance-c2"] = fleet.Wish{ID: "maintenance-c2", Verb: "maintenance", Host: "c2"}
 		}, []string{"address/internal waits", "service/s waits"}},
+		{"what a person did is told by the leader, and forgotten", func(w *fleet.World) {
+			w.State.Wishes["deed-1"] = fleet.Wish{ID: "deed-1", Verb: fleet.VerbDeed, By: "eve", Why: "makes a join token"}
+		}, []string{"-wish/deed-1"}},
 		{"disarmed and at rest", func(w *fleet.World) {
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
 		}, nil},
