@@ -148,6 +148,10 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		if err != nil {
 			return err
 		}
+		// Who may only look is not told the tokens of the webhooks.
+		if p, _ := r.Context().Value(personKey{}).(Person); p.Role == trust.Read {
+			text = Redact(text)
+		}
 		w.Header().Set("Content-Type", "application/yaml")
 		_, err = w.Write(text)
 		return err

@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"archive/tar"
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -55,12 +52,14 @@ has come true; with --cancel and no HOST it is taken back.`,
 					return err
 				})
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
-			defer cancel()
-			var w fleet.Wish
-			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, &w); err != nil {
+			err = a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, nil)
+			})
+			if err != nil {
 				return err
 			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
 			return a.awaitMove(ctx, c, args[0], args[1])
 		},
 	}
@@ -311,63 +310,6 @@ are asked who holds what. The other voters join again afterwards.`,
 			}
 			return a.print(h, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay-quorum\n", h.Site, h.Version)
-				return err
-			})
-		},
-	}
-}
-
-func (a *app) reportCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "report [FILE]", Short: "Write a support bundle without secrets", Args: cobra.MaximumNArgs(1),
-		Example: "  mainstay report /tmp/mainstay.tar.gz && tar tzf /tmp/mainstay.tar.gz",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			path := fmt.Sprintf("mainstay-report-%s.tar.gz", time.Now().UTC().Format("20060102-150405"))
-			if len(args) > 0 {
-				path = args[0]
-			}
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-			if err != nil {
-				return fmt.Errorf("report: %w", err)
-			}
-			z := gzip.NewWriter(f)
-			t := tar.NewWriter(z)
-			put := func(name string, text []byte) error {
-				if err := t.WriteHeader(&tar.Header{Name: "mainstay-report/" + name, Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()}); err != nil {
-					return err
-				}
-				_, err := t.Write(text)
-				return err
-			}
-			var missing []string
-			for name, ask := range map[string]string{
-				"status.json": "/v1/status", "status-local.json": "/v1/status?local", "world.json": "/v1/world",
-				"events.json": "/v1/events", "metrics.txt": "/metrics", "site.yaml": "/v1/site",
-			} {
-				var text []byte
-				if err := a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error { return c.Do(ctx, "GET", ask, nil, &text) }); err != nil {
-					missing = append(missing, fmt.Sprintf("%s: %v", name, err))
-					continue
-				}
-				if err := put(name, text); err != nil {
-					return fmt.Errorf("report: %w", err)
-				}
-			}
-			if cfg, err := os.ReadFile(filepath.Join(a.dirs.config, "haproxy.cfg")); err == nil {
-				err = put("haproxy.cfg", cfg)
-				if err != nil {
-					return fmt.Errorf("report: %w", err)
-				}
-			}
-			err = errors.Join(put("version.txt", []byte(Version+"\n")), put("missing.txt", []byte(strings.Join(missing, "\n")+"\n")), t.Close(), z.Close(), f.Close())
-			if err != nil {
-				return fmt.Errorf("report: %w", err)
-			}
-			return a.print(map[string]any{"file": path, "missing": missing}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s\n", path)
-				for _, m := range missing {
-					fmt.Fprintf(a.err, "left out: %s\n", m)
-				}
 				return err
 			})
 		},

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"time"
 
+	"mainstay/api"
 	"mainstay/fleet"
 )
 
@@ -78,11 +81,15 @@ func postAlarm(ctx context.Context, client *http.Client, url string, a alarm) er
 	}
 	for try := 1; ; try++ {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-		if err != nil {
-			return fmt.Errorf("alarm to %s: %w", url, err)
+		if err != nil { // it would tell the URL, which may hold a token
+			return fmt.Errorf("alarm to %s: it is not a URL that can be called", api.BareURL(url))
 		}
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(req)
+		var told *neturl.Error
+		if errors.As(err, &told) {
+			err = told.Err
+		}
 		if err == nil {
 			resp.Body.Close()
 			if resp.StatusCode/100 == 2 {
@@ -91,7 +98,7 @@ func postAlarm(ctx context.Context, client *http.Client, url string, a alarm) er
 			err = fmt.Errorf("answered %s", resp.Status)
 		}
 		if try == 3 {
-			return fmt.Errorf("alarm to %s: %w", url, err)
+			return fmt.Errorf("alarm to %s: %w", api.BareURL(url), err)
 		}
 		select {
 		case <-ctx.Done():

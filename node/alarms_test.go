@@ -1,10 +1,13 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -57,5 +60,31 @@ func TestPostAlarm(t *testing.T) {
 	}
 	if calls != 2 || got.Site != "beijing" || got.Event.ID != "1.2" || got.Resolved == nil || !*got.Resolved {
 		t.Errorf("%d calls, got %+v", calls, got)
+	}
+}
+
+// TestAlarmKeepsItsToken: what is logged of a webhook that does not answer, or of a
+// change of the site's file, tells its host alone.
+func TestAlarmKeepsItsToken(t *testing.T) {
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	refuses := httptest.NewServer(http.NotFoundHandler())
+	defer refuses.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, url := range []string{gone.URL + "/hunter2", refuses.URL + "/hunter2", "http://h/%zz/hunter2"} {
+		err := postAlarm(ctx, http.DefaultClient, url, alarm{})
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	was := fleet.Spec{Alarms: []string{"https://h/hunter2"}}
+	is := fleet.Spec{Alarms: []string{"https://h/hunter2/other"}}
+	said := strings.Join(changes(was, is), " ")
+	if !strings.Contains(said, "alarms") || strings.Contains(said, "hunter2") {
+		t.Errorf("a changed webhook: %q", said)
+	}
+	if got := bare(fleet.World{Spec: was}).Spec.Alarms; len(got) != 1 || strings.Contains(got[0], "hunter2") || was.Alarms[0] != "https://h/hunter2" {
+		t.Errorf("a World that is kept or told: %v", got)
 	}
 }

@@ -97,7 +97,7 @@ func (n *node) World(ctx context.Context) (api.WorldView, error) {
 		})
 	}
 	w, p, _ := n.look(ctx)
-	return api.WorldView{World: w, Plan: p}, nil
+	return api.WorldView{World: bare(w), Plan: p}, nil
 }
 
 // KeptWorld implements api.Backend.

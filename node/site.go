@@ -411,7 +411,11 @@ func changes(old, now fleet.Spec) (out []string) {
 	out = append(out, changed("address", named(old.Addresses, func(x fleet.Address) string { return x.Name }), named(now.Addresses, func(x fleet.Address) string { return x.Name }))...)
 	out = append(out, changed("service", named(old.Services, func(x fleet.Service) string { return x.Name }), named(now.Services, func(x fleet.Service) string { return x.Name }))...)
 	rest := func(s fleet.Spec) map[string]any {
-		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": s.Alarms, "brakes": s.Brakes, "openstack": s.Cloud, "voters": s.Voters()}
+		var alarms []string // told by host and a digest: what is behind may be a token
+		for _, a := range s.Alarms {
+			alarms = append(alarms, fmt.Sprintf("%s (%.4s)", api.BareURL(a), sumOf([]byte(a))))
+		}
+		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": alarms, "brakes": s.Brakes, "openstack": s.Cloud, "voters": s.Voters()}
 	}
 	return append(out, fields("site", rest(old), rest(now))...)
 }
