@@ -2,18 +2,32 @@
 // hosts among themselves. It is HTTP with JSON, over mutual TLS on port 7401 and
 // over a Unix socket for root; the command line uses nothing else.
 //
-//	GET  /v1/status              what is true now
-//	GET  /v1/events?after=ID     history; Accept: text/event-stream follows it
-//	GET  /v1/why/SUBJECT         from an event, a thing or a host back to what was seen
-//	GET  /v1/world               the newest World and Plan of the leader
-//	POST /v1/wishes              maintenance, move, oath, disarm
-//	POST /v1/site                a new site file for all hosts, or a preview of it
-//	POST /v1/fences              asks the hosts' power switches how they are; switches nothing
-//	GET  /metrics                for Prometheus
-//	POST /v1/host/report         a host's testimony (hosts only)
-//	POST /v1/host/order          a leader's order (voters only)
-//	POST /v1/host/site           the leader brings a host the site's file (voters only)
-//	POST /v1/join                a token for a certificate
+//	GET    /v1/status          what is true now; ?local: what the answering host alone knows
+//	GET    /v1/events?after=ID history; Accept: text/event-stream follows it
+//	GET    /v1/why/SUBJECT     from an event, a thing, a host or a service back to what was seen
+//	GET    /v1/world           the newest World and Plan of the leader
+//	GET    /v1/worlds/ID       a World that was kept for replay
+//	GET    /v1/site            the site's file as the answering host has it
+//	GET    /metrics            for Prometheus
+//
+// Who may look may do these: each host, and operators with the role read. The rest is
+// for root on a voter or a controller, and for operators with the role operate:
+//
+//	POST   /v1/wishes          maintenance, move, disarm, oath
+//	DELETE /v1/wishes/ID       take one back; of a move, ID may be move-THING
+//	POST   /v1/site            a new site file for all hosts, or a preview of it
+//	POST   /v1/voters          replace or remove a member of the store, or move the lead
+//	POST   /v1/tokens          a token with which one host may join
+//	POST   /v1/fences          asks the hosts' power switches how they are; switches nothing
+//	GET    /v1/backup          all that the store remembers
+//
+// Hosts among themselves:
+//
+//	POST   /v1/host/report     a host's testimony about itself
+//	POST   /v1/host/renew      a certificate for one that is still good
+//	POST   /v1/host/order      a leader's order (voters only)
+//	POST   /v1/host/site       the leader brings a host the site's file (voters only)
+//	POST   /v1/join            a token for a certificate; the token is the caller's identity
 //
 // # The event stream
 //

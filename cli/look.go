@@ -60,13 +60,15 @@ func (a *app) status(ctx context.Context, c *api.Client, local bool) (api.Status
 	return c.Status(ctx)
 }
 
+// watchStatus shows the status whenever it changes: on the same screen for people, one
+// after the other for programs.
 func (a *app) watchStatus(ctx context.Context, local bool) error {
 	var last string
 	for {
 		var b strings.Builder
-		err := a.ask(ctx, func(ctx context.Context, c *api.Client) error {
-			s, err := a.status(ctx, c, local)
-			if err != nil {
+		var s api.Status
+		err := a.ask(ctx, func(ctx context.Context, c *api.Client) (err error) {
+			if s, err = a.status(ctx, c, local); err != nil {
 				return err
 			}
 			return writeStatus(&b, s)
@@ -74,9 +76,19 @@ func (a *app) watchStatus(ctx context.Context, local bool) error {
 		if err != nil {
 			fmt.Fprintf(&b, "mainstay: %v\n", err)
 		}
-		if b.String() != last {
+		if b.String() != last && ctx.Err() == nil {
 			last = b.String()
-			fmt.Fprintf(a.out, "\033[H\033[2J%s\n%s", time.Now().Format(time.TimeOnly), last)
+			switch {
+			case a.output == "":
+				_, err = fmt.Fprintf(a.out, "\033[H\033[2J%s\n%s", time.Now().Format(time.TimeOnly), last)
+			case err != nil:
+				_, err = fmt.Fprint(a.err, last)
+			default:
+				err = a.item(s, "")
+			}
+			if err != nil {
+				return err // nobody reads any more
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -246,58 +258,85 @@ func (a *app) eventsCommand() *cobra.Command {
 	var n int
 	cmd := &cobra.Command{
 		Use: "events", Short: "History: what was seen, judged, decided and done", Args: cobra.NoArgs,
-		Example: "  mainstay events -n 50\n  mainstay events --follow\n  mainstay events --after 00000007.00000012 -o json",
+		Long: `Shows the newest events, or those after an id. With --follow it goes on as new ones
+come: after the id, after the newest -n if that is given, or from now on. Programs
+then get one JSON object a line, or one YAML document each.`,
+		Example: "  mainstay events -n 50\n  mainstay events --follow -n 20\n  mainstay events --after 00000007.00000012 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			show := func(e fleet.Event) error {
-				if a.output == "json" {
-					return json.NewEncoder(a.out).Encode(e)
+			var list []fleet.Event
+			if !follow || after == "" && cmd.Flags().Changed("number") {
+				err := a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) (err error) {
+					list, err = c.Events(ctx, after, 0)
+					return err
+				})
+				if err != nil {
+					return err
 				}
-				_, err := fmt.Fprintln(a.out, eventLine(e))
-				return err
+				if n > 0 && len(list) > n && after == "" {
+					list = list[len(list)-n:]
+				}
 			}
 			if !follow {
-				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-					list, err := c.Events(ctx, after, 0)
-					if err != nil {
-						return err
-					}
-					if n > 0 && len(list) > n && after == "" {
-						list = list[len(list)-n:]
-					}
-					return a.print(list, func(w io.Writer) error {
-						for _, e := range list {
-							if _, err := fmt.Fprintln(w, eventLine(e)); err != nil {
-								return err
-							}
+				return a.print(list, func(w io.Writer) error {
+					for _, e := range list {
+						if _, err := fmt.Fprintln(w, eventLine(e)); err != nil {
+							return err
 						}
-						return nil
-					})
+					}
+					return nil
 				})
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			for cmd.Context().Err() == nil {
-				var err error
-				after, err = c.Follow(cmd.Context(), after, show)
-				if cmd.Context().Err() != nil {
-					return nil
+			for _, e := range list {
+				if err := a.item(e, eventLine(e)); err != nil {
+					return err
 				}
-				fmt.Fprintf(a.err, "mainstay: %v; following again from %s\n", err, after)
-				select {
-				case <-cmd.Context().Done():
-				case <-time.After(time.Second):
-				}
+				after = e.ID
 			}
-			return nil
+			return a.follow(cmd.Context(), after)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as new ones come")
 	cmd.Flags().StringVar(&after, "after", "", "only what came after this id")
 	cmd.Flags().IntVarP(&n, "number", "n", 100, "at most the newest so many; 0 for all")
 	return cmd
+}
+
+// follow shows events as they come, and goes on when the connection breaks.
+func (a *app) follow(ctx context.Context, after string) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for ctx.Err() == nil {
+		after, err = c.Follow(ctx, after, func(e fleet.Event) error { return a.item(e, eventLine(e)) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		fmt.Fprintf(a.err, "mainstay: %v; following again from %s\n", err, after)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
+// item writes one of many that come one by one: a line of JSON, a document of YAML, or
+// text for people.
+func (a *app) item(v any, text string) error {
+	var err error
+	switch a.output {
+	case "json":
+		return json.NewEncoder(a.out).Encode(v)
+	case "yaml":
+		if _, err = fmt.Fprintln(a.out, "---"); err == nil {
+			err = a.print(v, nil)
+		}
+	default:
+		_, err = fmt.Fprintln(a.out, text)
+	}
+	return err
 }
 
 func eventLine(e fleet.Event) string {
@@ -343,6 +382,9 @@ test by copying one file. Exit code 3: it decides differently.`,
 			v, err := a.keptWorld(cmd.Context(), args[0])
 			if err != nil {
 				return err
+			}
+			if v.World.Epoch == 0 || len(v.World.Spec.Hosts) == 0 {
+				return &exit{exitUsage, fmt.Errorf("%s holds no World: it has no epoch or no hosts; a kept World is in /var/lib/mainstay/worlds of the host that led, and mainstay events -o json names it", args[0])}
 			}
 			_, now := plan.Turn(v.World)
 			same := samePlan(v.Plan, now)

@@ -38,9 +38,9 @@ func (b *backend) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "mainstay_leader 1") })
 }
 
-// host lays out what a host's report is gathered from, with a secret in each place, and
+// laidOut lays out what a host's report is gathered from, with a secret in each place, and
 // programs that print a journal.
-func host(t *testing.T) (dir string) {
+func laidOut(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	for name, text := range map[string]string{
@@ -91,7 +91,7 @@ func unpack(t *testing.T, path string) map[string]string {
 // TestReportTellsNoSecret: none of the secrets that lie where a report is gathered comes
 // out, in none of its files; and it has what explains a site.
 func TestReportTellsNoSecret(t *testing.T) {
-	dir := host(t)
+	dir := laidOut(t)
 	b := &backend{status: sane(), events: []fleet.Event{{ID: "1", Text: "Post https://h/hunter2 refused"}}}
 	b.status.View = "token: hunter2"
 	run := serve(t, b)
@@ -120,7 +120,7 @@ func TestReportTellsNoSecret(t *testing.T) {
 // TestReportWithoutAgent: the host's own files and journals are there although nobody
 // answers, and the exit code says that the rest is not.
 func TestReportWithoutAgent(t *testing.T) {
-	dir := host(t)
+	dir := laidOut(t)
 	path := filepath.Join(t.TempDir(), "r.tar.gz")
 	var out, errOut bytes.Buffer
 	code := Main([]string{"report", path, "--run-dir", dir, "--config-dir", dir, "--state-dir", dir}, strings.NewReader(""), &out, &errOut)
