@@ -16,6 +16,9 @@ const (
 	copyUnreadyFor = time.Minute
 )
 
+// unreadyNamed bounds how many copies a wait tells of: a service may live on hundreds.
+const unreadyNamed = 7
+
 // unready tells of services that do not serve though nothing can be ordered that would
 // help: a copy that runs and is not ready, or takes very long to start, is left alone,
 // for a restart would spoil what it is at. How long that has been so each host says by
@@ -75,6 +78,9 @@ func (d *decision) unreadyCopies(v *fleet.Service) {
 	}
 	if !ready {
 		if !soon && len(hosts) > 0 {
+			if more := len(hosts) - unreadyNamed; more > 0 {
+				hosts, whys = hosts[:unreadyNamed], append(whys[:unreadyNamed], fmt.Sprintf("and so on for %d more", more))
+			}
 			d.wait(v.Thing(), "a copy that is ready: "+strings.Join(whys, "; "), lookAt(v, hosts...))
 		}
 		return

@@ -120,3 +120,27 @@ func TestFollows(t *testing.T) {
 		}
 	}
 }
+
+// A service that serves nowhere in a large site is told of in a few lines.
+func TestUnreadyIsShort(t *testing.T) {
+	w := large(1000, 0)
+	for i := range w.Spec.Hosts {
+		name := w.Spec.Hosts[i].Name
+		w.Spec.Hosts[i].Roles = append(w.Spec.Hosts[i].Roles, "all")
+		w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
+		r := w.Reports[name]
+		r.Wall, r.Services = w.Wall, map[string]fleet.ServiceState{"x": {Phase: fleet.Running, Unready: w.Wall.Add(-time.Hour)}}
+		w.Reports[name] = r
+	}
+	w.Spec.Services = []fleet.Service{{Name: "x", Mode: fleet.ActiveActive, Roles: []string{"all"}}}
+	_, p := Turn(w)
+	for _, x := range p.Waits {
+		if x.About == "service/x" && strings.Contains(x.For, "more") {
+			if len(x.For) > 600 {
+				t.Errorf("%d letters: %s", len(x.For), x.For)
+			}
+			return
+		}
+	}
+	t.Errorf("nothing is told of it in %d waits", len(p.Waits))
+}
