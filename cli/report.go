@@ -175,8 +175,14 @@ func said(ctx context.Context, name string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, name, args...).Output()
-	if err != nil {
+	var code *exec.ExitError
+	switch {
+	case errors.As(err, &code):
+		return out, fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(code.Stderr)))
+	case err != nil:
 		return out, fmt.Errorf("%s: %w", name, err)
+	case len(out) == 0:
+		return nil, fmt.Errorf("%s prints nothing", name)
 	}
 	return out, nil
 }

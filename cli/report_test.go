@@ -123,14 +123,18 @@ func TestReportWithoutAgent(t *testing.T) {
 	dir := laidOut(t)
 	path := filepath.Join(t.TempDir(), "r.tar.gz")
 	var out, errOut bytes.Buffer
+	if err := os.WriteFile(filepath.Join(dir, "programs", "systemctl"), []byte("#!/bin/sh\necho not booted with systemd >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	code := Main([]string{"report", path, "--run-dir", dir, "--config-dir", dir, "--state-dir", dir}, strings.NewReader(""), &out, &errOut)
 	got := unpack(t, path)
-	for _, name := range []string{"site.yaml", "haproxy.cfg", "journal/mainstay.service.txt", "worlds/1.w1.json", "units.txt"} {
+	for _, name := range []string{"site.yaml", "haproxy.cfg", "journal/mainstay.service.txt", "worlds/1.w1.json"} {
 		if got[name] == "" {
 			t.Errorf("%s is missing", name)
 		}
 	}
-	if code != 1 || !strings.Contains(errOut.String(), "lacks the status") || !strings.Contains(got["missing.txt"], "status.json: ") {
+	if code != 1 || !strings.Contains(errOut.String(), "lacks the status") || !strings.Contains(got["missing.txt"], "status.json: ") ||
+		!strings.Contains(got["missing.txt"], "units.txt: systemctl: exit status 1: not booted with systemd") {
 		t.Errorf("exit %d: %s\n%s", code, errOut.String(), got["missing.txt"])
 	}
 }
