@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -139,6 +140,8 @@ func writeStatus(out io.Writer, s api.Status) error {
 	if s.Disarmed != "" {
 		fmt.Fprintf(out, "DISARMED by %s: nothing is fenced or moved until: mainstay disarm off\n", s.Disarmed)
 	}
+	// A host without a store knows of nobody's part in it.
+	asked := slices.ContainsFunc(s.Hosts, func(h api.HostStatus) bool { return h.Store != "" })
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "\nHOST\tROLES\tCONDITION\tVERSION\tWHY")
 	for _, h := range s.Hosts {
@@ -149,7 +152,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 		if h.Barred != "" {
 			why = "barred: " + h.Barred
 		}
-		if h.Voter && h.Store != "votes" {
+		if h.Voter && h.Store != "votes" && asked {
 			why += "; IT DOES NOT VOTE YET: the store can bear one loss less"
 		}
 		if h.Site != "" {

@@ -107,6 +107,21 @@ func TestStatusIsSound(t *testing.T) {
 	}
 }
 
+// TestStatusOfOneHost: one that cannot know who votes does not say that they do not.
+func TestStatusOfOneHost(t *testing.T) {
+	s := sane()
+	for i := range s.Hosts {
+		s.Hosts[i].Voter = true
+	}
+	if _, out, _ := serve(t, &backend{status: s})("status", "--local"); strings.Contains(out, "VOTE") {
+		t.Errorf("without a store:\n%s", out)
+	}
+	s.Hosts[0].Store, s.Hosts[1].Store = "votes", "learns"
+	if _, out, _ := serve(t, &backend{status: s})("status", "--local"); strings.Count(out, "DOES NOT VOTE YET") != 1 {
+		t.Errorf("one learns:\n%s", out)
+	}
+}
+
 // Follow tells what came after an id, and then what comes.
 func (b *backend) Follow(ctx context.Context, after string) (<-chan fleet.Event, error) {
 	c := make(chan fleet.Event, len(b.events))
