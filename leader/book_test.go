@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -40,6 +41,24 @@ func TestWishes(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{all[2].ID}, all[3].Because); diff != "" {
 		t.Errorf("what a wish led to does not rest on it: %s", diff)
+	}
+}
+
+// TestSeversHideNothing: what a move sets off on every host does not stand between the
+// thing and why it is where it is.
+func TestSeversHideNothing(t *testing.T) {
+	b := newBook("c1", 7, func() time.Time { return time.Time{} })
+	moved := b.note("record", "address/x", "goes to c2").ID
+	for i := range 50 {
+		o := fleet.Order{Key: fmt.Sprintf("sever/%d", i), Verb: fleet.VerbSever, To: "n", Thing: "address/x"}
+		b.order(o, "")
+		b.effect(o, fleet.Effect{Outcome: fleet.Done})
+	}
+	if next := b.note("wait", "address/x", "waits"); len(next.Because) != 1 || next.Because[0] != moved {
+		t.Errorf("what follows rests on %v, want %s", next.Because, moved)
+	}
+	if n := len(b.take()); n != 52 {
+		t.Errorf("%d events, want one for each order", n)
 	}
 }
 

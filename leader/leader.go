@@ -733,11 +733,16 @@ func (b *book) order(o fleet.Order, world string) {
 		return // sent again
 	}
 	b.told[topic] = "sent"
+	if o.Verb == fleet.VerbSever {
+		// One for each host, and none leads to what follows: why a thing is where it is
+		// would be lost behind them.
+		defer func(before string) { b.newest[about] = before }(b.newest[about])
+	}
 	b.note("order", about, fmt.Sprintf("%s shall %s %s: %s", o.To, o.Verb, about, o.Why), o.Because...).World = world
 }
 
 func (b *book) effect(o fleet.Order, e fleet.Effect) {
-	if o.Verb == fleet.VerbRoute && e.Outcome == fleet.Done {
+	if (o.Verb == fleet.VerbRoute || o.Verb == fleet.VerbSever) && e.Outcome == fleet.Done {
 		return
 	}
 	about := subject(o)
