@@ -124,6 +124,7 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 		s.Phase = w.doing
 	}
 	before := a.services[w.service.Name]
+	s = s.Follows(before, a.cfg.Wall())
 	a.services[w.service.Name] = s
 	news := before != s || asked && !w.known
 	w.known = w.known || asked
@@ -325,7 +326,8 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hand.Stopped(o.Thing, o.Generation)
-	a.services[w.service.Name] = fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why}
+	stopped := fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why}
+	a.services[w.service.Name] = stopped.Follows(a.services[w.service.Name], a.cfg.Wall())
 	if err := a.keep(); err != nil {
 		return fmt.Errorf("stop %s: it is stopped, but this could not be kept: %w", w.service.Name, err)
 	}

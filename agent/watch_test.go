@@ -80,3 +80,17 @@ func (stillCopy) Ready(context.Context) (bool, string, error)       { return tru
 func (stillCopy) PIDs(context.Context) ([]int, error)               { return nil, nil }
 func (stillCopy) Events(context.Context) <-chan string              { return nil }
 func (stillCopy) Close() error                                      { return nil }
+
+// A report says since when a copy has not been ready, whatever it went through since.
+func TestObserveTellsSinceWhen(t *testing.T) {
+	now := time.Unix(100, 0)
+	a := &Agent{cfg: Config{Now: func() fleet.Moment { return 1 }, Wall: func() time.Time { return now }}, services: map[string]fleet.ServiceState{}, tell: make(chan struct{}, 1)}
+	w := &watcher{service: fleet.Service{Name: "x"}, copy: stillCopy{}} // in no phase, and so not ready
+	for range 2 {
+		w.observe(t.Context(), a, &pulse{})
+		if got := a.services["x"].Unready; !got.Equal(time.Unix(100, 0)) {
+			t.Errorf("not ready since %v", got)
+		}
+		now = now.Add(time.Minute)
+	}
+}

@@ -2,18 +2,32 @@
 // hosts among themselves. It is HTTP with JSON, over mutual TLS on port 7401 and
 // over a Unix socket for root; the command line uses nothing else.
 //
-//	GET  /v1/status              what is true now
-//	GET  /v1/events?after=ID     history; Accept: text/event-stream follows it
-//	GET  /v1/why/SUBJECT         from an event, a thing or a host back to what was seen
-//	GET  /v1/world               the newest World and Plan of the leader
-//	POST /v1/wishes              maintenance, move, oath, disarm
-//	POST /v1/site                a new site file for all hosts, or a preview of it
-//	POST /v1/fences              asks the hosts' power switches how they are; switches nothing
-//	GET  /metrics                for Prometheus
-//	POST /v1/host/report         a host's testimony (hosts only)
-//	POST /v1/host/order          a leader's order (voters only)
-//	POST /v1/host/site           the leader brings a host the site's file (voters only)
-//	POST /v1/join                a token for a certificate
+//	GET    /v1/status          what is true now; ?local: what the answering host alone knows
+//	GET    /v1/events?after=ID history; Accept: text/event-stream follows it
+//	GET    /v1/why/SUBJECT     from an event, a thing, a host or a service back to what was seen
+//	GET    /v1/world           the newest World and Plan of the leader
+//	GET    /v1/worlds/ID       a World that was kept for replay
+//	GET    /v1/site            the site's file as the answering host has it
+//	GET    /metrics            for Prometheus
+//
+// Who may look may do these: each host, and operators with the role read. The rest is
+// for root on a voter or a controller, and for operators with the role operate:
+//
+//	POST   /v1/wishes          maintenance, move, disarm, oath
+//	DELETE /v1/wishes/ID       take one back; of a move, ID may be move-THING
+//	POST   /v1/site            a new site file for all hosts, or a preview of it
+//	POST   /v1/voters          replace or remove a member of the store, or move the lead
+//	POST   /v1/tokens          a token with which one host may join
+//	POST   /v1/fences          asks the hosts' power switches how they are; switches nothing
+//	GET    /v1/backup          all that the store remembers
+//
+// Hosts among themselves:
+//
+//	POST   /v1/host/report     a host's testimony about itself
+//	POST   /v1/host/renew      a certificate for one that is still good
+//	POST   /v1/host/order      a leader's order (voters only)
+//	POST   /v1/host/site       the leader brings a host the site's file (voters only)
+//	POST   /v1/join            a token for a certificate; the token is the caller's identity
 //
 // # The event stream
 //
@@ -23,6 +37,9 @@
 package api
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"mainstay/fleet"
@@ -48,6 +65,11 @@ type Status struct {
 	Holdings []HoldingStatus `json:"holdings"`
 	Services []ServiceStatus `json:"services"`
 	Waits    []fleet.Wait    `json:"waits,omitempty"`
+	// Wishes are what people have asked for and nobody has taken back; a move that is
+	// done is none any more.
+	Wishes []fleet.Wish `json:"wishes,omitempty"`
+	// Disarmed says who forbade all fencing and moving, and why; empty if nobody did.
+	Disarmed string `json:"disarmed,omitempty"`
 }
 
 // HostStatus is one host.
@@ -175,18 +197,23 @@ type Problem struct {
 }
 
 // Why walks from a subject back to the observations behind it. subject is the id
-// of an event, a thing ("address/internal"), a host ("host/c1" or "c1") or a
-// service; for those the newest event about it is taken. events are in the order
-// of their ids.
+// of an event, a thing ("address/internal"), a host ("host/c1" or "c1"), a service
+// or one copy of it ("keystone", "keystone@c1"); of those the newest event about it
+// is taken, and of a service the newest about it and about each of its copies, the
+// newest first. events are in the order of their ids.
 func Why(events []fleet.Event, subject string) []Link {
 	byID := make(map[string]fleet.Event, len(events))
-	start := ""
+	newest := map[string]string{} // by what it is about
+	name := strings.TrimPrefix(subject, "service/")
 	for _, e := range events {
 		byID[e.ID] = e
-		if e.ID == subject || e.About == subject || e.About == "host/"+subject || e.About == "address/"+subject || e.About == "service/"+subject {
-			start = e.ID
+		of, _, copied := strings.Cut(e.About, "@")
+		if e.ID == subject || e.About == subject || copied && of == name || slices.Contains([]string{"host/" + subject, "address/" + subject, "service/" + subject}, e.About) {
+			newest[e.About] = e.ID
 		}
 	}
+	starts := slices.Sorted(maps.Values(newest))
+	slices.Reverse(starts)
 	var out []Link
 	seen := map[string]bool{}
 	var walk func(id string, depth int)
@@ -201,7 +228,43 @@ func Why(events []fleet.Event, subject string) []Link {
 			walk(e.Because[i], depth+1)
 		}
 	}
-	walk(start, 0)
+	for _, start := range starts {
+		walk(start, 0)
+	}
+	return out
+}
+
+// Ailing is one copy that should serve and does not.
+type Ailing struct {
+	Copy  string // "keystone@c1", as history and the command why call it
+	State fleet.ServiceState
+}
+
+// Ailing lists the copies that should serve and do not: of an active/active service
+// all, of an active/passive one its holder's, but none on a host that is in
+// maintenance or gone.
+func (s Status) Ailing() (out []Ailing) {
+	spared, holders := map[string]bool{}, map[string]string{}
+	for _, h := range s.Hosts {
+		switch h.Condition {
+		case fleet.Healthy, fleet.Degraded, fleet.Suspect:
+			spared[h.Name] = h.Maintenance != ""
+		default:
+			spared[h.Name] = true
+		}
+	}
+	for _, h := range s.Holdings {
+		holders[h.Thing] = h.Host
+	}
+	for _, v := range s.Services {
+		for _, host := range fleet.Sorted(v.Copies) {
+			c := v.Copies[host]
+			if c.Ready || spared[host] || v.Mode == fleet.ActivePassive && holders["service/"+v.Name] != host {
+				continue
+			}
+			out = append(out, Ailing{Copy: v.Name + "@" + host, State: c})
+		}
+	}
 	return out
 }
 
@@ -209,6 +272,16 @@ func Why(events []fleet.Event, subject string) []Link {
 // is in effect by its holder's own report.
 func StatusOf(w fleet.World, p fleet.Plan) Status {
 	s := Status{Site: w.Spec.Site, At: w.Wall, Leader: w.State.Leader, Epoch: w.State.Epoch, Shadow: w.Spec.Mode == "shadow", Waits: p.Waits}
+	for _, id := range fleet.Sorted(w.State.Wishes) {
+		wish := w.State.Wishes[id]
+		if wish.Verb == fleet.VerbDeed {
+			continue // done already, and on its way into history
+		}
+		s.Wishes = append(s.Wishes, wish)
+		if id == "disarm" {
+			s.Disarmed = byWhom(wish)
+		}
+	}
 	for _, h := range w.Spec.Hosts {
 		v, m := w.Verdicts[h.Name], w.State.Members[h.Name]
 		hs := HostStatus{
@@ -216,10 +289,7 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 			Version: w.Reports[h.Name].Version, Barred: m.Barred,
 		}
 		if wish, ok := w.State.Wishes["maintenance-"+h.Name]; ok {
-			hs.Maintenance = wish.By
-			if wish.Why != "" {
-				hs.Maintenance += ": " + wish.Why
-			}
+			hs.Maintenance = byWhom(wish)
 		}
 		s.Hosts = append(s.Hosts, hs)
 	}
@@ -256,6 +326,14 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		}
 	}
 	return s
+}
+
+// byWhom says who wishes it, and why.
+func byWhom(wish fleet.Wish) string {
+	if wish.Why == "" {
+		return wish.By
+	}
+	return wish.By + ": " + wish.Why
 }
 
 func holdingStatus(w fleet.World, thing string) HoldingStatus {

@@ -30,6 +30,17 @@ func TestWhyWalksBack(t *testing.T) {
 			t.Errorf("why %s: %v, want %s", subject, got, want)
 		}
 	}
+	events = append(events, fleet.Event{ID: "1.6", About: "keystone@c1", Text: "hung"}, fleet.Event{ID: "1.7", About: "keystone@c2", Text: "ready"},
+		fleet.Event{ID: "1.8", About: "keystone@c1", Text: "ready", Because: []string{"1.6"}}, fleet.Event{ID: "1.9", About: "keystone-flush@c1"})
+	for subject, want := range map[string]string{"keystone": "1.8 1.6 1.7", "service/keystone": "1.8 1.6 1.7", "keystone@c2": "1.7"} {
+		var got []string
+		for _, l := range Why(events, subject) {
+			got = append(got, l.Event.ID)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("why %s: %v, want %s", subject, got, want)
+		}
+	}
 	if got := Why(events, "nothing"); len(got) != 0 {
 		t.Errorf("why of something unknown: %v", got)
 	}
@@ -49,6 +60,7 @@ func (backend) Order(context.Context, fleet.Order) fleet.Effect {
 	return fleet.Effect{Outcome: fleet.Done}
 }
 func (backend) IsVoter(host string) bool { return host == "c1" }
+func (backend) MayAct(host string) bool  { return host == "c1" || host == "k1" }
 func (backend) Join(context.Context, JoinRequest) (JoinAnswer, error) {
 	return JoinAnswer{}, Refuse(http.StatusForbidden, "mainstay token", "no")
 }
@@ -57,7 +69,7 @@ func (backend) Join(context.Context, JoinRequest) (JoinAnswer, error) {
 // orders, only operators who may act change anything.
 func TestWhoMay(t *testing.T) {
 	read, operate := Person{Name: "rita", Role: trust.Read}, Person{Name: "otto", Role: trust.Operate}
-	c1, n1 := Person{Name: "c1", Host: true}, Person{Name: "n1", Host: true}
+	c1, n1, k1 := Person{Name: "c1", Host: true}, Person{Name: "n1", Host: true}, Person{Name: "k1", Host: true}
 	h := Handler(backend{}, slog.New(slog.DiscardHandler))
 	for _, c := range []struct {
 		who          Person
@@ -72,6 +84,12 @@ func TestWhoMay(t *testing.T) {
 		{n1, "POST", "/v1/wishes", `{"verb":"disarm"}`, 403},
 		{operate, "POST", "/v1/wishes", `{"verb":"disarm"}`, 200},
 		{operate, "POST", "/v1/wishes", `{`, 400},
+		{k1, "POST", "/v1/wishes", `{"verb":"disarm"}`, 200}, // a controller that does not vote passes its operator's wish on
+		{k1, "POST", "/v1/host/order", `{"verb":"start"}`, 403},
+		{n1, "DELETE", "/v1/wishes/disarm", "", 403},
+		{n1, "POST", "/v1/voters", `{}`, 403},
+		{n1, "POST", "/v1/tokens", `{}`, 403},
+		{n1, "GET", "/v1/backup", "", 403},
 		{n1, "POST", "/v1/host/report", `{"host":"n1"}`, 204},
 		{n1, "POST", "/v1/host/report", `{"host":"c1"}`, 403},
 		{operate, "POST", "/v1/host/report", `{"host":"otto"}`, 403},
@@ -108,5 +126,18 @@ func TestRefusalTravels(t *testing.T) {
 	var refusal *Refusal
 	if !errors.As(err, &refusal) || refusal.Code != 403 || refusal.Help != "mainstay token" || err.Error() != "no" {
 		t.Errorf("got %#v", err)
+	}
+}
+
+// What people have asked for stands in the status, and a site that they disarmed says so.
+func TestStatusTellsWishes(t *testing.T) {
+	w := fleet.World{State: fleet.State{Wishes: map[string]fleet.Wish{
+		"disarm":                {ID: "disarm", Verb: "disarm", By: "ann", Why: "switch firmware"},
+		"deed-1":                {ID: "deed-1", Verb: fleet.VerbDeed, By: "eve"},
+		"move-address-internal": {ID: "move-address-internal", Verb: "move", Thing: "address/internal", To: "c2", By: "bob"},
+	}}}
+	s := StatusOf(w, fleet.Plan{})
+	if s.Disarmed != "ann: switch firmware" || len(s.Wishes) != 2 || s.Wishes[1].By != "bob" {
+		t.Errorf("disarmed by %q, wishes %+v", s.Disarmed, s.Wishes)
 	}
 }

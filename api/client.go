@@ -77,7 +77,10 @@ func (c *Client) Do(ctx context.Context, method, path string, body, out any) err
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	if name := os.Getenv("SUDO_USER"); name != "" {
+	// What is passed on while a person's request is served is that person's.
+	if p, ok := ctx.Value(personKey{}).(Person); ok && !p.Host {
+		req.Header.Set(personHeader, p.Name)
+	} else if name := os.Getenv("SUDO_USER"); name != "" {
 		req.Header.Set(personHeader, name)
 	}
 	resp, err := c.http.Do(req)

@@ -45,8 +45,10 @@ type Backend interface {
 	// Report takes a host's testimony; site is the version of its site file.
 	Report(ctx context.Context, r fleet.Report, site string)
 	Order(ctx context.Context, o fleet.Order) fleet.Effect
-	// IsVoter says whether a host may give orders.
+	// IsVoter says whether a host may give orders, MayAct whether root on it may do what
+	// an operator may: another host may only look.
 	IsVoter(host string) bool
+	MayAct(host string) bool
 	Metrics() http.Handler
 }
 
@@ -95,10 +97,20 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 	read := func(pattern string, f func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, guard(log, func(p Person) bool { return p.Host || p.Role != "" }, f))
 	}
-	operate := func(pattern string, f func(http.ResponseWriter, *http.Request, Person) error) {
-		mux.HandleFunc(pattern, guard(log, func(p Person) bool { return p.Role == trust.Operate }, func(w http.ResponseWriter, r *http.Request) error {
+	// A host without a store passes what its operator wants on to a voter, and a voter to
+	// the one that leads.
+	act := func(p Person) bool { return p.Role == trust.Operate || p.Host && b.MayAct(p.Name) }
+	operate := func(pattern string, f func(w http.ResponseWriter, r *http.Request, who string) error) {
+		mux.HandleFunc(pattern, guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
 			p, _ := r.Context().Value(personKey{}).(Person)
-			return f(w, r, p)
+			if !p.Host {
+				return f(w, r, p.Name)
+			}
+			who := "root"
+			if name := r.Header.Get(personHeader); name != "" && len(name) < 64 {
+				who = name
+			}
+			return f(w, r, who+" on "+p.Name)
 		}))
 	}
 	host := func(pattern string, f func(http.ResponseWriter, *http.Request, Person) error) {
@@ -136,62 +148,60 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		if err != nil {
 			return err
 		}
+		// Who may only look is not told the tokens of the webhooks.
+		if p, _ := r.Context().Value(personKey{}).(Person); p.Role == trust.Read {
+			text = Redact(text)
+		}
 		w.Header().Set("Content-Type", "application/yaml")
 		_, err = w.Write(text)
 		return err
 	})
 	read("GET /metrics", func(w http.ResponseWriter, r *http.Request) error { b.Metrics().ServeHTTP(w, r); return nil })
-	operate("POST /v1/wishes", func(w http.ResponseWriter, r *http.Request, p Person) error {
+	operate("POST /v1/wishes", func(w http.ResponseWriter, r *http.Request, who string) error {
 		var wish fleet.Wish
 		if err := decode(r, &wish); err != nil {
 			return err
 		}
-		wish.By, wish.At = p.Name, time.Now()
+		wish.By, wish.At = who, time.Now()
 		return answer(w, wish, b.Wish(r.Context(), wish))
 	})
-	operate("DELETE /v1/wishes/{id}", func(w http.ResponseWriter, r *http.Request, p Person) error {
-		return answer(w, struct{}{}, b.Unwish(r.Context(), r.PathValue("id"), p.Name))
+	operate("DELETE /v1/wishes/{id}", func(w http.ResponseWriter, r *http.Request, who string) error {
+		return answer(w, struct{}{}, b.Unwish(r.Context(), r.PathValue("id"), who))
 	})
-	operate("POST /v1/tokens", func(w http.ResponseWriter, r *http.Request, p Person) error {
+	operate("POST /v1/tokens", func(w http.ResponseWriter, r *http.Request, who string) error {
 		var t TokenRequest
 		if err := decode(r, &t); err != nil {
 			return err
 		}
-		token, err := b.Token(r.Context(), p.Name, t.Valid)
+		token, err := b.Token(r.Context(), who, t.Valid)
 		return answer(w, map[string]string{"token": token}, err)
 	})
-	// A voter passes its operator's deed on to the one that leads.
-	act := func(p Person) bool { return p.Role == trust.Operate || p.Host && b.IsVoter(p.Name) }
-	mux.HandleFunc("POST /v1/fences", guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
+	operate("POST /v1/fences", func(w http.ResponseWriter, r *http.Request, _ string) error {
 		var ask FenceRequest
 		if err := decode(r, &ask); err != nil {
 			return err
 		}
 		found, err := b.Fences(r.Context(), ask)
 		return answer(w, found, err)
-	}))
-	mux.HandleFunc("POST /v1/voters", guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
+	})
+	operate("POST /v1/voters", func(w http.ResponseWriter, r *http.Request, who string) error {
 		var d VoterDeed
 		if err := decode(r, &d); err != nil {
 			return err
 		}
-		if p, _ := r.Context().Value(personKey{}).(Person); !p.Host {
-			d.By = p.Name
-		}
+		d.By = behalf(r, d.By, who)
 		a, err := b.Voters(r.Context(), d)
 		return answer(w, a, err)
-	}))
-	mux.HandleFunc("POST /v1/site", guard(log, act, func(w http.ResponseWriter, r *http.Request) error {
+	})
+	operate("POST /v1/site", func(w http.ResponseWriter, r *http.Request, who string) error {
 		var q ApplyRequest
 		if err := decode(r, &q); err != nil {
 			return err
 		}
-		if p, _ := r.Context().Value(personKey{}).(Person); !p.Host {
-			q.By = p.Name
-		}
+		q.By = behalf(r, q.By, who)
 		a, err := b.Apply(r.Context(), q)
 		return answer(w, a, err)
-	}))
+	})
 	host("POST /v1/host/site", func(w http.ResponseWriter, r *http.Request, p Person) error {
 		if !b.IsVoter(p.Name) {
 			return Refuse(http.StatusForbidden, "", "%s is no voter and brings no site file", p.Name)
@@ -202,7 +212,7 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		}
 		return answer(w, struct{}{}, b.OfferSite(r.Context(), o))
 	})
-	operate("GET /v1/backup", func(w http.ResponseWriter, r *http.Request, _ Person) error {
+	operate("GET /v1/backup", func(w http.ResponseWriter, r *http.Request, _ string) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		return b.Backup(r.Context(), w)
 	})
@@ -248,6 +258,14 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 	return mux
 }
 
+// behalf is whose deed it is: of what a host passes on, the person whom it names.
+func behalf(r *http.Request, named, who string) string {
+	if p, _ := r.Context().Value(personKey{}).(Person); p.Host && named != "" {
+		return named
+	}
+	return who
+}
+
 // guard finds out who calls, refuses who may not, and turns errors into answers.
 func guard(log *slog.Logger, may func(Person) bool, f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -257,7 +275,7 @@ func guard(log *slog.Logger, may func(Person) bool, f func(http.ResponseWriter, 
 				p = Person{Name: id.Name, Host: id.Kind == trust.KindHost, Role: id.Role}
 			}
 		}
-		err := Refuse(http.StatusForbidden, "root on a host of the site may do everything; remote operators need a certificate with the role operate",
+		err := Refuse(http.StatusForbidden, "root on a voter or a controller may do everything; remote operators need a certificate with the role operate",
 			"%s may not %s %s", orNobody(p.Name), r.Method, r.URL.Path)
 		if may(p) {
 			err = f(w, r.WithContext(context.WithValue(r.Context(), personKey{}, p)))

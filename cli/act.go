@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"archive/tar"
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -25,28 +22,49 @@ import (
 
 func (a *app) moveCommand() *cobra.Command {
 	var wait time.Duration
+	var back bool
 	cmd := &cobra.Command{
-		Use: "move THING HOST", Short: "Move an address or an active/passive service to another host", Args: cobra.ExactArgs(2),
+		Use: "move THING HOST", Short: "Move an address or an active/passive service to another host",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if back {
+				return cobra.ExactArgs(1)(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		},
 		Long: `Asks the holder to hand over, which it does by its own word, and waits until the
-other host has it. If it cannot move, says what it waits for. --cancel takes an
-open wish back.`,
-		Example: "  mainstay move internal c2\n  mainstay move keystone-flush c3 --wait 2m",
+other host has it. If it cannot move, says what it waits for. The wish stands until it
+has come true; with --cancel and no HOST it is taken back.`,
+		Example: "  mainstay move internal c2\n  mainstay move keystone-flush c3 --wait 2m\n  mainstay move internal --cancel",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
-			defer cancel()
-			var w fleet.Wish
-			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, &w); err != nil {
+			if back {
+				ctx, cancel := context.WithTimeout(cmd.Context(), limit)
+				defer cancel()
+				if err := c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("move-"+args[0]), nil, nil); err != nil {
+					return err
+				}
+				return a.print(map[string]string{"thing": args[0]}, func(w io.Writer) error {
+					_, err := fmt.Fprintf(w, "%s stays where it is: the wish to move it is taken back\n", args[0])
+					return err
+				})
+			}
+			err = a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, nil)
+			})
+			if err != nil {
 				return err
 			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
 			return a.awaitMove(ctx, c, args[0], args[1])
 		},
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait for it")
+	cmd.Flags().BoolVar(&back, "cancel", false, "take the open wish to move THING back")
 	return cmd
 }
 
@@ -65,7 +83,7 @@ func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) er
 				}
 			}
 			for _, x := range s.Waits {
-				if strings.HasSuffix(x.About, thing) && x.For != said {
+				if (x.About == thing || strings.HasSuffix(x.About, "/"+thing)) && x.For != said {
 					said = x.For
 					fmt.Fprintf(a.err, "%s waits for %s\n", x.About, x.For)
 				}
@@ -73,7 +91,7 @@ func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) er
 		}
 		select {
 		case <-ctx.Done():
-			return &exit{exitUnknown, fmt.Errorf("move %s to %s: not there yet; the wish stands (mainstay status shows it, mainstay wishes cancel takes it back)", thing, to)}
+			return &exit{exitUnknown, fmt.Errorf("move %s to %s: not there yet; the wish stands (mainstay status shows it; to take it back: mainstay move %s --cancel)", thing, to, thing)}
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -283,7 +301,7 @@ are asked who holds what. The other voters join again afterwards.`,
 				return err
 			}
 			q.Cluster, q.Join = store.InitialCluster(map[string]string{q.Name: q.Peer}), false
-			h, err := store.Restore(cmd.Context(), q, f)
+			h, err := store.Restore(cmd.Context(), q, f, person())
 			if err != nil {
 				return err
 			}
@@ -292,63 +310,6 @@ are asked who holds what. The other voters join again afterwards.`,
 			}
 			return a.print(h, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "restored the store of site %s as %s had it; now: systemctl start mainstay-quorum\n", h.Site, h.Version)
-				return err
-			})
-		},
-	}
-}
-
-func (a *app) reportCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "report [FILE]", Short: "Write a support bundle without secrets", Args: cobra.MaximumNArgs(1),
-		Example: "  mainstay report /tmp/mainstay.tar.gz && tar tzf /tmp/mainstay.tar.gz",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			path := fmt.Sprintf("mainstay-report-%s.tar.gz", time.Now().UTC().Format("20060102-150405"))
-			if len(args) > 0 {
-				path = args[0]
-			}
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-			if err != nil {
-				return fmt.Errorf("report: %w", err)
-			}
-			z := gzip.NewWriter(f)
-			t := tar.NewWriter(z)
-			put := func(name string, text []byte) error {
-				if err := t.WriteHeader(&tar.Header{Name: "mainstay-report/" + name, Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()}); err != nil {
-					return err
-				}
-				_, err := t.Write(text)
-				return err
-			}
-			var missing []string
-			for name, ask := range map[string]string{
-				"status.json": "/v1/status", "status-local.json": "/v1/status?local", "world.json": "/v1/world",
-				"events.json": "/v1/events", "metrics.txt": "/metrics", "site.yaml": "/v1/site",
-			} {
-				var text []byte
-				if err := a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error { return c.Do(ctx, "GET", ask, nil, &text) }); err != nil {
-					missing = append(missing, fmt.Sprintf("%s: %v", name, err))
-					continue
-				}
-				if err := put(name, text); err != nil {
-					return fmt.Errorf("report: %w", err)
-				}
-			}
-			if cfg, err := os.ReadFile(filepath.Join(a.dirs.config, "haproxy.cfg")); err == nil {
-				err = put("haproxy.cfg", cfg)
-				if err != nil {
-					return fmt.Errorf("report: %w", err)
-				}
-			}
-			err = errors.Join(put("version.txt", []byte(Version+"\n")), put("missing.txt", []byte(strings.Join(missing, "\n")+"\n")), t.Close(), z.Close(), f.Close())
-			if err != nil {
-				return fmt.Errorf("report: %w", err)
-			}
-			return a.print(map[string]any{"file": path, "missing": missing}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s\n", path)
-				for _, m := range missing {
-					fmt.Fprintf(a.err, "left out: %s\n", m)
-				}
 				return err
 			})
 		},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,7 +25,8 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "What is true now: hosts, addresses, services, and what waits for what", Args: cobra.NoArgs,
 		Long: `Shows hosts, holdings, services and waits. The exit code is 3 if a host is not
-healthy, a holding does not work, or something waits.`,
+healthy, a holding does not work, a copy of a service that should serve does not,
+something waits, or the site is disarmed.`,
 		Example: "  mainstay status\n  mainstay status --watch\n  mainstay status -o json | jq '.waits'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
@@ -59,13 +61,15 @@ func (a *app) status(ctx context.Context, c *api.Client, local bool) (api.Status
 	return c.Status(ctx)
 }
 
+// watchStatus shows the status whenever it changes: on the same screen for people, one
+// after the other for programs.
 func (a *app) watchStatus(ctx context.Context, local bool) error {
 	var last string
 	for {
 		var b strings.Builder
-		err := a.ask(ctx, func(ctx context.Context, c *api.Client) error {
-			s, err := a.status(ctx, c, local)
-			if err != nil {
+		var s api.Status
+		err := a.ask(ctx, func(ctx context.Context, c *api.Client) (err error) {
+			if s, err = a.status(ctx, c, local); err != nil {
 				return err
 			}
 			return writeStatus(&b, s)
@@ -73,9 +77,19 @@ func (a *app) watchStatus(ctx context.Context, local bool) error {
 		if err != nil {
 			fmt.Fprintf(&b, "mainstay: %v\n", err)
 		}
-		if b.String() != last {
+		if b.String() != last && ctx.Err() == nil {
 			last = b.String()
-			fmt.Fprintf(a.out, "\033[H\033[2J%s\n%s", time.Now().Format(time.TimeOnly), last)
+			switch {
+			case a.output == "":
+				_, err = fmt.Fprintf(a.out, "\033[H\033[2J%s\n%s", time.Now().Format(time.TimeOnly), last)
+			case err != nil:
+				_, err = fmt.Fprint(a.err, last)
+			default:
+				err = a.item(s, "")
+			}
+			if err != nil {
+				return err // nobody reads any more
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -87,7 +101,7 @@ func (a *app) watchStatus(ctx context.Context, local bool) error {
 
 // sound says whether an operator may go back to sleep.
 func sound(s api.Status) bool {
-	if s.Leader == "" || len(s.Waits) > 0 {
+	if s.Leader == "" || len(s.Waits) > 0 || s.Disarmed != "" {
 		return false
 	}
 	for _, h := range s.Hosts {
@@ -100,7 +114,18 @@ func sound(s api.Status) bool {
 			return false
 		}
 	}
-	return true
+	return len(s.Ailing()) == 0
+}
+
+// phaseOf is a copy's state in a word or two.
+func phaseOf(c fleet.ServiceState) string {
+	switch {
+	case c.Hung:
+		return "HUNG"
+	case c.Phase == fleet.Running && !c.Ready:
+		return "running (not ready)"
+	}
+	return c.Phase
 }
 
 func writeStatus(out io.Writer, s api.Status) error {
@@ -112,6 +137,11 @@ func writeStatus(out io.Writer, s api.Status) error {
 	if s.Shadow {
 		fmt.Fprintln(out, "SHADOW MODE: decides and says so, carries out nothing")
 	}
+	if s.Disarmed != "" {
+		fmt.Fprintf(out, "DISARMED by %s: nothing is fenced or moved until: mainstay disarm off\n", s.Disarmed)
+	}
+	// A host without a store knows of nobody's part in it.
+	asked := slices.ContainsFunc(s.Hosts, func(h api.HostStatus) bool { return h.Store != "" })
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "\nHOST\tROLES\tCONDITION\tVERSION\tWHY")
 	for _, h := range s.Hosts {
@@ -122,7 +152,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 		if h.Barred != "" {
 			why = "barred: " + h.Barred
 		}
-		if h.Voter && h.Store != "votes" {
+		if h.Voter && h.Store != "votes" && asked {
 			why += "; IT DOES NOT VOTE YET: the store can bear one loss less"
 		}
 		if h.Site != "" {
@@ -150,13 +180,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 		var copies []string
 		for _, host := range fleet.Sorted(v.Copies) {
 			c := v.Copies[host]
-			text := host + " " + c.Phase
-			switch {
-			case c.Hung:
-				text = host + " HUNG"
-			case c.Phase == fleet.Running && !c.Ready:
-				text += " (not ready)"
-			}
+			text := host + " " + phaseOf(c)
 			if v.Writer == host {
 				text += " (writer)"
 			}
@@ -167,6 +191,19 @@ func writeStatus(out io.Writer, s api.Status) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if ailing := s.Ailing(); len(ailing) > 0 {
+		fmt.Fprintln(out, "\nNOT READY")
+		for _, x := range ailing {
+			fmt.Fprintf(out, "  %s  %s", x.Copy, phaseOf(x.State))
+			if !x.State.Unready.IsZero() {
+				fmt.Fprintf(out, ", not ready since %s", x.State.Unready.Local().Format(time.DateTime))
+			}
+			fmt.Fprintln(out)
+			if x.State.Why != "" {
+				fmt.Fprintf(out, "      %s\n", x.State.Why)
+			}
+		}
+	}
 	if len(s.Waits) > 0 {
 		fmt.Fprintln(out, "\nWAITS")
 		for _, x := range s.Waits {
@@ -176,7 +213,46 @@ func writeStatus(out io.Writer, s api.Status) error {
 			}
 		}
 	}
+	for i, x := range s.Wishes {
+		if i == 0 {
+			fmt.Fprintln(out, "\nWISHES")
+		}
+		fmt.Fprintf(out, "  %s by %s since %s\n", wishText(x), x.By, x.At.Local().Format(time.DateTime))
+		if undo := undoing(x); undo != "" {
+			fmt.Fprintf(out, "      taken back by: %s\n", undo)
+		}
+	}
 	return nil
+}
+
+// wishText says what a person asked for.
+func wishText(w fleet.Wish) string {
+	text := w.Verb
+	for _, word := range []string{w.Host, w.Thing} {
+		if word != "" {
+			text += " " + word
+		}
+	}
+	if w.To != "" {
+		text += " to " + w.To
+	}
+	if w.Why != "" {
+		text += " (" + w.Why + ")"
+	}
+	return text
+}
+
+// undoing is the command that takes a wish back; an oath cannot be.
+func undoing(w fleet.Wish) string {
+	switch w.Verb {
+	case "move":
+		return "mainstay move " + w.Thing + " --cancel"
+	case "maintenance":
+		return "mainstay maintenance " + w.Host + " off"
+	case "disarm":
+		return "mainstay disarm off"
+	}
+	return ""
 }
 
 func (a *app) eventsCommand() *cobra.Command {
@@ -185,58 +261,85 @@ func (a *app) eventsCommand() *cobra.Command {
 	var n int
 	cmd := &cobra.Command{
 		Use: "events", Short: "History: what was seen, judged, decided and done", Args: cobra.NoArgs,
-		Example: "  mainstay events -n 50\n  mainstay events --follow\n  mainstay events --after 00000007.00000012 -o json",
+		Long: `Shows the newest events, or those after an id. With --follow it goes on as new ones
+come: after the id, after the newest -n if that is given, or from now on. Programs
+then get one JSON object a line, or one YAML document each.`,
+		Example: "  mainstay events -n 50\n  mainstay events --follow -n 20\n  mainstay events --after 00000007.00000012 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			show := func(e fleet.Event) error {
-				if a.output == "json" {
-					return json.NewEncoder(a.out).Encode(e)
+			var list []fleet.Event
+			if !follow || after == "" && cmd.Flags().Changed("number") {
+				err := a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) (err error) {
+					list, err = c.Events(ctx, after, 0)
+					return err
+				})
+				if err != nil {
+					return err
 				}
-				_, err := fmt.Fprintln(a.out, eventLine(e))
-				return err
+				if n > 0 && len(list) > n && after == "" {
+					list = list[len(list)-n:]
+				}
 			}
 			if !follow {
-				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-					list, err := c.Events(ctx, after, 0)
-					if err != nil {
-						return err
-					}
-					if n > 0 && len(list) > n && after == "" {
-						list = list[len(list)-n:]
-					}
-					return a.print(list, func(w io.Writer) error {
-						for _, e := range list {
-							if _, err := fmt.Fprintln(w, eventLine(e)); err != nil {
-								return err
-							}
+				return a.print(list, func(w io.Writer) error {
+					for _, e := range list {
+						if _, err := fmt.Fprintln(w, eventLine(e)); err != nil {
+							return err
 						}
-						return nil
-					})
+					}
+					return nil
 				})
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			for cmd.Context().Err() == nil {
-				var err error
-				after, err = c.Follow(cmd.Context(), after, show)
-				if cmd.Context().Err() != nil {
-					return nil
+			for _, e := range list {
+				if err := a.item(e, eventLine(e)); err != nil {
+					return err
 				}
-				fmt.Fprintf(a.err, "mainstay: %v; following again from %s\n", err, after)
-				select {
-				case <-cmd.Context().Done():
-				case <-time.After(time.Second):
-				}
+				after = e.ID
 			}
-			return nil
+			return a.follow(cmd.Context(), after)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as new ones come")
 	cmd.Flags().StringVar(&after, "after", "", "only what came after this id")
 	cmd.Flags().IntVarP(&n, "number", "n", 100, "at most the newest so many; 0 for all")
 	return cmd
+}
+
+// follow shows events as they come, and goes on when the connection breaks.
+func (a *app) follow(ctx context.Context, after string) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for ctx.Err() == nil {
+		after, err = c.Follow(ctx, after, func(e fleet.Event) error { return a.item(e, eventLine(e)) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		fmt.Fprintf(a.err, "mainstay: %v; following again from %s\n", err, after)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
+// item writes one of many that come one by one: a line of JSON, a document of YAML, or
+// text for people.
+func (a *app) item(v any, text string) error {
+	var err error
+	switch a.output {
+	case "json":
+		return json.NewEncoder(a.out).Encode(v)
+	case "yaml":
+		if _, err = fmt.Fprintln(a.out, "---"); err == nil {
+			err = a.print(v, nil)
+		}
+	default:
+		_, err = fmt.Fprintln(a.out, text)
+	}
+	return err
 }
 
 func eventLine(e fleet.Event) string {
@@ -246,7 +349,7 @@ func eventLine(e fleet.Event) string {
 func (a *app) whyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "why SUBJECT", Short: "Why did this happen: from an event, a thing or a host back to what was seen", Args: cobra.ExactArgs(1),
-		Example: "  mainstay why internal\n  mainstay why host/c2\n  mainstay why 00000007.00000012",
+		Example: "  mainstay why internal\n  mainstay why host/c2\n  mainstay why keystone      # each copy's newest\n  mainstay why keystone@c1\n  mainstay why 00000007.00000012",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				var links []api.Link
@@ -282,6 +385,9 @@ test by copying one file. Exit code 3: it decides differently.`,
 			v, err := a.keptWorld(cmd.Context(), args[0])
 			if err != nil {
 				return err
+			}
+			if v.World.Epoch == 0 || len(v.World.Spec.Hosts) == 0 {
+				return &exit{exitUsage, fmt.Errorf("%s holds no World: it has no epoch or no hosts; a kept World is in /var/lib/mainstay/worlds of the host that led, and mainstay events -o json names it", args[0])}
 			}
 			_, now := plan.Turn(v.World)
 			same := samePlan(v.Plan, now)

@@ -77,6 +77,24 @@ type ServiceState struct {
 	Generation uint64 `json:"generation,omitempty"` // of the holding it runs under
 	Restarts   int    `json:"restarts,omitempty"`   // within the service's window
 	Why        string `json:"why,omitempty"`
+	// Unready is since when it has not been ready, by its own host's clock, which is
+	// Report.Wall too; zero while it is.
+	Unready time.Time `json:"unready,omitzero"`
+}
+
+// Follows returns s as it follows another state of the same copy at now: one that was
+// not ready then, and is not yet, has been so since the same time, whatever it went
+// through meanwhile.
+func (s ServiceState) Follows(before ServiceState, now time.Time) ServiceState {
+	switch {
+	case s.Ready:
+		s.Unready = time.Time{}
+	case before.Unready.IsZero():
+		s.Unready = now.Round(0) // as it travels
+	default:
+		s.Unready = before.Unready
+	}
+	return s
 }
 
 // Phases of a service's copy.

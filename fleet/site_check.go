@@ -93,9 +93,12 @@ func (c *checker) site() {
 		c.fault("tls/certificate", "tls", p, "is not an absolute path", "a path such as /etc/mainstay/tls/site.pem")
 	}
 	for i, a := range c.s.Alarms {
-		if u, err := url.Parse(a); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			// The URL itself is not told: it may hold a token.
+		// The URL itself is not told: it may hold a token.
+		switch u, err := url.Parse(a); {
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 			c.fault(fmt.Sprintf("alarms/%d", i), "alarms", "", "is not a URL that can be called", "https://HOST/PATH")
+		case u.User != nil:
+			c.fault(fmt.Sprintf("alarms/%d", i), "alarms", "", "names a user or a password, which proxies and logs show", "https://HOST/PATH, with the webhook's token in its path")
 		}
 	}
 }

@@ -179,11 +179,14 @@ func TestLocate(t *testing.T) {
 // TestSecretsAreNotTold: a fault never repeats what may be a password.
 func TestSecretsAreNotTold(t *testing.T) {
 	_, faults := Read("f", []byte(`hosts: {c1: {fence: {driver: x, password: "hunter2{nmae}", password: "hunter2", token: [hunter2]}}}
-alarms: ["hunter2"]
+alarms: ["hunter2", "https://ann:hunter2@hooks.example.org/x"]
 services: {a: {params: {password: hunter2, password: hunter2, token: [hunter2]}}}
 `), nil)
 	if len(faults) < 5 || strings.Contains(faults.Error(), "hunter2") {
 		t.Error(faults)
+	}
+	if !strings.Contains(faults.Error(), "alarms/1: names a user or a password") {
+		t.Errorf("a webhook with a password in it is taken: %v", faults)
 	}
 }
 

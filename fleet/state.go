@@ -99,7 +99,7 @@ type Intent struct {
 // Wish is what a person asked for.
 type Wish struct {
 	ID    string    `json:"id"`
-	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "disarm", "pause"
+	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "disarm", or "deed"
 	Host  string    `json:"host,omitempty"`
 	Thing string    `json:"thing,omitempty"`
 	To    string    `json:"to,omitempty"`
@@ -108,6 +108,22 @@ type Wish struct {
 	By    string    `json:"by"`
 	At    time.Time `json:"at"`
 }
+
+// Deed returns the record of something that a person does beside the plan (a new site
+// file, a token, a change of the voters), by their name: about is what it concerns, what
+// is told of it ("makes a join token"). It is a wish that nobody need fulfil: the leader
+// tells it in history and takes it away, for only a leader writes history.
+func Deed(by, about, what string, at time.Time) Record {
+	key := fmt.Sprintf("%s%d", DeedKey, at.UnixNano())
+	w := Wish{ID: strings.TrimPrefix(key, "wish/"), Verb: VerbDeed, Thing: about, Why: what, By: by, At: at}
+	return Put(key, w, by+" "+what)
+}
+
+// VerbDeed is the verb of the wish that Deed makes, and DeedKey how its key begins.
+const (
+	VerbDeed = "deed"
+	DeedKey  = "wish/deed-"
+)
 
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",

@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,6 +9,58 @@ import (
 
 	"mainstay/fleet"
 )
+
+// TestWishes: history names who asked for what and who did what, once each, and goes on
+// from there.
+func TestWishes(t *testing.T) {
+	b := newBook("c1", 7, func() time.Time { return time.Time{} })
+	state := fleet.State{Wishes: map[string]fleet.Wish{
+		"move-x": {ID: "move-x", Verb: "move", Thing: "address/x", To: "c2", By: "ann", At: time.Unix(1, 0)},
+		"disarm": {ID: "disarm", Verb: "disarm", By: "bob", Why: "switch", At: time.Unix(1, 0)},
+	}}
+	state, err := state.Apply(fleet.Deed("eve (root)", "host/c3", "changes the voters: remove c3", time.Unix(2, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		b.wishes(state.Wishes)
+	}
+	b.record(fleet.Remove("wish/deed-2000000000", "history tells it"), "")
+	b.record(fleet.Put("holding/address/x", fleet.Holding{}, "goes to c2"), "")
+	var got []string
+	all := b.take()
+	for _, e := range all {
+		got = append(got, e.About+" by "+e.By+": "+e.Text)
+	}
+	want := []string{
+		"host/c3 by eve (root): eve (root) changes the voters: remove c3", "site by bob: bob wishes: disarm (switch)",
+		"address/x by ann: ann wishes: move address/x to c2", "address/x by c1: goes to c2",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatal(diff)
+	}
+	if diff := cmp.Diff([]string{all[2].ID}, all[3].Because); diff != "" {
+		t.Errorf("what a wish led to does not rest on it: %s", diff)
+	}
+}
+
+// TestSeversHideNothing: what a move sets off on every host does not stand between the
+// thing and why it is where it is.
+func TestSeversHideNothing(t *testing.T) {
+	b := newBook("c1", 7, func() time.Time { return time.Time{} })
+	moved := b.note("record", "address/x", "goes to c2").ID
+	for i := range 50 {
+		o := fleet.Order{Key: fmt.Sprintf("sever/%d", i), Verb: fleet.VerbSever, To: "n", Thing: "address/x"}
+		b.order(o, "")
+		b.effect(o, fleet.Effect{Outcome: fleet.Done})
+	}
+	if next := b.note("wait", "address/x", "waits"); len(next.Because) != 1 || next.Because[0] != moved {
+		t.Errorf("what follows rests on %v, want %s", next.Because, moved)
+	}
+	if n := len(b.take()); n != 52 {
+		t.Errorf("%d events, want one for each order", n)
+	}
+}
 
 // TestCopies: history tells when a copy hangs and when it is back, once each, and
 // after an election only of those that are not well.

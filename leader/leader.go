@@ -226,6 +226,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	w := l.world(now)
 	w, p := plan.Turn(w)
 	l.book.verdicts(w.Verdicts)
+	l.book.wishes(w.State.Wishes)
 	l.book.waits(p.Waits, now)
 	l.book.copies(w.Reports)
 	if w.Spec.Mode == "shadow" {
@@ -277,6 +278,11 @@ const pretendRest = 10 * time.Millisecond
 // first host that is not admitted. The ears are asked, for their answers touch no host
 // that is heard.
 func (l *Leader) pretend(ctx context.Context, w fleet.World, p fleet.Plan) (time.Duration, error) {
+	// That history tells what a person did is no deed of ours: it is told here, too.
+	if told := slices.DeleteFunc(slices.Clone(p.Records), func(r fleet.Record) bool { return !strings.HasPrefix(r.Key, fleet.DeedKey) }); len(told) > 0 {
+		l.last.set(ctx, view{w, p})
+		return 0, l.commit(ctx, told)
+	}
 	// Only to be told what runs where, which touches nothing, is really asked.
 	asks := slices.DeleteFunc(slices.Clone(p.Orders), func(o fleet.Order) bool { return o.Verb != plan.VerbInventory })
 	p.Orders = slices.DeleteFunc(slices.Clone(p.Orders), func(o fleet.Order) bool { return o.Verb == plan.VerbInventory })
@@ -626,6 +632,39 @@ func (b *book) waits(ws []fleet.Wait, now fleet.Moment) {
 	b.waiting = open
 }
 
+// wishes tells what people ask for or have done, each once by each leader, in their
+// names: what is decided about the same thing afterwards rests on it.
+func (b *book) wishes(ws map[string]fleet.Wish) {
+	for _, id := range fleet.Sorted(ws) {
+		w := ws[id]
+		about := w.Thing
+		if about == "" && w.Host != "" {
+			about = "host/" + w.Host
+		}
+		if about == "" {
+			about = "site"
+		}
+		text := fmt.Sprintf("%s wishes: %s", w.By, w.Verb)
+		if w.Verb == fleet.VerbDeed {
+			text = w.By + " " + w.Why
+		} else {
+			if about != "site" {
+				text += " " + about
+			}
+			if w.To != "" {
+				text += " to " + w.To
+			}
+			if w.Why != "" {
+				text += " (" + w.Why + ")"
+			}
+		}
+		if topic := fmt.Sprintf("wish/%s/%d", id, w.At.UnixNano()); b.told[topic] == "" {
+			b.told[topic] = "told"
+			b.note("wish", about, text).By = w.By
+		}
+	}
+}
+
 // shadow tells what would have been done, and returns where in pending it is told.
 func (b *book) shadow(p fleet.Plan) []int {
 	began := len(b.pending)
@@ -670,6 +709,9 @@ func hostly(key string) bool {
 // record tells what was decided; it rests on what was last told of the thing and
 // of the host that it leaves.
 func (b *book) record(r fleet.Record, world string) {
+	if strings.HasPrefix(r.Key, fleet.DeedKey) {
+		return // told, in the person's name
+	}
 	about, because := r.Key, slices.Clone(r.Because)
 	kind, name := cut(r.Key)
 	if kind == "holding" {
@@ -698,11 +740,16 @@ func (b *book) order(o fleet.Order, world string) {
 		return // sent again
 	}
 	b.told[topic] = "sent"
+	if o.Verb == fleet.VerbSever {
+		// One for each host, and none leads to what follows: why a thing is where it is
+		// would be lost behind them.
+		defer func(before string) { b.newest[about] = before }(b.newest[about])
+	}
 	b.note("order", about, fmt.Sprintf("%s shall %s %s: %s", o.To, o.Verb, about, o.Why), o.Because...).World = world
 }
 
 func (b *book) effect(o fleet.Order, e fleet.Effect) {
-	if o.Verb == fleet.VerbRoute && e.Outcome == fleet.Done {
+	if (o.Verb == fleet.VerbRoute || o.Verb == fleet.VerbSever) && e.Outcome == fleet.Done {
 		return
 	}
 	about := subject(o)

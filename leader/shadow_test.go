@@ -124,4 +124,13 @@ func TestShadowThinksOnAndTouchesNothing(t *testing.T) {
 			t.Errorf("a kept World leads to nothing")
 		}
 	}
+	// What a person did beside the plan goes into history here, too.
+	state, err := q.state.Apply(fleet.Deed("ann", "site", "makes a join token", time.Unix(1, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.state = state
+	if turn(); q.records != 1 {
+		t.Errorf("%d records were written of a person's deed, want its end", q.records)
+	}
 }

@@ -4,29 +4,35 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"time"
 
+	"mainstay/api"
 	"mainstay/fleet"
 )
 
 // alarms tells the site's webhooks what a person should know: each event that
-// needs one is posted once, as JSON, by the host that leads. A webhook that does
-// not answer is tried three times and then named in the log; nothing waits for it.
+// needs one is posted once, as JSON, by the host that leads, and so is the event that
+// ends it. A webhook that does not answer is tried three times and then named in the
+// log; nothing waits for it.
 func (n *node) alarms(ctx context.Context) {
 	if len(n.spec.Alarms) == 0 {
 		return
 	}
 	client := &http.Client{Timeout: 5 * time.Second}
+	open := raised{}
 	for e := range n.store.WatchEvents(ctx, "") {
-		if !alarming(e) || !n.quorum.Holds(n.now()) {
+		news, resolved := open.note(e)
+		if !news || !n.quorum.Holds(n.now()) {
 			continue
 		}
 		for _, url := range n.spec.Alarms {
 			go func() {
-				if err := postAlarm(ctx, client, url, n.spec.Site, e); err != nil && ctx.Err() == nil {
+				if err := postAlarm(ctx, client, url, alarm{n.spec.Site, e, resolved}); err != nil && ctx.Err() == nil {
 					n.log.Error("send an alarm", "event", e.ID, "error", err)
 				}
 			}()
@@ -34,32 +40,56 @@ func (n *node) alarms(ctx context.Context) {
 	}
 }
 
-// alarming says whether a person should know of an event at once: what waits for
-// longer than a moment, and what is held true of a host that is not well.
-func alarming(e fleet.Event) bool {
-	switch e.Kind {
-	case "alarm":
-		return true
-	case "wait":
-		return !strings.HasSuffix(e.Text, "waits no more")
-	case "verdict":
-		return strings.Contains(e.Text, " is "+string(fleet.Lapsed)) || strings.Contains(e.Text, " is "+string(fleet.Dead))
-	}
-	return false
+// alarm is the body that a webhook gets. What is resolved is about the same thing, and
+// of the same kind, as what raised it.
+type alarm struct {
+	Site     string      `json:"site"`
+	Event    fleet.Event `json:"event"`
+	Resolved bool        `json:"resolved"`
 }
 
-func postAlarm(ctx context.Context, client *http.Client, url, site string, e fleet.Event) error {
-	body, err := json.Marshal(map[string]any{"site": site, "event": e})
+// raised are the hosts of which an alarm was told that is not resolved. Every voter
+// keeps it, whoever leads, so that whoever does later knows.
+type raised map[string]bool
+
+// note says whether a person should know of an event at once: what waits for longer
+// than a moment, what is held true of a host that is not well, and the end of either.
+func (r raised) note(e fleet.Event) (news, resolved bool) {
+	switch e.Kind {
+	case "alarm":
+		return true, false
+	case "wait":
+		return true, strings.HasSuffix(e.Text, "waits no more")
+	case "verdict":
+		is := func(c fleet.Condition) bool { return strings.Contains(e.Text, " is "+string(c)+":") }
+		switch {
+		case is(fleet.Lapsed), is(fleet.Dead):
+			r[e.About] = true
+			return true, false
+		case r[e.About] && (is(fleet.Healthy) || is(fleet.Degraded)):
+			delete(r, e.About)
+			return true, true
+		}
+	}
+	return false, false
+}
+
+func postAlarm(ctx context.Context, client *http.Client, url string, a alarm) error {
+	body, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
 	for try := 1; ; try++ {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-		if err != nil {
-			return fmt.Errorf("alarm to %s: %w", url, err)
+		if err != nil { // it would tell the URL, which may hold a token
+			return fmt.Errorf("alarm to %s: it is not a URL that can be called", api.BareURL(url))
 		}
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(req)
+		var told *neturl.Error
+		if errors.As(err, &told) {
+			err = told.Err
+		}
 		if err == nil {
 			resp.Body.Close()
 			if resp.StatusCode/100 == 2 {
@@ -68,7 +98,7 @@ func postAlarm(ctx context.Context, client *http.Client, url, site string, e fle
 			err = fmt.Errorf("answered %s", resp.Status)
 		}
 		if try == 3 {
-			return fmt.Errorf("alarm to %s: %w", url, err)
+			return fmt.Errorf("alarm to %s: %w", api.BareURL(url), err)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,29 +1,37 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"mainstay/fleet"
 )
 
+// TestAlarming: what needs a person is news, and so is its end, once.
 func TestAlarming(t *testing.T) {
+	open := raised{}
 	for _, c := range []struct {
-		kind, text string
-		want       bool
+		kind, text     string
+		news, resolved bool
 	}{
-		{"wait", "service/x waits for proof", true},
-		{"wait", "service/x waits no more", false},
-		{"verdict", "c1 is lapsed: c2, c3 promised", true},
-		{"verdict", "c1 is dead: off", true},
-		{"verdict", "c1 is suspect: three beats missed", false},
-		{"order", "c1 shall start x", false},
-		{"alarm", "anything", true},
+		{"wait", "service/x waits for proof", true, false},
+		{"wait", "service/x waits no more", true, true},
+		{"verdict", "c1 is healthy: as ever", false, false},
+		{"verdict", "c1 is lapsed: c2, c3 promised", true, false},
+		{"verdict", "c1 is dead: off", true, false},
+		{"verdict", "c1 is suspect: three beats missed", false, false},
+		{"verdict", "c1 is healthy: heard", true, true},
+		{"verdict", "c1 is healthy: heard", false, false},
+		{"order", "c1 shall start x", false, false},
+		{"alarm", "anything", true, false},
 	} {
-		if got := alarming(fleet.Event{Kind: c.kind, Text: c.text}); got != c.want {
-			t.Errorf("%s %q: alarming = %v, want %v", c.kind, c.text, got, c.want)
+		if news, resolved := open.note(fleet.Event{Kind: c.kind, About: "host/c1", Text: c.text}); news != c.news || resolved != c.resolved {
+			t.Errorf("%s %q: %v, %v, want %v, %v", c.kind, c.text, news, resolved, c.news, c.resolved)
 		}
 	}
 }
@@ -32,8 +40,9 @@ func TestAlarming(t *testing.T) {
 func TestPostAlarm(t *testing.T) {
 	calls := 0
 	var got struct {
-		Site  string      `json:"site"`
-		Event fleet.Event `json:"event"`
+		Site     string      `json:"site"`
+		Event    fleet.Event `json:"event"`
+		Resolved *bool       `json:"resolved"`
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls++
@@ -46,10 +55,36 @@ func TestPostAlarm(t *testing.T) {
 		}
 	}))
 	defer s.Close()
-	if err := postAlarm(t.Context(), s.Client(), s.URL, "beijing", fleet.Event{ID: "1.2", Text: "c1 is dead"}); err != nil {
+	if err := postAlarm(t.Context(), s.Client(), s.URL, alarm{Site: "beijing", Event: fleet.Event{ID: "1.2", Text: "c1 is dead"}, Resolved: true}); err != nil {
 		t.Fatal(err)
 	}
-	if calls != 2 || got.Site != "beijing" || got.Event.ID != "1.2" {
+	if calls != 2 || got.Site != "beijing" || got.Event.ID != "1.2" || got.Resolved == nil || !*got.Resolved {
 		t.Errorf("%d calls, got %+v", calls, got)
+	}
+}
+
+// TestAlarmKeepsItsToken: what is logged of a webhook that does not answer, or of a
+// change of the site's file, tells its host alone.
+func TestAlarmKeepsItsToken(t *testing.T) {
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	refuses := httptest.NewServer(http.NotFoundHandler())
+	defer refuses.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, url := range []string{gone.URL + "/hunter2", refuses.URL + "/hunter2", "http://h/%zz/hunter2"} {
+		err := postAlarm(ctx, http.DefaultClient, url, alarm{})
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	was := fleet.Spec{Alarms: []string{"https://h/hunter2"}}
+	is := fleet.Spec{Alarms: []string{"https://h/hunter2/other"}}
+	said := strings.Join(changes(was, is), " ")
+	if !strings.Contains(said, "alarms") || strings.Contains(said, "hunter2") {
+		t.Errorf("a changed webhook: %q", said)
+	}
+	if got := bare(fleet.World{Spec: was}).Spec.Alarms; len(got) != 1 || strings.Contains(got[0], "hunter2") || was.Alarms[0] != "https://h/hunter2" {
+		t.Errorf("a World that is kept or told: %v", got)
 	}
 }

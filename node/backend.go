@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -26,12 +28,15 @@ const (
 	tokenMost = 24 * time.Hour
 )
 
+// leaderView is what Status.View says where the leader's own World was asked.
+const leaderView = "leader"
+
 // look returns what the leader last saw and decided; elsewhere what this host
 // alone sees, with why it is not the leader's view.
 func (n *node) look(ctx context.Context) (fleet.World, fleet.Plan, string) {
 	if n.leader != nil {
 		if w, p, ok := n.leader.Look(ctx); ok {
-			return w, p, "leader"
+			return w, p, leaderView
 		}
 	}
 	w := fleet.World{Spec: n.spec, Now: n.now(), Wall: time.Now(), Leader: n.host, Reports: n.desk.Reports(), Heard: n.agent.Heard()}
@@ -49,8 +54,14 @@ func (n *node) look(ctx context.Context) (fleet.World, fleet.Plan, string) {
 // Status implements api.Backend.
 func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 	w, p, view := n.look(ctx)
-	if view != "leader" && !local {
-		if s, err := n.leaderStatus(ctx, w.State.Leader); err == nil {
+	if n.store == nil && !local {
+		if s, err := n.statusElsewhere(ctx); err == nil {
+			return s, nil
+		} else {
+			view += "; " + err.Error()
+		}
+	} else if view != leaderView && !local {
+		if s, err := n.leaderStatus(ctx); err == nil {
 			return s, nil
 		} else if w.State.Leader != "" {
 			view += "; the leader " + w.State.Leader + " did not answer"
@@ -68,15 +79,10 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 	return s, nil
 }
 
-func (n *node) leaderStatus(ctx context.Context, recorded string) (api.Status, error) {
+func (n *node) leaderStatus(ctx context.Context) (api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	ask := recorded
-	if n.store != nil {
-		ask = n.store.Leader()
-	} else if ask == "" {
-		ask = n.spec.Voters()[0]
-	}
+	ask := n.store.Leader()
 	if ask == "" || ask == n.host {
 		return api.Status{}, errors.New("no leader is known")
 	}
@@ -85,43 +91,49 @@ func (n *node) leaderStatus(ctx context.Context, recorded string) (api.Status, e
 
 // World implements api.Backend.
 func (n *node) World(ctx context.Context) (api.WorldView, error) {
+	if n.store == nil {
+		return askVoters(ctx, n, func(ctx context.Context, c *api.Client) (v api.WorldView, err error) {
+			return v, c.Do(ctx, "GET", "/v1/world", nil, &v)
+		})
+	}
 	w, p, _ := n.look(ctx)
-	return api.WorldView{World: w, Plan: p}, nil
+	return api.WorldView{World: bare(w), Plan: p}, nil
 }
 
 // KeptWorld implements api.Backend.
-func (n *node) KeptWorld(_ context.Context, id string) (api.WorldView, error) {
-	return n.worlds.read(id)
-}
-
-// voter says where to go when this host has no store.
-func (n *node) voter() error {
-	if n.store != nil {
-		return nil
+func (n *node) KeptWorld(ctx context.Context, id string) (api.WorldView, error) {
+	if n.store == nil {
+		return askVoters(ctx, n, func(ctx context.Context, c *api.Client) (v api.WorldView, err error) {
+			return v, c.Do(ctx, "GET", "/v1/worlds/"+url.PathEscape(id), nil, &v)
+		})
 	}
-	return api.Refuse(http.StatusConflict, "ask a voter: --server "+n.spec.Voters()[0], "%s is no voter and keeps no history", n.host)
+	return n.worlds.read(id)
 }
 
 // Events implements api.Backend.
 func (n *node) Events(ctx context.Context, after string, limit int) ([]fleet.Event, error) {
-	if err := n.voter(); err != nil {
-		return nil, err
+	if n.store == nil {
+		c, err := n.aVoter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c.Events(ctx, after, limit)
 	}
 	return n.store.Events(ctx, after, limit)
 }
 
 // Follow implements api.Backend.
 func (n *node) Follow(ctx context.Context, after string) (<-chan fleet.Event, error) {
-	if err := n.voter(); err != nil {
-		return nil, err
+	if n.store == nil {
+		return n.followElsewhere(ctx, after), nil
 	}
 	return n.store.WatchEvents(ctx, after), nil
 }
 
 // Wish implements api.Backend.
 func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
-	if err := n.voter(); err != nil {
-		return err
+	if n.store == nil {
+		return n.passOn(ctx, "POST", "/v1/wishes", w, nil)
 	}
 	switch w.Verb {
 	case "maintenance":
@@ -173,7 +185,7 @@ func (n *node) checkMove(w *fleet.Wish) error {
 	} else {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no address or service %q", w.Thing)
 	}
-	w.ID = "move-" + strings.ReplaceAll(w.Thing, "/", "-")
+	w.ID = moveID(w.Thing)
 	return nil
 }
 
@@ -196,19 +208,55 @@ func (n *node) swear(ctx context.Context, w fleet.Wish) error {
 
 // Unwish implements api.Backend.
 func (n *node) Unwish(ctx context.Context, id, by string) error {
-	if err := n.voter(); err != nil {
-		return err
+	if n.store == nil {
+		return n.passOn(ctx, "DELETE", "/v1/wishes/"+url.PathEscape(id), nil, nil)
 	}
-	if _, ok := n.store.State().Wishes[id]; !ok {
+	id, ok := wishID(n.store.State().Wishes, id)
+	if !ok {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "nobody wishes %q", id)
 	}
-	return n.store.Wish(ctx, []fleet.Record{fleet.Remove("wish/"+id, by+" takes the wish back: "+id)})
+	wish := n.store.State().Wishes[id]
+	about := wish.Thing
+	if about == "" && wish.Host != "" {
+		about = "host/" + wish.Host
+	}
+	return n.store.Wish(ctx, []fleet.Record{
+		fleet.Remove("wish/"+id, by+" takes the wish back: "+id),
+		fleet.Deed(by, about, fmt.Sprintf("takes back what %s wished: %s", wish.By, id), time.Now()),
+	})
+}
+
+// moveID is under which id a wish to move a thing stands.
+func moveID(thing string) string { return "move-" + strings.ReplaceAll(thing, "/", "-") }
+
+// wishID finds a wish by its id, and one to move by the thing's short name too.
+func wishID(wishes map[string]fleet.Wish, id string) (string, bool) {
+	if _, ok := wishes[id]; ok {
+		return id, true
+	}
+	if thing, ok := strings.CutPrefix(id, "move-"); ok {
+		for _, full := range []string{thing, "address/" + thing, "service/" + thing} {
+			if _, ok := wishes[moveID(full)]; ok {
+				return moveID(full), true
+			}
+		}
+	}
+	return id, false
+}
+
+// tell puts into history what a person is about to do beside the plan: first, so that
+// nothing is done that nobody did.
+func (n *node) tell(ctx context.Context, by, about, what string) error {
+	n.log.Info("a person's deed", "by", by, "about", about, "what", what)
+	return n.store.Wish(ctx, []fleet.Record{fleet.Deed(by, about, what, time.Now())})
 }
 
 // Token implements api.Backend.
 func (n *node) Token(ctx context.Context, by string, valid time.Duration) (string, error) {
-	if err := n.voter(); err != nil {
-		return "", err
+	if n.store == nil {
+		var answer map[string]string
+		err := n.passOn(ctx, "POST", "/v1/tokens", api.TokenRequest{Valid: valid}, &answer)
+		return answer["token"], err
 	}
 	if valid == 0 {
 		valid = tokenLife
@@ -221,18 +269,20 @@ func (n *node) Token(ctx context.Context, by string, valid time.Duration) (strin
 		return "", err
 	}
 	token, invite := ca.NewToken(time.Now(), valid)
+	if err := n.tell(ctx, by, "site", fmt.Sprintf("makes a join token, good until %s", invite.Expires.UTC().Format(time.RFC3339))); err != nil {
+		return "", err
+	}
 	if err := n.store.PutToken(ctx, invite.Hash, invite.Expires); err != nil {
 		return "", err
 	}
-	n.log.Info("a join token was made", "by", by, "expires", invite.Expires)
 	return token, nil
 }
 
 // Join implements api.Backend: the caller has proved itself by a token's secret.
 func (n *node) Join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, error) {
 	var none api.JoinAnswer
-	if err := n.voter(); err != nil {
-		return none, err
+	if n.store == nil {
+		return none, api.Refuse(http.StatusConflict, "mainstay join VOTER; the voters are "+strings.Join(n.spec.Voters(), ", "), "%s is no voter and takes in nobody", n.host)
 	}
 	host, ok := n.spec.Host(r.Host)
 	if !ok {
@@ -396,10 +446,16 @@ func (n *node) renewNow(ctx context.Context) error {
 // Voters implements api.Backend.
 func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, error) {
 	var none api.VoterAnswer
-	if err := n.voter(); err != nil {
-		return none, err
+	if n.store == nil {
+		return none, n.passOn(ctx, "POST", "/v1/voters", d, &none)
 	}
-	n.log.Info("the voters are changed", "do", d.Do, "host", d.Host, "dead", d.Dead, "by", d.By)
+	tell := func() error {
+		what := fmt.Sprintf("changes the voters: %s %s", d.Do, d.Host)
+		if d.Dead != "" {
+			what = fmt.Sprintf("changes the voters: %s in the place of %s", d.Host, d.Dead)
+		}
+		return n.tell(ctx, d.By, "host/"+d.Host, what)
+	}
 	switch d.Do {
 	case "lead":
 		if leader := n.store.Leader(); leader != n.host && leader != "" {
@@ -407,6 +463,9 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 				var a api.VoterAnswer
 				return a, c.Do(ctx, "POST", "/v1/voters", d, &a)
 			})
+		}
+		if err := tell(); err != nil {
+			return none, err
 		}
 		if err := n.store.MoveLead(ctx, d.Host); err != nil {
 			return none, err
@@ -419,6 +478,9 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		if !slices.ContainsFunc(all, func(v store.Voter) bool { return v.Name == d.Host }) {
 			return none, api.Refuse(http.StatusNotFound, "mainstay status", "%s is no member of the store", d.Host)
+		}
+		if err := tell(); err != nil {
+			return none, err
 		}
 		if err := patiently(ctx, changeBound, func() error { return n.store.RemoveVoter(ctx, d.Host) }); err != nil {
 			return none, err
@@ -435,6 +497,9 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		}
 		peer, err := PeerURL(host)
 		if err != nil {
+			return none, err
+		}
+		if err := tell(); err != nil {
 			return none, err
 		}
 		err = patiently(ctx, changeBound, func() error {
@@ -462,8 +527,8 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 
 // Backup implements api.Backend.
 func (n *node) Backup(ctx context.Context, w http.ResponseWriter) error {
-	if err := n.voter(); err != nil {
-		return err
+	if n.store == nil {
+		return n.passOn(ctx, "GET", "/v1/backup", nil, io.Writer(w))
 	}
 	_, err := n.store.Backup(ctx, w, n.spec.Site, n.cfg.Version)
 	return err
@@ -479,6 +544,3 @@ func (n *node) Report(_ context.Context, r fleet.Report, site string) {
 
 // Order implements api.Backend.
 func (n *node) Order(ctx context.Context, o fleet.Order) fleet.Effect { return n.agent.Order(ctx, o) }
-
-// IsVoter implements api.Backend.
-func (n *node) IsVoter(host string) bool { return slices.Contains(n.spec.Voters(), host) }

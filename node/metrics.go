@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -27,12 +29,13 @@ var (
 	descCopy = prometheus.NewDesc("mainstay_service_ready", "1 if a host's copy of a service is ready", []string{"service", "host"}, nil)
 	descLead = prometheus.NewDesc("mainstay_leader", "1 on the host that leads", nil, nil)
 	descLive = prometheus.NewDesc("mainstay_lease_alive", "1 while a majority of ears acknowledges this host", nil, nil)
+	descWait = prometheus.NewDesc("mainstay_waits", "how many things wait, on the host that leads: mainstay status names them", nil, nil)
 	descEra  = prometheus.NewDesc("mainstay_epoch", "the epoch that this host knows", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descEra} {
+	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descEra} {
 		c <- d
 	}
 }
@@ -48,6 +51,11 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		w.State = n.store.State()
 		gauge(descLead, bit(n.quorum.Holds(n.now())))
 		gauge(descEra, float64(w.State.Epoch))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		if _, p, leads := n.leader.Look(ctx); leads {
+			gauge(descWait, float64(len(p.Waits)))
+		}
+		cancel()
 		for host, v := range judge.Judge(w) {
 			gauge(descHost, 1, host, string(v.Condition))
 		}

@@ -57,8 +57,8 @@ func (n *node) SiteFile(context.Context) ([]byte, error) { return os.ReadFile(n.
 // Apply implements api.Backend.
 func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, error) {
 	var none api.ApplyAnswer
-	if err := n.voter(); err != nil {
-		return none, err
+	if n.store == nil {
+		return none, n.passOn(ctx, "POST", "/v1/site", r, &none)
 	}
 	n.applying.Add(1)
 	defer n.applying.Add(-1)
@@ -108,12 +108,14 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	if err != nil {
 		return none, err
 	}
+	if err := n.tell(ctx, r.By, "site", fmt.Sprintf("applies site file %s: %s", a.Sum, strings.Join(a.Changes, "; "))); err != nil {
+		return none, err
+	}
 	if !bytes.Equal(raw, value) {
 		if err := n.store.PutPrivate(ctx, siteKey, value, revision); err != nil {
 			return none, fmt.Errorf("record the new file (is another apply under way?): %w", err)
 		}
 	}
-	n.log.Info("a new site file is recorded", "by", r.By, "sum", a.Sum, "changes", strings.Join(a.Changes, "; "))
 	offer.Only = ""
 	for host, err := range n.offer(ctx, spec, offer) {
 		a.Hosts[host] = "has it"
@@ -409,7 +411,11 @@ func changes(old, now fleet.Spec) (out []string) {
 	out = append(out, changed("address", named(old.Addresses, func(x fleet.Address) string { return x.Name }), named(now.Addresses, func(x fleet.Address) string { return x.Name }))...)
 	out = append(out, changed("service", named(old.Services, func(x fleet.Service) string { return x.Name }), named(now.Services, func(x fleet.Service) string { return x.Name }))...)
 	rest := func(s fleet.Spec) map[string]any {
-		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": s.Alarms, "brakes": s.Brakes, "openstack": s.Cloud, "voters": s.Voters()}
+		var alarms []string // told by host and a digest: what is behind may be a token
+		for _, a := range s.Alarms {
+			alarms = append(alarms, fmt.Sprintf("%s (%.4s)", api.BareURL(a), sumOf([]byte(a))))
+		}
+		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": alarms, "brakes": s.Brakes, "openstack": s.Cloud, "voters": s.Voters()}
 	}
 	return append(out, fields("site", rest(old), rest(now))...)
 }

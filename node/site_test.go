@@ -105,3 +105,19 @@ func TestChanges(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestWishID: a wish to move is found by the name that a person gave the thing.
+func TestWishID(t *testing.T) {
+	wishes := map[string]fleet.Wish{moveID("address/internal"): {}, moveID("service/flush"): {}, "disarm": {}}
+	for given, want := range map[string]string{
+		"move-internal": "move-address-internal", "move-address/internal": "move-address-internal", "move-flush": "move-service-flush",
+		"move-address-internal": "move-address-internal", "disarm": "disarm",
+	} {
+		if got, ok := wishID(wishes, given); !ok || got != want {
+			t.Errorf("%s: %s, %v; want %s", given, got, ok, want)
+		}
+	}
+	if got, ok := wishID(wishes, "move-public"); ok {
+		t.Errorf("nobody wishes it, and yet: %s", got)
+	}
+}

@@ -37,7 +37,7 @@ func newWorlds(dir string, log *slog.Logger) (*worlds, error) {
 func (k *worlds) keep(w fleet.World, p fleet.Plan) string {
 	id := fmt.Sprintf("%08d.w%08d", w.Epoch, k.n.Add(1))
 	select {
-	case k.put <- api.WorldView{ID: id, World: w, Plan: p}:
+	case k.put <- api.WorldView{ID: id, World: bare(w), Plan: p}:
 		return id
 	default:
 		return "" // the disk is far behind; the decision does not wait for it
@@ -101,4 +101,14 @@ func (k *worlds) read(id string) (api.WorldView, error) {
 		return v, err
 	}
 	return v, json.Unmarshal(raw, &v)
+}
+
+// bare is a World without what is secret in the site's file, and no decision rests on.
+func bare(w fleet.World) fleet.World {
+	alarms := make([]string, len(w.Spec.Alarms))
+	for i, a := range w.Spec.Alarms {
+		alarms[i] = api.BareURL(a)
+	}
+	w.Spec.Alarms = alarms
+	return w
 }

@@ -66,6 +66,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.addresses()
 	d.services()
 	d.fences()
+	d.unready()
 	d.routes()
 	d.settle()
 	if len(d.plan.Records) > 0 {
@@ -467,6 +468,9 @@ func (d *decision) holder(host string) (stint fleet.Stint, address, service bool
 func (d *decision) settle() {
 	for _, id := range fleet.Sorted(d.w.State.Wishes) {
 		wish := d.w.State.Wishes[id]
+		if wish.Verb == fleet.VerbDeed {
+			d.record(fleet.Remove("wish/"+id, "history tells it"))
+		}
 		if wish.Verb == "oath" {
 			d.oath(id, wish)
 		}

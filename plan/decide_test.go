@@ -354,6 +354,17 @@ func TestDecide(t *testing.T) {
 			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
 		}, []string{"service/s waits", "host/c2 waits"}},
+		{"what should move stays while the site is disarmed, and says so", func(w *fleet.World) {
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+			w.State.Wishes["move-a"] = fleet.Wish{ID: "move-a", Verb: "move", Thing: "address/internal", To: "c3", By: "ann"}
+			w.State.Wishes["maintenance-c2"] = fleet.Wish{ID: "maintenance-c2", Verb: "maintenance", Host: "c2"}
+		}, []string{"address/internal waits", "service/s waits"}},
+		{"what a person did is told by the leader, and forgotten", func(w *fleet.World) {
+			w.State.Wishes["deed-1"] = fleet.Wish{ID: "deed-1", Verb: fleet.VerbDeed, By: "eve", Why: "makes a join token"}
+		}, []string{"-wish/deed-1"}},
+		{"disarmed and at rest", func(w *fleet.World) {
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+		}, nil},
 		{"nor when many are lost", func(w *fleet.World) { hush(*w, "c2"); silent(*w, "c3", time.Second) }, []string{"service/s waits", "host/c2 waits"}},
 		{"nor the leader by itself", func(w *fleet.World) { hush(*w, "c2"); w.Leader = "c2" }, []string{"service/s waits", "host/c2 waits"}},
 		{"a service asks about the boot, whatever its stint", func(w *fleet.World) {

@@ -302,7 +302,7 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		d.put(v, h, h.Host, fmt.Sprintf("%s knows generation %d: the record, of a restored store, was older", h.Host, s.Generation))
 		return
 	}
-	if why := d.shouldMove(v, h); why != "" {
+	if why := d.armed(h, d.shouldMove(v, h)); why != "" {
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
 			Generation: h.Generation, Why: why}, h.Host))
 		return
@@ -384,9 +384,6 @@ func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceSt
 
 // shouldMove says why a service should leave a sound holder; "" if it should not.
 func (d *decision) shouldMove(v fleet.Service, h fleet.Holding) string {
-	if d.disarmed {
-		return ""
-	}
 	for _, with := range v.With {
 		if other, held := d.w.State.Holdings[with]; held && other.Host != h.Host && d.inEffect(other) {
 			return fmt.Sprintf("it wants to be with %s, which is on %s", with, other.Host)

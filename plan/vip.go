@@ -191,7 +191,7 @@ func (d *decision) cutOff(a fleet.Address, host string) string {
 // moves it by the holder's word where that is better.
 func (d *decision) keepAddress(a fleet.Address, h fleet.Holding) {
 	thing := a.Thing()
-	if why := d.shouldLeave(a, h); why != "" {
+	if why := d.armed(h, d.shouldLeave(a, h)); why != "" {
 		if d.reaches(h.Host) {
 			d.order(d.to(fleet.Order{
 				Key: fmt.Sprintf("release/%s/%d", thing, h.Generation), Verb: fleet.VerbRelease,
@@ -238,9 +238,6 @@ func (d *decision) claim(a fleet.Address, host string, generation uint64, why st
 // shouldLeave says why a sound holder should hand the address over; "" if it
 // should stay. It leaves only if somebody else is ready to take it.
 func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
-	if d.disarmed {
-		return ""
-	}
 	others := false
 	wish, wished := d.moveWish(a.Thing())
 	fit, _ := d.carriers(a)
@@ -270,6 +267,16 @@ func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
 		return ""
 	}
 	return why
+}
+
+// armed returns why a thing should leave its sound holder; of a site that a person has
+// disarmed it tells instead what does not happen.
+func (d *decision) armed(h fleet.Holding, why string) string {
+	if why == "" || !d.disarmed {
+		return why
+	}
+	d.wait(h.Thing, fmt.Sprintf("the site to be armed again: it would be moved from %s now because %s", h.Host, why), "mainstay disarm off")
+	return ""
 }
 
 func join(reasons []string) string {

@@ -687,7 +687,8 @@ func (a *agent) operated(d deed, u *unit, err string) {
 
 // observe looks at a unit.
 func (a *agent) observe(u *unit) {
-	if st := u.state(); a.services[u.service.Name] != st {
+	before := a.services[u.service.Name]
+	if st := u.state().Follows(before, a.host.wall()); before != st {
 		a.services[u.service.Name] = st
 		a.poke()
 	}
@@ -823,7 +824,7 @@ func (a *agent) farewell() {
 func (a *agent) report() {
 	a.telling = false
 	for _, u := range a.host.copies {
-		a.services[u.service.Name] = u.state()
+		a.services[u.service.Name] = u.state().Follows(a.services[u.service.Name], a.host.wall())
 	}
 	now := a.host.clock()
 	r := a.testimony(now)

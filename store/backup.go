@@ -150,8 +150,17 @@ func readBackup(r io.Reader) (Header, []line, error) {
 // The new cluster has a new identity: members of the old one can neither join
 // it nor disturb it. But while a majority of those runs, there are two stores
 // with two leaders: they must be stopped first.
-func Restore(ctx context.Context, cfg QuorumConfig, r io.Reader) (Header, error) {
-	return restore(ctx, cfg, r, func(lines []line) []line { return lines })
+// by is the person who does it, for history.
+func Restore(ctx context.Context, cfg QuorumConfig, r io.Reader, by string) (Header, error) {
+	return restore(ctx, cfg, r, func(lines []line) []line {
+		return append(lines, told(by, fmt.Sprintf("restored the store on %s from a backup", cfg.Name)))
+	})
+}
+
+// told is what a new store says first: who made it. The first leader tells it in history.
+func told(by, what string) line {
+	r := fleet.Deed(by, "site", what, time.Now())
+	return line{Key: statePrefix + r.Key, Value: r.Value}
 }
 
 func restore(ctx context.Context, cfg QuorumConfig, r io.Reader, change func([]line) []line) (Header, error) {
@@ -355,7 +364,9 @@ func Recover(ctx context.Context, cfg QuorumConfig, gone []string, oath fleet.Wi
 	if err != nil {
 		return h, "", fmt.Errorf("recover: %w", err)
 	}
-	if _, err := restore(ctx, cfg, &saved, func(lines []line) []line { return bury(lines, gone, oath) }); err != nil {
+	if _, err := restore(ctx, cfg, &saved, func(lines []line) []line {
+		return append(bury(lines, gone, oath), told(oath.By, fmt.Sprintf("recovered the store on %s alone, and swears that %v are off for good: %s", cfg.Name, gone, oath.Why)))
+	}); err != nil {
 		// As it was: the data are all there is.
 		return h, "", fmt.Errorf("recover: %w", errors.Join(err, os.Rename(kept, filepath.Join(cfg.Dir, "etcd"))))
 	}

@@ -526,7 +526,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 
 	cfg := h.rooms["c1"].cfg
-	if _, err := Restore(ctx, cfg, bytes.NewReader(file.Bytes())); err == nil {
+	if _, err := Restore(ctx, cfg, bytes.NewReader(file.Bytes()), "ann (root)"); err == nil {
 		t.Fatal("restored over data")
 	}
 	for _, f := range h.rooms {
@@ -535,16 +535,16 @@ func TestBackupAndRestore(t *testing.T) {
 	damaged := bytes.Clone(file.Bytes())
 	damaged[len(damaged)-20] ^= 1
 	for name, bad := range map[string][]byte{"a damaged": damaged, "a short": file.Bytes()[:file.Len()-100], "no": []byte("hello\n"), "an empty": nil} {
-		if _, err := Restore(ctx, cfg, bytes.NewReader(bad)); err == nil {
+		if _, err := Restore(ctx, cfg, bytes.NewReader(bad), "ann (root)"); err == nil {
 			t.Errorf("restored from %s backup", name)
 		}
 	}
 	foreign := cfg
 	foreign.Site = "other"
-	if _, err := Restore(ctx, foreign, bytes.NewReader(file.Bytes())); err == nil {
+	if _, err := Restore(ctx, foreign, bytes.NewReader(file.Bytes()), "ann (root)"); err == nil {
 		t.Error("restored another site's backup")
 	}
-	if _, err := Restore(ctx, cfg, bytes.NewReader(file.Bytes())); err != nil {
+	if _, err := Restore(ctx, cfg, bytes.NewReader(file.Bytes()), "ann (root)"); err != nil {
 		t.Fatal(err)
 	}
 	one := h.rooms["c1"]
@@ -560,6 +560,15 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("the restored holding: %+v", h)
 	}
 	got.Holdings = want.Holdings
+	if len(got.Wishes) != 1 {
+		t.Errorf("wishes after it: %+v", got.Wishes)
+	}
+	for _, w := range got.Wishes {
+		if w.Verb != fleet.VerbDeed || w.By != "ann (root)" || !strings.Contains(w.Why, "restored") {
+			t.Errorf("history will not tell who restored it: %+v", w)
+		}
+	}
+	got.Wishes = want.Wishes
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -1,0 +1,147 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+)
+
+// A host without a store answers its operator all the same: it asks the voters. What is
+// only read is asked of all of them, each a little later, until one answers; a deed is
+// sent once, to one that has just answered.
+
+// voters are this host's connections to every other voter, first those over the first
+// network of each.
+func (n *node) voters() []*api.Client {
+	var lists [][]*api.Client
+	most := 0
+	for _, v := range n.spec.Voters() {
+		if v != n.host {
+			lists = append(lists, n.peers.of(v))
+			most = max(most, len(lists[len(lists)-1]))
+		}
+	}
+	var out []*api.Client
+	for i := range most {
+		for _, l := range lists {
+			if i < len(l) {
+				out = append(out, l[i])
+			}
+		}
+	}
+	return out
+}
+
+// askVoters asks the voters what is safe to ask twice. Where one of them refused, that
+// is the error: the others were only not reached.
+func askVoters[T any](ctx context.Context, n *node, ask func(context.Context, *api.Client) (T, error)) (T, error) {
+	v, err := race(ctx, n.voters(), ask)
+	var refusal *api.Refusal
+	if errors.As(err, &refusal) {
+		return v, refusal
+	}
+	if err != nil {
+		return v, api.Refuse(http.StatusServiceUnavailable, "mainstay status --local; look at the networks between this host and "+strings.Join(n.spec.Voters(), ", "),
+			"%s has no store of its own, and no voter answers it: %v", n.host, err)
+	}
+	return v, nil
+}
+
+// aVoter returns a connection to a voter that answers: to one that knows a leader, or
+// else to one that is cut off like many, and may be behind.
+func (n *node) aVoter(ctx context.Context) (*api.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	led, done := context.WithTimeout(ctx, 3*time.Second)
+	defer done()
+	c, err := askVoters(led, n, func(ctx context.Context, c *api.Client) (*api.Client, error) {
+		_, err := ledStatus(ctx, c)
+		return c, err
+	})
+	if err == nil {
+		return c, nil
+	}
+	return askVoters(ctx, n, func(ctx context.Context, c *api.Client) (*api.Client, error) {
+		_, err := c.LocalStatus(ctx)
+		return c, err
+	})
+}
+
+// ledStatus is the leader's view as a voter passes it on.
+func ledStatus(ctx context.Context, c *api.Client) (api.Status, error) {
+	s, err := c.Status(ctx)
+	if err == nil && s.View != leaderView {
+		err = fmt.Errorf("%s knows no leader", s.By)
+	}
+	return s, err
+}
+
+// passOn brings a person's deed to a voter.
+func (n *node) passOn(ctx context.Context, method, path string, question, answer any) error {
+	if !n.MayAct(n.host) {
+		return api.Refuse(http.StatusForbidden, fmt.Sprintf("do it on %s, or with an operator's certificate: mainstay --server %s --cert FOLDER", strings.Join(n.spec.Voters(), ", "), n.spec.Voters()[0]),
+			"%s is neither a voter nor a controller: it may look, and change nothing", n.host)
+	}
+	c, err := n.aVoter(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Do(ctx, method, path, question, answer)
+}
+
+// MayAct implements api.Backend. Root on a controller holds the cloud's own secrets and
+// has nothing to gain; a compute runs other people's machines, and whoever breaks out of
+// one must not be able to swear that a controller is off.
+func (n *node) MayAct(host string) bool {
+	h, ok := n.spec.Host(host)
+	return ok && (h.Voter || h.HasRole("controller"))
+}
+
+// statusElsewhere is the leader's view, or else a voter's own: this host by itself knows
+// nothing of the others.
+func (n *node) statusElsewhere(ctx context.Context) (api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	leaders, done := context.WithTimeout(ctx, 2*time.Second)
+	defer done()
+	s, err := askVoters(leaders, n, ledStatus)
+	if err == nil {
+		return s, nil
+	}
+	return askVoters(ctx, n, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.LocalStatus(ctx) })
+}
+
+// followElsewhere follows history as voters tell it, going on with another when one ends.
+func (n *node) followElsewhere(ctx context.Context, after string) <-chan fleet.Event {
+	out := make(chan fleet.Event)
+	go func() {
+		defer close(out)
+		for ctx.Err() == nil {
+			if c, err := n.aVoter(ctx); err == nil {
+				after, _ = c.Follow(ctx, after, func(e fleet.Event) error {
+					select {
+					case out <- e:
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				})
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return out
+}
+
+// IsVoter implements api.Backend.
+func (n *node) IsVoter(host string) bool { return slices.Contains(n.spec.Voters(), host) }
