@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -393,26 +394,29 @@ type checked struct {
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	var file string
+	var file, host string
 	cmd := &cobra.Command{
 		Use: "check", Short: "Check the site's file and this host; change nothing", Args: cobra.NoArgs,
 		Long: `Names every mistake in one run, each with file, line and what would be right, and
 what this host lacks: programs, units, a certificate that is good. Then prints
 how long an address would be silent after each sort of fault with this site's
 timings. Exit code 3: something is wrong; warnings alone are no error.`,
-		Example: "  mainstay check\n  mainstay check --file ./new-site.yaml -o json",
+		Example: "  mainstay check\n  mainstay check --host c1   # before it is c1\n  mainstay check --file ./new-site.yaml -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			here := file == ""
-			if here {
-				file = a.dirs.site()
-			}
-			text, err := os.ReadFile(file)
-			if err != nil {
+			text, err := os.ReadFile(cmp.Or(file, a.dirs.site()))
+			switch {
+			case err != nil && file == "":
 				return fmt.Errorf("check: %w; mainstay init writes one to begin with", err)
+			case err != nil:
+				return fmt.Errorf("check: %w", err)
+			case file == "":
+				file = a.dirs.site()
+			default:
+				host = ""
 			}
 			c := checked{File: file}
 			var spec fleet.Spec
-			spec, c.Faults = node.Check(cmd.Context(), a.node(), file, text, here)
+			spec, c.Faults = node.Check(cmd.Context(), a.node(), file, text, host)
 			wrong := len(c.Faults.Errors()) > 0
 			if !wrong {
 				c.Sums = spec.Sums()
@@ -427,7 +431,20 @@ timings. Exit code 3: something is wrong; warnings alone are no error.`,
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "check this file instead of the one in use, and not this host")
+	name, _ := os.Hostname()
+	cmd.Flags().StringVar(&host, "host", name, "who this host will be; once it has joined, its certificate says so")
 	return cmd
+}
+
+// count says how many there are of a thing.
+func count(n int, thing string) string {
+	switch n {
+	case 0:
+		return "no " + thing + "s"
+	case 1:
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func writeCheck(out io.Writer, c checked) error {
@@ -435,10 +452,10 @@ func writeCheck(out io.Writer, c checked) error {
 		fmt.Fprintln(out, f.Error())
 	}
 	if len(c.Sums) == 0 {
-		fmt.Fprintf(out, "%d mistakes; nothing was changed.\n", len(c.Faults.Errors()))
+		fmt.Fprintf(out, "%s; nothing was changed.\n", count(len(c.Faults.Errors()), "mistake"))
 		return nil
 	}
-	fmt.Fprintf(out, "%s: no mistakes, %d warnings.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, len(c.Faults.Warnings()))
+	fmt.Fprintf(out, "%s: no mistakes, %s.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, count(len(c.Faults.Warnings()), "warning"))
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "CASE\tMEDIAN\tWORST\tFORMULA")
 	for _, s := range c.Sums {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,12 +18,13 @@ import (
 	"mainstay/trust"
 )
 
-// Check returns all that is wrong with a site's file and, if host, with this host's
-// part of the site, each with the line of the file that it is about: what the file
-// says wrongly, what the fence drivers and the kinds of service refuse, a certificate
-// that is not good, own addresses, HAProxy and units that do not exist. It changes
-// nothing.
-func Check(ctx context.Context, c Config, file string, text []byte, host bool) (fleet.Spec, fleet.Faults) {
+// Check returns all that is wrong with a site's file and, unless host is "", with this
+// host's part of the site, each with the line of the file that it is about: what the
+// file says wrongly, what the fence drivers and the kinds of service refuse, a
+// certificate that is not good, own addresses, HAProxy and units that do not exist. It
+// changes nothing. host is which of the site's hosts this is, as long as no certificate
+// says it.
+func Check(ctx context.Context, c Config, file string, text []byte, host string) (fleet.Spec, fleet.Faults) {
 	spec, faults := fleet.Read(file, text, service.Catalogue())
 	var more fleet.Faults
 	for _, h := range spec.Hosts {
@@ -37,9 +41,9 @@ func Check(ctx context.Context, c Config, file string, text []byte, host bool) (
 		_ = s.Close() // nothing was changed through it
 	}
 	var own fleet.Faults
-	if host {
+	if host != "" {
 		var about fleet.Faults
-		about, own = checkHere(ctx, c, spec, system)
+		about, own = checkHere(ctx, c, spec, host, system)
 		more = append(more, about...)
 	}
 	faults = append(faults, more.Locate(file, text)...)
@@ -91,18 +95,28 @@ func apart(err error) []error {
 
 // checkHere tells what this host lacks to run its part of the site: about lines of
 // the site's file, and about files of its own.
-func checkHere(ctx context.Context, c Config, spec fleet.Spec, system *service.Systemd) (about, own fleet.Faults) {
+func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, system *service.Systemd) (about, own fleet.Faults) {
 	files := trust.Files{Dir: c.tls()}
 	id, err := files.Load()
-	if err != nil {
+	_, expired := errors.AsType[*trust.ExpiredError](err)
+	joined := err == nil || expired
+	if _, none := os.Stat(filepath.Join(c.tls(), trust.CAFile)); errors.Is(none, fs.ErrNotExist) {
+		// The file is checked before the site begins, so this is how it starts.
+		own = append(own, fleet.Fault{Rule: "certificate", Value: host, Warning: true, Problem: "is who this host is taken for: it has no certificate yet, so it has not joined",
+			Want: "mainstay init (on the first voter) or mainstay join makes one; --host NAME says who it will be"})
+	} else if err != nil {
 		own = append(own, fleet.Fault{Rule: "certificate", Problem: err.Error(), Want: "mainstay init (on the first voter) or mainstay join makes one"})
-		if _, expired := errors.AsType[*trust.ExpiredError](err); !expired {
-			return nil, own
-		}
 	}
-	me, ok := spec.Host(id.Name)
-	if !ok {
-		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: id.Name, Problem: "is whom this host's certificate names, and the site does not know it"}}, own
+	if joined {
+		host = id.Name
+	}
+	me, ok := spec.Host(host)
+	switch {
+	case !ok && joined:
+		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: host, Problem: "is whom this host's certificate names, and the site does not know it"}}, own
+	case !ok:
+		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: host, Warning: true, Problem: "is the name of no host of this site, so nothing of this host was checked",
+			Want: "--host NAME, the host that this one will be"}}, own
 	}
 	for _, network := range fleet.Sorted(me.Addresses) {
 		if _, err := interfaceOf(me.Addresses[network]); err != nil {

@@ -51,7 +51,7 @@ colour: blue
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, faults := Check(t.Context(), Config{Config: dir}, file, []byte(text), true)
+	_, faults := Check(t.Context(), Config{Config: dir}, file, []byte(text), "c1")
 	all := faults.Errors().Error()
 	t.Log("\n" + all)
 	line := func(part string) string {
@@ -86,6 +86,31 @@ colour: blue
 		if !found {
 			t.Errorf("no fault at %s says %q", want.at, want.says)
 		}
+	}
+}
+
+// TestCheckBeforeInit: the file is checked before the host has a certificate, and what
+// the host lacks is told then too, as the host that it will be.
+func TestCheckBeforeInit(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // no haproxy
+	text := []byte(`site: test
+networks: {a: {cidr: 10.9.0.0/24}}
+hosts: {"c[1-3]": {roles: [controller], addresses: {a: 10.9.0.1}}}
+services: {haproxy: {}}
+`)
+	look := func(host string) string {
+		_, faults := Check(t.Context(), Config{Config: t.TempDir()}, "site.yaml", text, host)
+		return faults.Error()
+	}
+	for _, want := range []string{
+		`warning: "c2" is who this host is taken for`, "haproxy is not installed", `"10.9.0.2" is on no interface`, // c2's, and no other's
+	} {
+		if all := look("c2"); !strings.Contains(all, want) || strings.Contains(all, "error: load") {
+			t.Errorf("%q is not in\n%s", want, all)
+		}
+	}
+	if all := look("cloud-7"); strings.Contains(all, "error:") || !strings.Contains(all, `warning: hosts: "cloud-7" is the name of no host`) {
+		t.Error(all)
 	}
 }
 

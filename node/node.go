@@ -329,7 +329,7 @@ func (n *node) tellFaults(ctx context.Context) {
 		n.log.Error("check", "error", err)
 		return
 	}
-	_, faults := Check(ctx, n.cfg, n.cfg.siteFile(), text, true)
+	_, faults := Check(ctx, n.cfg, n.cfg.siteFile(), text, n.host)
 	if ctx.Err() != nil {
 		return
 	}
