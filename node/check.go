@@ -1,7 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"mainstay/balance"
 	"mainstay/fence"
 	"mainstay/fleet"
 	"mainstay/service"
@@ -21,8 +24,8 @@ import (
 // Check returns all that is wrong with a site's file and, unless host is "", with this
 // host's part of the site, each with the line of the file that it is about: what the
 // file says wrongly, what the fence drivers and the kinds of service refuse, a
-// certificate that is not good, own addresses, HAProxy and units that do not exist. It
-// changes nothing. host is which of the site's hosts this is, as long as no certificate
+// certificate that is not good, own addresses, HAProxy and what it refuses, units that do
+// not exist. It changes nothing. host is which of the site's hosts this is, as long as no certificate
 // says it.
 func Check(ctx context.Context, c Config, file string, text []byte, host string) (fleet.Spec, fleet.Faults) {
 	spec, faults := fleet.Read(file, text, service.Catalogue())
@@ -43,7 +46,7 @@ func Check(ctx context.Context, c Config, file string, text []byte, host string)
 	var own fleet.Faults
 	if host != "" {
 		var about fleet.Faults
-		about, own = checkHere(ctx, c, spec, host, system)
+		about, own = checkHere(ctx, c, spec, host, len(faults.Errors())+len(more.Errors()) == 0, system)
 		more = append(more, about...)
 	}
 	faults = append(faults, more.Locate(file, text)...)
@@ -94,8 +97,9 @@ func apart(err error) []error {
 }
 
 // checkHere tells what this host lacks to run its part of the site: about lines of
-// the site's file, and about files of its own.
-func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, system *service.Systemd) (about, own fleet.Faults) {
+// the site's file, and about files of its own. sound says that nothing is wrong with the
+// file itself.
+func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, sound bool, system *service.Systemd) (about, own fleet.Faults) {
 	files := trust.Files{Dir: c.tls()}
 	id, err := files.Load()
 	_, expired := errors.AsType[*trust.ExpiredError](err)
@@ -128,11 +132,12 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, syst
 				Problem: "is on no interface of this host", Want: want})
 		}
 	}
-	if _, err := exec.LookPath("haproxy"); err != nil && runsHAProxy(spec, me.Name) {
-		about = append(about, fleet.Fault{Path: "services/haproxy", Rule: "program", Problem: "haproxy is not installed on this host", Want: "apt-get install haproxy (or dnf, zypper)"})
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	if runsHAProxy(spec, me.Name) {
+		more, mine := checkHAProxy(ctx, c, spec, me.Name, sound)
+		about, own = append(about, more...), append(own, mine...)
+	}
 	for _, v := range spec.Services {
 		if !slices.Contains(spec.Homes(v), me.Name) {
 			continue
@@ -154,6 +159,73 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, syst
 		}
 	}
 	return about, own
+}
+
+// checkHAProxy tells what this host's HAProxy lacks, and what it would refuse, which it
+// is asked only about a file that is sound so far.
+func checkHAProxy(ctx context.Context, c Config, spec fleet.Spec, host string, sound bool) (about, own fleet.Faults) {
+	if slices.ContainsFunc(spec.Services, func(v fleet.Service) bool { return v.Listen.TLS }) && spec.TLS.Certificate != "" {
+		if f := checkCertificate(spec.TLS.Certificate, time.Now()); f != nil {
+			about = append(about, *f)
+			// The rest of the configuration is judged without it.
+			spec.Services = slices.Clone(spec.Services)
+			for i := range spec.Services {
+				spec.Services[i].Listen.TLS = false
+			}
+		}
+	}
+	if _, err := exec.LookPath("haproxy"); err != nil {
+		return append(about, fleet.Fault{Path: "services/haproxy", Rule: "program", Problem: "haproxy is not installed on this host", Want: "apt-get install haproxy (or dnf, zypper)"}), nil
+	}
+	if !sound {
+		return about, nil
+	}
+	err := balance.New(balance.Config{Dir: c.Config, Run: c.Run, Host: host}).Check(ctx, spec)
+	if err == nil {
+		return about, nil
+	}
+	f := fleet.Fault{Path: "services/haproxy", Rule: "haproxy", Problem: err.Error(), Warning: errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)}
+	if r, ok := errors.AsType[*balance.Refusal](err); ok && r.Snippet != "" {
+		f.Path, f.File = "", r.Snippet
+		return about, fleet.Faults{f}
+	}
+	return append(about, f), nil
+}
+
+// soonExpired is when a certificate that still is good is worth a word.
+const soonExpired = 21 * 24 * time.Hour
+
+// checkCertificate says what is wrong with the file that HAProxy shows to clients;
+// nil if nothing is.
+func checkCertificate(file string, now time.Time) *fleet.Fault {
+	f := &fleet.Fault{Path: "tls/certificate", Rule: "tls", Value: file, Want: "certificate, chain and key in one PEM file, on each host that runs haproxy"}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		f.Problem = "cannot be read: " + err.Error()
+		return f
+	}
+	key := text
+	if beside, err := os.ReadFile(file + ".key"); err == nil && !bytes.Contains(text, []byte("PRIVATE KEY-----")) {
+		key = beside // HAProxy looks there too
+	}
+	pair, err := tls.X509KeyPair(text, key)
+	if err != nil {
+		f.Problem = "is no certificate with its key: " + err.Error()
+		return f
+	}
+	until := pair.Leaf.NotAfter
+	f.Want = "a renewed one; HAProxy takes it by itself within a minute"
+	switch {
+	case now.Before(pair.Leaf.NotBefore):
+		f.Problem = "is good only from " + pair.Leaf.NotBefore.Format(time.RFC3339) + " on"
+	case now.After(until):
+		f.Problem = "expired on " + until.Format(time.RFC3339)
+	case until.Sub(now) < soonExpired:
+		f.Problem, f.Warning = "expires on "+until.Format(time.RFC3339), true
+	default:
+		return nil
+	}
+	return f
 }
 
 // here names what this host has on a network.

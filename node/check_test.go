@@ -1,13 +1,27 @@
 package node
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"mainstay/balance"
+	"mainstay/fleet"
+	"mainstay/service"
 	"mainstay/trust"
 )
 
@@ -112,6 +126,165 @@ services: {haproxy: {}}
 	if all := look("cloud-7"); strings.Contains(all, "error:") || !strings.Contains(all, `warning: hosts: "cloud-7" is the name of no host`) {
 		t.Error(all)
 	}
+}
+
+// served is a site of this machine alone, with HAProxy and TLS.
+const served = `site: test
+networks: {a: {cidr: 10.9.0.0/24}}
+hosts: {"c[1-3]": {roles: [controller], addresses: {a: 10.9.0.1}}}
+addresses: {internal: 10.9.0.100}
+tls: {certificate: CERTIFICATE}
+services:
+  haproxy: {}
+  web: {kind: systemd, mode: active/active, units: [web.service], roles: [controller], listen: {port: 8443, backend: 80, protocol: http, tls: true, addresses: [internal]}}
+`
+
+// TestCheckHAProxy: what HAProxy would refuse is known before it is asked in earnest.
+func TestCheckHAProxy(t *testing.T) {
+	dir := t.TempDir()
+	pem := filepath.Join(dir, "site.pem")
+	text := []byte(strings.ReplaceAll(served, "CERTIFICATE", pem))
+	look := func() string {
+		var lines []string
+		_, faults := Check(t.Context(), Config{Config: dir, Run: dir}, "site.yaml", text, "c1")
+		for _, f := range faults {
+			if f.Rule == "tls" || f.Rule == "haproxy" {
+				lines = append(lines, f.Error())
+			}
+		}
+		return strings.Join(lines, "\n")
+	}
+	own := filepath.Join(dir, "haproxy.d", "own.cfg")
+	if err := os.Mkdir(filepath.Dir(own), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		name, snippet string
+		pem           []byte
+		want          []string // each on a line of its own
+	}{
+		{"all is well", "", siteCertificate(t, -day, 90*day), nil},
+		{"no certificate", "", nil, []string{`site.yaml:5:20: error: tls/certificate: "` + pem + `" cannot be read`}},
+		{"no key", "", bytes.SplitAfter(siteCertificate(t, -day, 90*day), []byte("END CERTIFICATE-----\n"))[0], []string{"is no certificate with its key"}},
+		{"expired", "", siteCertificate(t, -90*day, -day), []string{"error: tls/certificate: \"" + pem + "\" expired on"}},
+		{"nearly", "", siteCertificate(t, -90*day, day), []string{"warning: tls/certificate: \"" + pem + "\" expires on"}},
+		{"a bad snippet", "listen x\n    nonsense here\n", siteCertificate(t, -day, 90*day), []string{own + ": error: HAProxy refuses"}},
+		{"both", "listen x\n    nonsense here\n", nil, []string{"cannot be read", own + ": error: HAProxy refuses"}},
+		{"a snippet that takes a name", "listen web\n", siteCertificate(t, -day, 90*day), []string{own}},
+	} {
+		for name, text := range map[string][]byte{pem: c.pem, own: []byte(c.snippet)} {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if len(text) > 0 {
+				if err := os.WriteFile(name, text, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		all := look()
+		for _, want := range c.want {
+			if !strings.Contains(all, want) {
+				t.Errorf("%s: %q is not in %q", c.name, want, all)
+			}
+		}
+		if got := len(strings.FieldsFunc(all, func(r rune) bool { return r == '\n' })); got != len(c.want) {
+			t.Errorf("%s: %d faults, not %d:\n%s", c.name, got, len(c.want), all)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "haproxy.cfg")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("a check has put a configuration in place")
+	}
+}
+
+// TestFirstStart: a host that never ran does not start on a file that no kind and no
+// driver understands; one that ran before does, and only says so.
+func TestFirstStart(t *testing.T) {
+	dir := t.TempDir()
+	certificate(t, filepath.Join(dir, "tls"), "c1", time.Now())
+	c := Config{Config: dir, State: filepath.Join(dir, "state"), Run: dir, Log: slog.New(slog.DiscardHandler)}
+	write := func(services string) {
+		t.Helper()
+		text := "site: test\nnetworks: {a: {cidr: 10.9.0.0/24}}\nhosts: {\"c[1-3]\": {roles: [controller], addresses: {a: 10.9.0.1}}}\n" + services
+		if err := os.WriteFile(c.siteFile(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const wrong = "services: {other: {kind: sistemd, mode: active/active, units: [a], roles: [controller]}}\n"
+	write(wrong)
+	if _, err := prepare(c); err == nil || !strings.Contains(err.Error(), "site.yaml:4:") || !strings.Contains(err.Error(), "sistemd") {
+		t.Errorf("started: %v", err)
+	}
+	write("")
+	if _, err := prepare(c); err != nil {
+		t.Error(err)
+	}
+	write(wrong)
+	if _, err := prepare(c); err != nil {
+		t.Errorf("a host that ran before: %v", err)
+	}
+}
+
+// TestKeepHAProxy: a certificate that was renewed reaches HAProxy, and what was refused
+// is tried again until it is mended.
+func TestKeepHAProxy(t *testing.T) {
+	dir := t.TempDir()
+	pem := filepath.Join(dir, "site.pem")
+	write := func(text []byte) {
+		if err := os.WriteFile(pem, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(siteCertificate(t, -time.Hour, time.Hour))
+	spec, faults := fleet.Read("site.yaml", []byte(strings.ReplaceAll(served, "CERTIFICATE", pem)), service.Catalogue())
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{spec: spec, log: slog.New(slog.DiscardHandler), haproxy: balance.New(balance.Config{Dir: dir, Run: dir, Host: "c1"})}
+	n.configureHAProxy(t.Context())
+	have := func() string {
+		text, err := os.ReadFile(filepath.Join(dir, "haproxy.cfg"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	first := have()
+	tick := make(chan time.Time)
+	go n.keepHAProxy(t.Context(), tick)
+	twice := func() { tick <- time.Time{}; tick <- time.Time{} } // the second is taken when the first was acted on
+	twice()
+	if have() != first {
+		t.Error("changed, though nothing was")
+	}
+	write([]byte("half a file"))
+	if twice(); have() != first || n.haproxy.Refused() == "" {
+		t.Error("a certificate that is none was taken")
+	}
+	write(siteCertificate(t, -time.Hour, time.Hour))
+	if twice(); have() == first || n.haproxy.Refused() != "" {
+		t.Errorf("the renewed certificate is not in force: %s", n.haproxy.Refused())
+	}
+}
+
+// siteCertificate is one that HAProxy shows, with its key.
+func siteCertificate(t *testing.T, from, until time.Duration) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(until)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}))
 }
 
 func certificate(t *testing.T, dir, host string, made time.Time) {

@@ -67,6 +67,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.services()
 	d.fences()
 	d.routes()
+	d.refusals()
 	d.settle()
 	if len(d.plan.Records) > 0 {
 		// No power switch is touched on what was seen before a write that may have
