@@ -42,7 +42,9 @@ type Config struct {
 	State   string // /var/lib/mainstay
 	Run     string // /run/mainstay
 	Version string
-	Log     *slog.Logger
+	// Units is where Mainstay's own systemd units belong; "" where systemd runs none.
+	Units string
+	Log   *slog.Logger
 	// Ready is called once the node serves; Alive again and again while its loops
 	// make progress.
 	Ready func()
@@ -126,6 +128,16 @@ func Run(ctx context.Context, cfg Config) error {
 	n, err := prepare(cfg)
 	if err != nil {
 		return err
+	}
+	units := func() {
+		bounded, cancel := context.WithTimeout(ctx, readyBound/2)
+		defer cancel()
+		followUnits(bounded, cfg)
+	}
+	if succeeds() {
+		units() // the former process still does its duties
+	} else {
+		go units() // a start hurries: a lease may be running out
 	}
 	if err := prepared(); err != nil {
 		return err
