@@ -36,6 +36,9 @@ func Check(ctx context.Context, c Config, file string, text []byte, host string)
 	system := service.NewSystemd("")
 	defer system.Close()
 	for _, v := range spec.Services {
+		if v.Kind == "" {
+			continue // told already
+		}
 		s, err := service.Open(v, service.Env{Systemd: system})
 		if err != nil {
 			more = append(more, fleet.Fault{Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})

@@ -103,6 +103,27 @@ colour: blue
 	}
 }
 
+// TestCheckTellsOnce: one mistake is one line, however many hosts share it and whoever
+// else would trip over it.
+func TestCheckTellsOnce(t *testing.T) {
+	_, faults := Check(t.Context(), Config{}, "site.yaml", []byte(`site: test
+networks: {a: {cidr: 10.9.0.0/24}}
+hosts: {"c[1-3]": {roles: [controller], addresses: {a: 10.9.0.1}, fence: {driver: redfish, url: "https://bmc-{name}", user: u, password: secret}}}
+services:
+  foo: {}
+`), "")
+	var lines []string
+	for _, f := range faults.Errors() {
+		lines = append(lines, strconv.Itoa(f.Line)+" "+f.Path)
+		if f.Line == 3 && !strings.Contains(f.Problem, "(and 2 more of this pattern alike)") {
+			t.Error(f)
+		}
+	}
+	if got := strings.Join(lines, ", "); got != "3 hosts/c1/fence/password, 5 services/foo" {
+		t.Errorf("told: %s\n%v", got, faults)
+	}
+}
+
 // TestCheckBeforeInit: the file is checked before the host has a certificate, and what
 // the host lacks is told then too, as the host that it will be.
 func TestCheckBeforeInit(t *testing.T) {
