@@ -18,8 +18,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"mainstay/api"
+	"mainstay/fence"
 	"mainstay/fleet"
 	"mainstay/lab"
+	"mainstay/service"
 )
 
 // tree calls f for each command below root.
@@ -258,6 +260,31 @@ func TestNoAgent(t *testing.T) {
 	}
 	h.want(1, []string{"no operator's certificate is there", "mainstay token --operator"}, "--server", "c1", "--cert", h.dir, "status")
 	h.want(exitUsage, []string{"--server needs --cert"}, "--server", "c1", "status")
+}
+
+// TestExplain: each word that is offered is explained, and all that the tables know of a
+// kind or a driver is told.
+func TestExplain(t *testing.T) {
+	h := newHost(t)
+	for _, word := range allOf().words(t.Context()) {
+		h.want(0, []string{word}, "explain", word)
+	}
+	for _, k := range service.Kinds() {
+		for _, p := range k.Params {
+			h.want(0, []string{k.Doc, p.Name, p.Doc, p.Default}, "explain", k.Name)
+		}
+	}
+	for _, d := range fence.Drivers() {
+		for _, p := range d.Params {
+			h.want(0, []string{d.About, p.Name, p.Doc, p.Default}, "explain", d.Name)
+		}
+	}
+	var r reference
+	if err := json.Unmarshal([]byte(h.want(0, nil, "explain", "-o", "json")), &r); err != nil || len(r.Keys) != len(fleet.Keys()) || len(r.Services) != len(service.Catalogue()) {
+		t.Errorf("%v: %d keys, %d services", err, len(r.Keys), len(r.Services))
+	}
+	h.want(0, []string{"services/NAME/on_failure"}, "explain", "on_failure")
+	h.want(exitUsage, []string{`nothing is called "nosuch"`}, "explain", "nosuch")
 }
 
 // TestInitRefuses: what could not become a site is refused before anything is written.

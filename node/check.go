@@ -17,6 +17,7 @@ import (
 	"mainstay/balance"
 	"mainstay/fence"
 	"mainstay/fleet"
+	"mainstay/probe"
 	"mainstay/service"
 	"mainstay/trust"
 )
@@ -36,6 +37,9 @@ func Check(ctx context.Context, c Config, file string, text []byte, host string)
 	system := service.NewSystemd("")
 	defer system.Close()
 	for _, v := range spec.Services {
+		if known := probes(); v.Check.Kind != "" && !slices.Contains(known, v.Check.Kind) {
+			more = append(more, fleet.Fault{Path: "services/" + v.Name + "/check/kind", Rule: "probe", Value: v.Check.Kind, Problem: "is no probe", Want: "one of " + strings.Join(known, ", ")})
+		}
 		if v.Kind == "" {
 			continue // told already
 		}
@@ -55,6 +59,13 @@ func Check(ctx context.Context, c Config, file string, text []byte, host string)
 	faults = append(faults, more.Locate(file, text)...)
 	faults.Sort()
 	return spec, append(faults, own...)
+}
+
+func probes() (names []string) {
+	for _, p := range probe.Probes() {
+		names = append(names, p.Name)
+	}
+	return names
 }
 
 // checkFence tells every parameter of a host's fence that its driver refuses, on

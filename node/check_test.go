@@ -57,6 +57,7 @@ services:
     why: a test
     units: [mainstay-no-such.service]
     roles: [controller]
+  asked: {kind: systemd, mode: active/active, units: [a], roles: [controller], check: {kind: htpp, port: 80}}
   other: {kind: sistemd, mode: active/active, why: x, units: [a], roles: [controller]}
 timing: {beat: 50ms, lease: 60ms}
 colour: blue
@@ -86,6 +87,7 @@ colour: blue
 		{line("pasword_file"), "url"},
 		{line("redfisch"), "redfisch"},
 		{line("sistemd"), "sistemd"},
+		{line("htpp"), "tcp, http, memcached"},
 		{line("haproxy:"), "haproxy is not installed"},
 		{line("nothing:"), "state on this host"}, // this machine has no systemd
 		{line("  c1:"), "10.9.0.1"},
