@@ -247,6 +247,23 @@ func TestFirstStart(t *testing.T) {
 	if _, err := prepare(c); err != nil {
 		t.Errorf("a host that ran before: %v", err)
 	}
+	// The passwords of power switches are for those who use them.
+	text := `site: test
+networks: {a: {cidr: 10.9.0.0/24}}
+hosts:
+  c[1-3]: {roles: [controller], addresses: {a: 10.9.0.1}, fence: {driver: ipmi, address: "bmc-{name}", user: u, password_file: /no/password}}
+  n1: {roles: [compute], addresses: {a: 10.9.0.9}}
+`
+	for host, starts := range map[string]bool{"c1": false, "n1": true} {
+		c := Config{Config: t.TempDir(), State: filepath.Join(t.TempDir(), "state"), Run: dir, Log: slog.New(slog.DiscardHandler)}
+		certificate(t, c.tls(), host, time.Now())
+		if err := os.WriteFile(c.siteFile(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := prepare(c); (err == nil) != starts {
+			t.Errorf("%s without the BMCs' password: %v", host, err)
+		}
+	}
 }
 
 // TestKeepHAProxy: a certificate that was renewed reaches HAProxy, and what was refused

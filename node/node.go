@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -220,14 +221,19 @@ func prepare(cfg Config) (*node, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	if _, ok := spec.Host(n.host); !ok {
+	me, ok := spec.Host(n.host)
+	if !ok {
 		return nil, fmt.Errorf("%s has no host %q, whose certificate is in %s", cfg.siteFile(), n.host, cfg.tls())
 	}
 	if _, err := os.Stat(cfg.worlds()); errors.Is(err, fs.ErrNotExist) {
 		// Nothing leans on a host that never ran. One that did goes on whatever was
 		// damaged meanwhile, and says so (tellFaults).
-		if _, faults := Check(context.Background(), cfg, cfg.siteFile(), text, ""); len(faults.Errors()) > 0 {
-			return nil, fmt.Errorf("the first start of this host: %w", faults.Errors())
+		_, faults := Check(context.Background(), cfg, cfg.siteFile(), text, "")
+		wrong := slices.DeleteFunc(faults.Errors(), func(f fleet.Fault) bool {
+			return f.Rule == "fence" && !me.Voter // it asks no power switch, and need not have the passwords
+		})
+		if len(wrong) > 0 {
+			return nil, fmt.Errorf("the first start of this host: %w", wrong)
 		}
 	}
 	n.worlds, err = newWorlds(cfg.worlds(), n.log)
