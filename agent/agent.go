@@ -71,6 +71,9 @@ type Balancer interface {
 	// Finished counts the requests that this host's own server of a service has
 	// answered so far; ok is false where it cannot be told.
 	Finished(ctx context.Context, service string) (n uint64, ok bool)
+	// Refused says why it goes on with an older configuration; "" if it does not. It
+	// answers at once.
+	Refused() string
 }
 
 // Fencer carries out fence, confirm and power-on orders. still says why an order that
@@ -962,5 +965,8 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 		r.Severed[k] = v
 	}
 	r.Fences = a.fences
+	if a.cfg.Balancer != nil {
+		r.Refused = a.cfg.Balancer.Refused()
+	}
 	return r
 }

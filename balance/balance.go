@@ -22,7 +22,9 @@ package balance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -35,6 +37,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"text/template"
 	"time"
 
@@ -57,6 +60,7 @@ type HAProxy struct {
 	cfg Config
 
 	configuring sync.Mutex // one Configure at a time; Apply never waits for it
+	refused     atomic.Pointer[string]
 
 	mu      sync.Mutex // guards all below, and is held while HAProxy is told
 	spec    fleet.Spec
@@ -88,43 +92,81 @@ const takeBound = 20 * time.Second
 func (h *HAProxy) Configure(ctx context.Context, spec fleet.Spec) error {
 	h.configuring.Lock()
 	defer h.configuring.Unlock()
+	inForce, err := h.configure(ctx, spec)
+	why := ""
+	switch r, refused := errors.AsType[*Refusal](err); {
+	case inForce:
+	case ctx.Err() != nil:
+		return err // it was cut short, and says nothing
+	case refused:
+		why = r.brief()
+	default:
+		why = err.Error()
+	}
+	h.refused.Store(&why)
+	return err
+}
+
+// Refused says why the newest configuration is not in force; "" if it is.
+func (h *HAProxy) Refused() string {
+	if why := h.refused.Load(); why != nil {
+		return *why
+	}
+	return ""
+}
+
+func (h *HAProxy) configure(ctx context.Context, spec fleet.Spec) (inForce bool, err error) {
 	h.mu.Lock()
 	h.spec = spec // also when it is refused: what runs must still be told its servers
 	h.mu.Unlock()
-	snippets, err := h.snippets()
+	text, digest, snippets, err := h.compose(spec)
 	if err != nil {
-		return err
-	}
-	text, digest, err := h.render(spec, snippets)
-	if err != nil {
-		return err
+		return false, fmt.Errorf("the old configuration stays in force: %w", err)
 	}
 	old, err := os.ReadFile(h.file())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("read HAProxy's present configuration: %w", err)
+		return false, fmt.Errorf("read HAProxy's present configuration: %w", err)
 	}
 	if !bytes.Equal(old, text) {
 		if err := h.check(ctx, spec, snippets, text); err != nil {
-			return err
+			return false, fmt.Errorf("the old configuration stays in force: %w", err)
 		}
 		if err := put(h.file(), text, 0o640); err != nil {
-			return fmt.Errorf("put HAProxy's configuration in place: %w", err)
+			return false, fmt.Errorf("put HAProxy's configuration in place: %w", err)
 		}
 	}
 	info, err := h.ask(ctx, h.socket(), "show info")
 	if err != nil || field(info, "description") == digest {
-		return nil // none runs, and it will start with this one; or it has it
+		return true, nil // none runs, and it will start with this one; or it has it
 	}
 	if err := h.reload(ctx, digest); err != nil {
 		if len(old) > 0 {
 			err = errors.Join(err, put(h.file(), old, 0o640))
 		}
-		return err
+		return false, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.told)
-	return h.tell(ctx)
+	return true, h.tell(ctx)
+}
+
+// Check says whether HAProxy would take what Configure would give it, and changes
+// nothing. A *Refusal in its error says whose fault it is.
+func (h *HAProxy) Check(ctx context.Context, spec fleet.Spec) error {
+	text, _, snippets, err := h.compose(spec)
+	if err != nil {
+		return err
+	}
+	return h.check(ctx, spec, snippets, text)
+}
+
+func (h *HAProxy) compose(spec fleet.Spec) (text []byte, digest string, snippets []snippet, err error) {
+	if snippets, err = h.snippets(); err != nil {
+		return nil, "", nil, err
+	}
+	text, digest, err = h.render(spec, snippets)
+	return text, digest, snippets, err
 }
 
 // reload returns when the running HAProxy serves with the configuration of that
@@ -176,23 +218,39 @@ func (h *HAProxy) check(ctx context.Context, spec fleet.Spec, snippets []snippet
 	if errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("check HAProxy's configuration: there is no haproxy here: apt-get install haproxy: %w", err)
 	}
-	if !errors.As(err, new(*exec.ExitError)) || ctx.Err() != nil {
+	if !errors.As(err, new(*exec.ExitError)) {
 		return fmt.Errorf("check HAProxy's configuration: %w", err)
 	}
 	// Whose fault is it? Not every complaint names a line, so ask without the
 	// snippets, then with one after another.
-	culprit := "the site's file"
+	culprit := ""
 	for n := range snippets {
 		text, _, err := h.render(spec, snippets[:n])
 		if err != nil {
 			return err
 		}
-		if _, err := h.judge(ctx, text); err != nil {
+		if _, err := h.judge(ctx, text); errors.As(err, new(*exec.ExitError)) {
 			break
+		} else if err != nil {
+			return fmt.Errorf("check HAProxy's configuration: %w", err)
 		}
 		culprit = filepath.Join(h.cfg.Dir, "haproxy.d", snippets[n].Name)
 	}
-	return fmt.Errorf("HAProxy refuses the new configuration because of %s, and goes on with the old one: %s", culprit, said)
+	return &Refusal{Snippet: culprit, Said: said}
+}
+
+// Refusal is HAProxy's own no to a configuration.
+type Refusal struct {
+	Snippet string // the file to blame; "" for the site's
+	Said    string
+}
+
+func (r *Refusal) Error() string { return r.brief() + ": " + r.Said }
+
+// brief leaves out HAProxy's words: they may quote a line that holds a secret, and
+// reports are kept and sent about.
+func (r *Refusal) brief() string {
+	return "HAProxy refuses the configuration because of " + cmp.Or(r.Snippet, "the site's file")
 }
 
 // judge asks HAProxy about a configuration that is not in force yet, and returns
@@ -200,16 +258,24 @@ func (h *HAProxy) check(ctx context.Context, spec fleet.Spec, snippets []snippet
 func (h *HAProxy) judge(ctx context.Context, text []byte) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, takeBound)
 	defer cancel()
-	name := h.file() + ".new"
-	defer os.Remove(name)
-	if err := os.WriteFile(name, text, 0o640); err != nil {
+	// Not beside the one in force: who only checks writes nothing there.
+	f, err := os.CreateTemp("", "mainstay-*.cfg")
+	if err != nil {
 		return "", err
 	}
-	out, err := exec.CommandContext(ctx, h.cfg.Binary, "-c", "-f", name).CombinedOutput()
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, h.cfg.Binary, "-c", "-f", f.Name()).CombinedOutput()
+	if ctx.Err() != nil {
+		return "", ctx.Err() // a check that was cut short says nothing
+	}
 	var said []string
 	for line := range strings.Lines(string(out)) {
 		if !strings.HasPrefix(line, "[NOTICE]") {
-			said = append(said, place(strings.TrimSpace(line), name, text))
+			said = append(said, h.place(strings.TrimSpace(line), f.Name(), text))
 		}
 	}
 	return strings.Join(said, "; "), err
@@ -217,9 +283,10 @@ func (h *HAProxy) judge(ctx context.Context, text []byte) (string, error) {
 
 var placed = regexp.MustCompile(`\[[^\]\s]*:(\d+)\]`)
 
-// place puts the line of a snippet in place of that of the whole file.
-func place(said, name string, text []byte) string {
-	return placed.ReplaceAllStringFunc(said, func(at string) string {
+// place puts the line of a snippet in place of that of the whole file, and the file's
+// own name in place of that of its draft.
+func (h *HAProxy) place(said, name string, text []byte) string {
+	said = placed.ReplaceAllStringFunc(said, func(at string) string {
 		n, err := strconv.Atoi(placed.FindStringSubmatch(at)[1])
 		lines := bytes.Split(text, []byte("\n"))
 		if err != nil || !strings.HasPrefix(at, "["+name) || n > len(lines) {
@@ -232,6 +299,7 @@ func place(said, name string, text []byte) string {
 		}
 		return at
 	})
+	return strings.ReplaceAll(said, name, h.file())
 }
 
 // save keeps the servers' states where the next process finds them, be it after a
@@ -271,7 +339,7 @@ func (h *HAProxy) snippets() ([]snippet, error) {
 		}
 		if line, word := firstWord(string(text)); word != "" && !slices.Contains(sectionWords, word) {
 			return nil, fmt.Errorf("HAProxy's snippet %s:%d: it must begin with a section (frontend, backend, listen ...), not with %q, "+
-				"which would change a section of Mainstay's; the old configuration stays in force", name, line, word)
+				"which would change a section of Mainstay's", name, line, word)
 		}
 		out = append(out, snippet{filepath.Base(name), strings.TrimRight(string(text), "\n")})
 	}
@@ -319,8 +387,6 @@ global
     group haproxy
     stats socket {{.Socket}} mode 600 level admin expose-fd listeners
     server-state-file {{.States}}
-    # Where the system allows fewer open files, fewer connections beat none at all.
-    no strict-limits
     # Where the machine allows less, HAProxy serves fewer, rather than nobody.
     no strict-limits
     maxconn 20000
@@ -373,8 +439,8 @@ listen {{.Name}}
 {{.Text}}
 {{end}}`))
 
-// render writes the configuration: the same on every host, so that two files that
-// differ show a fault. digest stands in it, and is what it is told by.
+// render writes the configuration: the same on every host that has the same snippets
+// and certificate, so that two files that differ show a fault. digest stands in it, and is what it is told by.
 func (h *HAProxy) render(spec fleet.Spec, snippets []snippet) (text []byte, digest string, err error) {
 	data := struct {
 		Site, Digest, Socket, States, Title string
@@ -392,6 +458,12 @@ func (h *HAProxy) render(spec fleet.Spec, snippets []snippet) (text []byte, dige
 		data.Sections = append(data.Sections, s)
 	}
 	sum := fnv.New64a()
+	if cert, err := os.ReadFile(spec.TLS.Certificate); err == nil {
+		// A renewed one under the same name is another configuration; where it cannot be
+		// read, HAProxy says so.
+		own := sha256.Sum256(cert)
+		sum.Write(own[:])
+	}
 	var b bytes.Buffer
 	if err := configuration.Execute(sum, data); err == nil {
 		data.Digest = fmt.Sprintf("mainstay-%016x", sum.Sum64())

@@ -114,6 +114,9 @@ func TestSnippets(t *testing.T) {
 			!strings.Contains(err.Error(), "old") {
 			t.Errorf("%q: %v", bad.text, err)
 		}
+		if why := s.Refused(); !strings.Contains(why, filepath.Join(dir, bad.name)) || strings.Contains(why, "nonsense") {
+			t.Errorf("%q: told of it is %q", bad.text, why)
+		}
 		now, err := os.ReadFile(s.file())
 		s.must(err)
 		if string(now) != string(good) {
@@ -121,9 +124,38 @@ func TestSnippets(t *testing.T) {
 		}
 		s.must(os.Remove(filepath.Join(dir, bad.name)))
 	}
+	if s.must(s.Configure(t.Context(), s.spec)); s.Refused() != "" {
+		t.Errorf("what is mended is still told: %q", s.Refused())
+	}
 	left, err := filepath.Glob(s.file() + ".*")
 	if s.must(err); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestCheck: a dry run says what Configure would, blames the same, and leaves nothing.
+func TestCheck(t *testing.T) {
+	s := newSite(t)
+	drafts := t.TempDir()
+	t.Setenv("TMPDIR", drafts)
+	s.must(os.Remove(s.file()))
+	s.must(s.Check(t.Context(), s.spec))
+	s.must(os.Mkdir(filepath.Join(s.cfg.Dir, "haproxy.d"), 0o755))
+	own := filepath.Join(s.cfg.Dir, "haproxy.d", "a.cfg")
+	s.must(os.WriteFile(own, []byte("listen x\n    bind 127.0.0.1:1\n    nonsense here\n"), 0o644))
+	refusal, ok := errors.AsType[*Refusal](s.Check(t.Context(), s.spec))
+	if !ok || refusal.Snippet != own || !strings.Contains(refusal.Said, "[haproxy.d/a.cfg:3]") {
+		t.Errorf("%+v", refusal)
+	}
+	s.must(os.Remove(own))
+	s.spec.TLS.Certificate = "/nowhere.pem"
+	refusal, ok = errors.AsType[*Refusal](s.Check(t.Context(), s.spec))
+	if !ok || refusal.Snippet != "" || !strings.Contains(refusal.Said, s.file()) || strings.Contains(refusal.Said, drafts) {
+		t.Errorf("%+v", refusal)
+	}
+	left, err := os.ReadDir(drafts)
+	if _, written := os.Stat(s.file()); err != nil || len(left) > 0 || !errors.Is(written, os.ErrNotExist) {
+		t.Errorf("left behind: %v %v, %v", left, err, written)
 	}
 }
 

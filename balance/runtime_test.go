@@ -582,6 +582,26 @@ func TestFinished(t *testing.T) {
 	}
 }
 
+// TestRenewedCertificate: a certificate that was renewed under its own name is shown
+// after the next Configure, though no line of the configuration names another.
+func TestRenewedCertificate(t *testing.T) {
+	s := startSite(t)
+	shown := func() string {
+		url := strings.TrimPrefix(s.at("secure", ""), "https://")
+		c, err := tls.Dial("tcp", url, &tls.Config{InsecureSkipVerify: true})
+		s.must(err)
+		defer c.Close()
+		return string(c.ConnectionState().PeerCertificates[0].Raw)
+	}
+	before := shown()
+	a, _ := s.spec.Address("internal")
+	certificate(t, s.spec.TLS.Certificate, a.Addr)
+	s.must(s.Configure(t.Context(), s.spec))
+	if shown() == before {
+		t.Error("HAProxy goes on with the old certificate")
+	}
+}
+
 // TestBinds: TLS ends at HAProxy; an address is bound in IPv4 and IPv6, also one
 // that is on another host at present.
 func TestBinds(t *testing.T) {

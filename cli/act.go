@@ -104,15 +104,14 @@ func (a *app) maintenanceCommand() *cobra.Command {
 		Long: `With on, what the host holds moves away by its own word, its servers drain, and
 nothing on it is restarted or fenced. What runs on runs on: stop it yourself if
 you must. The rules that keep two hosts from holding one thing stay in force.`,
-		Example:   "  mainstay maintenance c2 on --why 'new disks'\n  mainstay maintenance c2 off",
-		ValidArgs: []string{"on", "off"},
+		Example: "  mainstay maintenance c2 on --why 'new disks'\n  mainstay maintenance c2 off",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				switch args[1] {
 				case "on":
-					return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "maintenance", Host: args[0], Why: why}, nil)
+					return a.wish(ctx, c, fleet.Wish{Verb: "maintenance", Host: args[0], Why: why}, "%s leaves service: what it holds moves away; mainstay status shows when nothing is left on it", args[0])
 				case "off":
-					return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("maintenance-"+args[0]), nil, nil)
+					return a.unwish(ctx, c, "maintenance-"+args[0], "%s is in service again", args[0])
 				}
 				return &exit{exitUsage, fmt.Errorf("%q: want on or off", args[1])}
 			})
@@ -132,9 +131,9 @@ func (a *app) disarmCommand() *cobra.Command {
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				switch args[0] {
 				case "on":
-					return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "disarm", Why: why}, nil)
+					return a.wish(ctx, c, fleet.Wish{Verb: "disarm", Why: why}, "disarmed: nothing is fenced or moved until mainstay disarm off")
 				case "off":
-					return c.Do(ctx, "DELETE", "/v1/wishes/disarm", nil, nil)
+					return a.unwish(ctx, c, "disarm", "armed again")
 				}
 				return &exit{exitUsage, fmt.Errorf("%q: want on or off", args[0])}
 			})
@@ -144,8 +143,24 @@ func (a *app) disarmCommand() *cobra.Command {
 	return cmd
 }
 
+// wish records what a person asks for and prints what was recorded.
+func (a *app) wish(ctx context.Context, c *api.Client, w fleet.Wish, format string, args ...any) error {
+	var recorded fleet.Wish
+	if err := c.Do(ctx, "POST", "/v1/wishes", w, &recorded); err != nil {
+		return err
+	}
+	return a.done(recorded, format, args...)
+}
+
+func (a *app) unwish(ctx context.Context, c *api.Client, id, format string, args ...any) error {
+	if err := c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape(id), nil, nil); err != nil {
+		return err
+	}
+	return a.done(map[string]string{"taken_back": id}, format, args...)
+}
+
 func (a *app) votersCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "voters", Short: "Change who carries the store, one at a time"}
+	cmd := &cobra.Command{Use: "voters", Short: "Change who carries the store, one at a time", Example: "  mainstay voters lead c2\n  mainstay voters replace c3 c3"}
 	deed := func(use, short, example string, n int, make func(args []string) api.VoterDeed) *cobra.Command {
 		return &cobra.Command{
 			Use: use, Short: short, Example: example, Args: cobra.ExactArgs(n),
@@ -177,7 +192,7 @@ func (a *app) votersCommand() *cobra.Command {
 
 func (a *app) recoverCommand() *cobra.Command {
 	var yes string
-	cmd := &cobra.Command{Use: "recover", Short: "What only a person's word can mend"}
+	cmd := &cobra.Command{Use: "recover", Short: "What only a person's word can mend", Example: "  mainstay recover oath c2\n  mainstay recover quorum"}
 	oath := &cobra.Command{
 		Use: "oath HOST", Short: "Swear that a host is off, so that what it held may start elsewhere", Args: cobra.ExactArgs(1),
 		Long: `Mainstay starts nothing twice: what a silent host held waits for a proof that the
@@ -189,7 +204,7 @@ host still runs, two copies will write to the same data.`,
 				return err
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "oath", Host: args[0], Why: yes}, nil)
+				return a.wish(ctx, c, fleet.Wish{Verb: "oath", Host: args[0], Why: yes}, "sworn: what %s held starts elsewhere now; mainstay status shows it", args[0])
 			})
 		},
 	}
@@ -277,7 +292,10 @@ func (a *app) backupCommand() *cobra.Command {
 			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 				return err
 			}
-			return os.Rename(path+".new", path)
+			if err := os.Rename(path+".new", path); err != nil {
+				return fmt.Errorf("backup: %w", err)
+			}
+			return a.done(map[string]string{"file": path}, "saved in %s", path)
 		},
 	}
 }

@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -68,6 +70,8 @@ type dirs struct {
 	config, state, run string
 }
 
+var usual = dirs{config: "/etc/mainstay", state: "/var/lib/mainstay", run: "/run/mainstay"}
+
 func (d dirs) site() string   { return filepath.Join(d.config, "site.yaml") }
 func (d dirs) tls() string    { return filepath.Join(d.config, "tls") }
 func (d dirs) socket() string { return filepath.Join(d.run, "api.sock") }
@@ -82,38 +86,84 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return 0
+	if err := root.ExecuteContext(ctx); err != nil {
+		return a.explain(err)
 	}
-	return a.explain(cmd, err)
+	return 0
 }
 
 // explain prints an error once, with what to do, and chooses the exit code.
-func (a *app) explain(cmd *cobra.Command, err error) int {
+func (a *app) explain(err error) int {
+	code, help := 1, ""
 	var e *exit
 	var refusal *api.Refusal
-	code := 1
+	var dial *net.OpError
 	switch {
 	case errors.As(err, &e):
-		code = e.code
-		if e.err == nil {
+		if code = e.code; e.err == nil {
 			return code
 		}
 	case errors.As(err, &refusal):
+		help = refusal.Help
+	case errors.As(err, &dial) && dial.Op == "dial" && dial.Addr != nil && dial.Addr.String() == a.dirs.socket():
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			err, help = fmt.Errorf("%s is for root alone", a.dirs.socket()), "sudo, or --server HOST --cert FOLDER with an operator's certificate"
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+			err, help = noAgent(a.dirs.socket()), "systemctl status mainstay"
+		}
 	case errors.Is(err, context.DeadlineExceeded):
 		code = exitUnknown
-	case strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "unknown flag"),
-		strings.HasPrefix(err.Error(), "unknown shorthand"), strings.Contains(err.Error(), "arg(s)"), strings.HasPrefix(err.Error(), "required flag"):
+		if a.server == "" {
+			help = "systemctl status mainstay, journalctl -u mainstay: this host's agent did not answer in time"
+		}
+	case strings.HasPrefix(err.Error(), "unknown command"): // of mainstay itself
+		err = usage("mainstay", err)
 		code = exitUsage
-		fmt.Fprintf(a.err, "mainstay: %v\nSee %s --help\n", err, cmd.CommandPath())
-		return code
 	}
 	fmt.Fprintf(a.err, "mainstay: %v\n", err)
-	if refusal != nil && refusal.Help != "" {
-		fmt.Fprintf(a.err, "try: %s\n", refusal.Help)
+	if help != "" {
+		fmt.Fprintf(a.err, "try: %s\n", help)
 	}
 	return code
+}
+
+func noAgent(socket string) error {
+	return fmt.Errorf("no agent answers on this host (%s)", socket)
+}
+
+// usage is a command line that cannot be meant.
+func usage(command string, err error) error {
+	return &exit{exitUsage, fmt.Errorf("%w\nSee %s --help", err, command)}
+}
+
+// strict lets every command below refuse what it does not know: cobra itself shows the
+// help of a group and calls that a success.
+func strict(cmd *cobra.Command) {
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(cmd *cobra.Command, list []string) error {
+			if err := args(cmd, list); err != nil {
+				return usage(cmd.CommandPath(), err)
+			}
+			return nil
+		}
+	}
+	if cmd.HasSubCommands() && cmd.HasParent() {
+		cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
+		cmd.RunE = func(cmd *cobra.Command, list []string) error {
+			if len(list) == 0 {
+				return cmd.Help()
+			}
+			err := fmt.Errorf("unknown command %q for %q", list[0], cmd.CommandPath())
+			if near := cmd.SuggestionsFor(list[0]); len(near) > 0 {
+				err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
+			}
+			return usage(cmd.CommandPath(), err)
+		}
+	}
+	for _, c := range cmd.Commands() {
+		strict(c)
+	}
 }
 
 func (a *app) root() *cobra.Command {
@@ -127,11 +177,12 @@ is started twice, drives HAProxy, and can say of every deed why it was done.`,
 	}
 	f := root.PersistentFlags()
 	f.StringVarP(&a.output, "output", "o", "", "json or yaml instead of text for people")
-	f.StringVar(&a.dirs.config, "config-dir", "/etc/mainstay", "where the site's file and certificates are")
-	f.StringVar(&a.dirs.state, "state-dir", "/var/lib/mainstay", "what must survive a boot")
-	f.StringVar(&a.dirs.run, "run-dir", "/run/mainstay", "what must not")
+	f.StringVar(&a.dirs.config, "config-dir", usual.config, "where the site's file and certificates are")
+	f.StringVar(&a.dirs.state, "state-dir", usual.state, "where that is kept which must survive a boot")
+	f.StringVar(&a.dirs.run, "run-dir", usual.run, "where that is which must not: sockets, locks, leases")
 	f.StringVar(&a.server, "server", "", "speak to this host (name:7401) instead of this host's own socket")
 	f.StringVar(&a.cert, "cert", "", "folder with an operator's certificate, for --server")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd.CommandPath(), err) })
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		switch a.output {
 		case "", "json", "yaml":
@@ -141,18 +192,21 @@ is started twice, drives HAProxy, and can say of every deed why it was done.`,
 	}
 	root.AddCommand(
 		a.initCommand(), a.joinCommand(), a.tokenCommand(), a.runCommand(), a.quorumCommand(),
-		a.checkCommand(), a.applyCommand(), a.statusCommand(), a.eventsCommand(), a.whyCommand(), a.replayCommand(),
+		a.checkCommand(), a.explainCommand(), a.applyCommand(), a.statusCommand(), a.eventsCommand(), a.whyCommand(), a.replayCommand(),
 		a.moveCommand(), a.maintenanceCommand(), a.disarmCommand(), a.fenceCommand(), a.votersCommand(), a.recoverCommand(), a.backupCommand(), a.restoreCommand(),
 		a.reportCommand(), a.labCommand(), a.demoCommand(), a.versionCommand(),
 	)
+	root.InitDefaultCompletionCmd("") // here, so that it is held to the same rules
+	strict(root)
+	a.completions(root)
 	return root
 }
 
 // client returns a client of the API, of this host unless --server says else.
 func (a *app) client() (*api.Client, error) {
 	if a.server == "" {
-		if _, err := os.Stat(a.dirs.socket()); err != nil {
-			return nil, fmt.Errorf("no agent answers on this host (%s): is mainstay.service running? systemctl status mainstay", a.dirs.socket())
+		if _, err := os.Stat(a.dirs.socket()); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: is mainstay.service running? systemctl status mainstay", noAgent(a.dirs.socket()))
 		}
 		return api.NewUnix(a.dirs.socket()), nil
 	}
@@ -172,8 +226,13 @@ func (a *app) clientTLS() (*tls.Config, error) {
 		return nil, &exit{exitUsage, errors.New("--server needs --cert: a folder that mainstay token --operator NAME has made")}
 	}
 	files := trust.Files{Dir: a.cert}
+	for _, name := range []string{trust.CAFile, trust.CertFile, trust.KeyFile} {
+		if _, err := os.Stat(filepath.Join(a.cert, name)); err != nil {
+			return nil, fmt.Errorf("--cert %s: no operator's certificate is there: %w; on a voter, mainstay token --operator NAME --to FOLDER makes one", a.cert, err)
+		}
+	}
 	if _, err := files.Load(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--cert %s: %w", a.cert, err)
 	}
 	return files.Client(""), nil
 }
@@ -217,6 +276,14 @@ func (a *app) print(v any, people func(io.Writer) error) error {
 		return err
 	}
 	return people(a.out)
+}
+
+// done says that a deed is done: value for programs, the sentence for people.
+func (a *app) done(value any, format string, args ...any) error {
+	return a.print(value, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, format+"\n", args...)
+		return err
+	})
 }
 
 func (a *app) logger() *slog.Logger {

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) fenceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "fence", Short: "The power switches by which hosts are proved off"}
+	cmd := &cobra.Command{Use: "fence", Short: "The power switches by which hosts are proved off", Example: "  mainstay fence test"}
 	test := &cobra.Command{
 		Use: "test [HOST]", Short: "Ask power switches how they are, and switch nothing", Args: cobra.MaximumNArgs(1),
 		Long: `Lets every voter ask the power switches of all hosts, or of one, whose machine they

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,6 +44,9 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 		Use: "up", Short: "Build a lab, with Mainstay on its hosts", Args: cobra.NoArgs,
 		Example: "  mainstay lab up --cloud\n  mainstay lab up --name small --bare --hosts 2",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if count < 1 || computes < 0 {
+				return usage(cmd.CommandPath(), fmt.Errorf("--hosts %d --computes %d: want one controller at least, three for a site", count, computes))
+			}
 			o := labOptions{name: *name, suite: suite, timing: timing, mode: mode, cloud: cloud, bare: bare}
 			for i := range count {
 				o.hosts = append(o.hosts, lab.Host{Name: fmt.Sprintf("c%d", i+1)})
@@ -50,8 +55,14 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 				o.computes = append(o.computes, fmt.Sprintf("n%d", i+1))
 				o.hosts = append(o.hosts, lab.Host{Name: fmt.Sprintf("n%d", i+1)})
 			}
-			_, err := a.buildLab(cmd.Context(), o)
-			return err
+			if _, err := a.buildLab(cmd.Context(), o); err != nil {
+				return err
+			}
+			var hosts []string
+			for _, h := range o.hosts {
+				hosts = append(hosts, h.Name)
+			}
+			return a.done(map[string]any{"name": *name, "hosts": hosts}, "Lab %s is up: %s. mainstay lab --name %s exec %s -- mainstay status", *name, strings.Join(hosts, " "), *name, hosts[0])
 		},
 	}
 	cmd.Flags().BoolVar(&cloud, "cloud", false, "with MariaDB Galera, memcached and Keystone")
@@ -186,7 +197,7 @@ func (a *app) labProbeCommand() *cobra.Command {
 
 func (a *app) labVerbCommand(name *string, v lab.Verb) *cobra.Command {
 	return &cobra.Command{
-		Use: v.Name + " " + v.Args, Short: v.Does, Example: "  mainstay lab " + v.Name + " " + v.Args,
+		Use: strings.TrimSpace(v.Name + " " + v.Args), Short: v.Does, Example: "  mainstay lab " + v.Example,
 		DisableFlagsInUseLine: true,
 		FParseErrWhitelist:    cobra.FParseErrWhitelist{UnknownFlags: false},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -195,8 +206,14 @@ func (a *app) labVerbCommand(name *string, v lab.Verb) *cobra.Command {
 				return err
 			}
 			out, err := l.Play(cmd.Context(), v.Name, args, lab.Terminal{In: a.in, Out: a.out, Err: a.err})
-			if err != nil || out == nil {
+			if v.Name == "exec" {
+				return ended(err)
+			}
+			if err != nil {
 				return err
+			}
+			if out == nil {
+				return a.done(map[string]string{"name": *name, "done": v.Name}, "Lab %s: %s is done", *name, v.Name)
 			}
 			return a.print(out, func(w io.Writer) error {
 				switch x := out.(type) {
@@ -214,6 +231,18 @@ func (a *app) labVerbCommand(name *string, v lab.Verb) *cobra.Command {
 			})
 		},
 	}
+}
+
+// ended gives a program's own exit code back, as a shell would; it has said why itself.
+func ended(err error) error {
+	e, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return err
+	}
+	if s, ok := e.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return &exit{code: 128 + int(s.Signal())}
+	}
+	return &exit{code: e.ExitCode()}
 }
 
 func writeLab(w io.Writer, s lab.Status) error {
@@ -255,10 +284,10 @@ was missed.`,
 				return err
 			}
 			r, err := lab.BenchFailover(cmd.Context(), c, a.progress)
-			if err != nil {
-				return err
+			if len(r.Peers) > 0 { // also of one that failed late: its rounds took minutes each
+				err = errors.Join(a.print(r, r.Print), err)
 			}
-			if err := a.print(r, r.Print); err != nil {
+			if err != nil {
 				return err
 			}
 			if len(r.Missed) > 0 {

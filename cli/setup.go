@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,11 @@ import (
 )
 
 func (a *app) node() node.Config {
-	return node.Config{Config: a.dirs.config, State: a.dirs.state, Run: a.dirs.run, Version: Version, Log: a.logger()}
+	units := ""
+	if a.dirs == usual { // the units run with the usual folders
+		units = "/etc/systemd/system"
+	}
+	return node.Config{Units: units, Config: a.dirs.config, State: a.dirs.state, Run: a.dirs.run, Version: Version, Log: a.logger()}
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -56,17 +61,24 @@ and nothing on the host is changed besides; an existing identity is left alone.`
 
 func (a *app) writeTemplate(site, network string) error {
 	p, err := netip.ParsePrefix(network)
-	if err != nil {
-		return &exit{exitUsage, fmt.Errorf("--network %s: want something like 10.0.0.0/24", network)}
+	if err != nil || p.Addr().BitLen()-p.Bits() < 3 {
+		return &exit{exitUsage, fmt.Errorf("--network %s: want a network with room for 3 hosts and an address, such as 10.0.0.0/24", network)}
+	}
+	text := []byte(fleet.Template(site, p.Masked(), service.Catalogue()))
+	if _, faults := fleet.Read(a.dirs.site(), text, service.Catalogue()); len(faults.Errors()) > 0 {
+		f := faults.Errors()[0]
+		if f.Path == "site" || f.Rule == "syntax" {
+			return &exit{exitUsage, fmt.Errorf("--site %q: want a short name: letters, digits, - and _", site)}
+		}
+		return &exit{exitUsage, fmt.Errorf("--network %s: %s; want %s", network, f.Problem, f.Want)}
 	}
 	if err := os.MkdirAll(a.dirs.config, 0o755); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	if err := os.WriteFile(a.dirs.site(), []byte(fleet.Template(site, p.Masked(), service.Catalogue())), 0o640); err != nil {
+	if err := os.WriteFile(a.dirs.site(), text, 0o640); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	fmt.Fprintf(a.out, "Wrote %s. Describe your site in it, then:\n  mainstay check\n  mainstay init --host NAME\n", a.dirs.site())
-	return nil
+	return a.done(map[string]string{"file": a.dirs.site()}, "Wrote %s. Describe your site in it, then:\n  mainstay check\n  mainstay init --host NAME", a.dirs.site())
 }
 
 func (a *app) firstVoter(ctx context.Context, host string) error {
@@ -113,36 +125,12 @@ func (a *app) firstVoter(ctx context.Context, host string) error {
 	if err := (node.Cluster{Cluster: store.InitialCluster(map[string]string{host: peer})}).Save(a.node()); err != nil {
 		return err
 	}
-	if err := a.writeUnits(ctx); err != nil {
+	if err := node.WriteUnits(ctx, a.node()); err != nil {
 		return err
 	}
 	syscall.Sync() // a power cut in the next seconds takes nothing of it away
-	fmt.Fprintf(a.out, "%s is the first voter of site %s. Now:\n  systemctl enable --now mainstay\n  mainstay token        # once for each further host, which runs: mainstay join %s TOKEN\n", host, spec.Site, host)
-	return nil
-}
-
-// writeUnits writes Mainstay's own systemd units, for the binary that runs now.
-func (a *app) writeUnits(ctx context.Context) error {
-	binary, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this binary: %w", err)
-	}
-	system := service.NewSystemd("")
-	defer system.Close()
-	values := service.UnitValues{Binary: binary, Config: filepath.Join(a.dirs.config, "haproxy.cfg")}
-	if v, err := system.Version(ctx); err == nil {
-		values.Systemd = v
-	}
-	changed, err := service.WriteUnits("/etc/systemd/system", values)
-	if err != nil {
-		return err
-	}
-	if len(changed) > 0 {
-		if err := system.Reload(ctx); err != nil {
-			fmt.Fprintf(a.err, "mainstay: systemd was not told of its new units: %v; run systemctl daemon-reload\n", err)
-		}
-	}
-	return nil
+	return a.done(map[string]string{"site": spec.Site, "host": host},
+		"%s is the first voter of site %s. Now:\n  systemctl enable --now mainstay\n  mainstay token        # once for each further host, which runs: mainstay join %s TOKEN", host, spec.Site, host)
 }
 
 func (a *app) tokenCommand() *cobra.Command {
@@ -201,24 +189,21 @@ func (a *app) operatorCertificate(person string, role trust.Role, dir string) er
 			return fmt.Errorf("token: %w", err)
 		}
 	}
-	fmt.Fprintf(a.out, "%s may %s for a year with: mainstay --server HOST --cert %s status\n", person, role, dir)
-	return nil
+	return a.done(map[string]string{"operator": person, "role": string(role), "folder": dir},
+		"%s may %s for a year with: mainstay --server HOST --cert %s status", person, role, dir)
 }
 
 func (a *app) joinCommand() *cobra.Command {
 	var host string
 	var renew bool
 	cmd := &cobra.Command{
-		Use: "join VOTER [TOKEN]", Short: "Let this host join a site", Args: cobra.MaximumNArgs(2),
+		Use: "join VOTER [TOKEN]", Short: "Let this host join a site", Args: cobra.RangeArgs(1, 2),
 		Long: `Asks a voter for this host's certificate and the site's file, with a one-time token
 made there by "mainstay token". The token also tells this host whom to trust. It
 is read from the standard input when left out, so that it need not be in your
 shell's history. With --renew, asks for a new certificate with the present one.`,
 		Example: "  mainstay join 10.0.0.11 < token\n  mainstay join 10.0.0.11 mainstay1...\n  mainstay join --renew 10.0.0.11",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return &exit{exitUsage, errors.New("which voter? mainstay join VOTER")}
-			}
 			if renew {
 				return a.renewCertificate(cmd.Context(), args[0])
 			}
@@ -283,15 +268,14 @@ func (a *app) join(ctx context.Context, voter, host, text string) error {
 			return err
 		}
 	}
-	if err := a.writeUnits(ctx); err != nil {
+	if err := node.WriteUnits(ctx, a.node()); err != nil {
 		return err
 	}
 	if err := os.Remove(a.pendingKey()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("join: %w", err)
 	}
 	syscall.Sync() // a power cut in the next seconds takes nothing of it away
-	fmt.Fprintf(a.out, "%s has joined. Now: systemctl enable --now mainstay\n", host)
-	return nil
+	return a.done(map[string]string{"host": host}, "%s has joined. Now: systemctl enable --now mainstay", host)
 }
 
 // pendingKey is where the key of a join waits for its certificate: were the
@@ -339,7 +323,10 @@ func (a *app) renewCertificate(ctx context.Context, voter string) error {
 	if err := c.Do(ctx, "POST", "/v1/host/renew", api.JoinRequest{Host: id.Name, CSR: string(csr)}, &answer); err != nil {
 		return err
 	}
-	return files.Install(answer.Grant, key)
+	if err := files.Install(answer.Grant, key); err != nil {
+		return err
+	}
+	return a.done(map[string]string{"host": id.Name}, "%s has a new certificate; what runs takes it by itself", id.Name)
 }
 
 // favour asks the kernel to run this process before others. Where tasks are
@@ -358,6 +345,9 @@ func (a *app) runCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			favour(a.logger())
 			c := a.node()
+			if os.Getenv("NOTIFY_SOCKET") == "" {
+				c.Units = "" // somebody tries a program out by hand: it is not the one to be started by systemd
+			}
 			// Outside systemd nobody listens, and that is no error.
 			c.Ready = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
 			c.Alive = func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog) }
@@ -393,26 +383,29 @@ type checked struct {
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	var file string
+	var file, host string
 	cmd := &cobra.Command{
 		Use: "check", Short: "Check the site's file and this host; change nothing", Args: cobra.NoArgs,
 		Long: `Names every mistake in one run, each with file, line and what would be right, and
 what this host lacks: programs, units, a certificate that is good. Then prints
 how long an address would be silent after each sort of fault with this site's
 timings. Exit code 3: something is wrong; warnings alone are no error.`,
-		Example: "  mainstay check\n  mainstay check --file ./new-site.yaml -o json",
+		Example: "  mainstay check\n  mainstay check --host c1   # before it is c1\n  mainstay check --file ./new-site.yaml -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			here := file == ""
-			if here {
-				file = a.dirs.site()
-			}
-			text, err := os.ReadFile(file)
-			if err != nil {
+			text, err := os.ReadFile(cmp.Or(file, a.dirs.site()))
+			switch {
+			case err != nil && file == "":
 				return fmt.Errorf("check: %w; mainstay init writes one to begin with", err)
+			case err != nil:
+				return fmt.Errorf("check: %w", err)
+			case file == "":
+				file = a.dirs.site()
+			default:
+				host = ""
 			}
 			c := checked{File: file}
 			var spec fleet.Spec
-			spec, c.Faults = node.Check(cmd.Context(), a.node(), file, text, here)
+			spec, c.Faults = node.Check(cmd.Context(), a.node(), file, text, host)
 			wrong := len(c.Faults.Errors()) > 0
 			if !wrong {
 				c.Sums = spec.Sums()
@@ -427,7 +420,20 @@ timings. Exit code 3: something is wrong; warnings alone are no error.`,
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "check this file instead of the one in use, and not this host")
+	name, _ := os.Hostname()
+	cmd.Flags().StringVar(&host, "host", name, "who this host will be; once it has joined, its certificate says so")
 	return cmd
+}
+
+// count says how many there are of a thing.
+func count(n int, thing string) string {
+	switch n {
+	case 0:
+		return "no " + thing + "s"
+	case 1:
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func writeCheck(out io.Writer, c checked) error {
@@ -435,10 +441,10 @@ func writeCheck(out io.Writer, c checked) error {
 		fmt.Fprintln(out, f.Error())
 	}
 	if len(c.Sums) == 0 {
-		fmt.Fprintf(out, "%d mistakes; nothing was changed.\n", len(c.Faults.Errors()))
+		fmt.Fprintf(out, "%s; nothing was changed.\n", count(len(c.Faults.Errors()), "mistake"))
 		return nil
 	}
-	fmt.Fprintf(out, "%s: no mistakes, %d warnings.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, len(c.Faults.Warnings()))
+	fmt.Fprintf(out, "%s: no mistakes, %s.\n\nHow long an address is silent with these timings (computed, not measured here):\n", c.File, count(len(c.Faults.Warnings()), "warning"))
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "CASE\tMEDIAN\tWORST\tFORMULA")
 	for _, s := range c.Sums {

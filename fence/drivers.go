@@ -86,7 +86,7 @@ func (r Row) open(raw map[string]string) (Driver, error) {
 	for _, doc := range r.Params {
 		given := raw[doc.Name] != ""
 		if doc.Secret {
-			given = raw[doc.Name+"_file"] != "" || raw[doc.Name+"_env"] != ""
+			given = given || raw[doc.Name+"_file"] != "" || raw[doc.Name+"_env"] != "" // in clear it is there, and told as such
 		}
 		if doc.Required && !given {
 			p.fail(doc.keys()[0], "missing: %s", doc.Doc)

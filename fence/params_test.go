@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,12 +105,15 @@ func TestParams(t *testing.T) {
 }
 
 func TestAllMistakesAtOnce(t *testing.T) {
-	_, err := Open(fleet.Fence{Driver: "redfish", Params: map[string]string{"url": "bmc", "password": "x", "colour": "red", "deadline": "soon"}})
-	got := paramErrors(err)
-	for _, want := range []string{"url", "user", "password", "password_file", "colour", "deadline"} {
-		if _, ok := got[want]; !ok {
-			t.Errorf("nothing is said about %s: %q", want, got)
+	params := map[string]string{"url": "bmc", "password": "x", "colour": "red", "deadline": "soon"}
+	for _, password := range []string{"password", "password_file"} { // in clear it is a mistake, and not missing as well
+		_, err := Open(fleet.Fence{Driver: "redfish", Params: params})
+		got := paramErrors(err)
+		want := []string{"colour", "deadline", password, "url", "user"}
+		if told := fleet.Sorted(got); !slices.Equal(told, want) {
+			t.Errorf("told are %q, not %q", told, want)
 		}
+		delete(params, "password")
 	}
 }
 

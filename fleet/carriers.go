@@ -37,6 +37,9 @@ type Report struct {
 	// Fences says, by host, why its fence would prove nothing if this voter used it
 	// now: what the examination of an hour ago or less found.
 	Fences map[string]string `json:"fences,omitempty"`
+	// Refused says why this host's HAProxy goes on with an older configuration than the
+	// site's file asks for.
+	Refused string `json:"refused,omitempty"`
 	// GoesDown says that the host shuts down or reboots in good order: it takes
 	// nothing new, and what it holds shall go elsewhere first.
 	GoesDown bool `json:"goes_down,omitempty"`

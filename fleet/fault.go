@@ -105,7 +105,8 @@ func (fs Faults) Sort() {
 // Locate fills in file, line and column of faults that were found elsewhere than
 // in Read (a unit that does not exist, a fence driver that refuses its
 // parameters), by their Path. What the file does not say is located at the
-// nearest thing around it that it does.
+// nearest thing around it that it does. What all hosts of a pattern have in common is
+// told once.
 func (fs Faults) Locate(file string, text []byte) Faults {
 	r := newReader(file)
 	if root, ok := r.parse(text); ok {
@@ -117,7 +118,7 @@ func (fs Faults) Locate(file string, text []byte) Faults {
 		out[i].Line, out[i].Column = r.locate(out[i].Path)
 	}
 	out.Sort()
-	return out
+	return r.once(out)
 }
 
 // nearest returns the known word that is most like the given one, or "" when

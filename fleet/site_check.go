@@ -425,6 +425,11 @@ func (c *checker) services() {
 		}
 		c.oneOf(at+"/mode", "mode", string(v.Mode), string(ActiveActive), string(ActivePassive))
 		c.oneOf(at+"/on_failure", "on-failure", string(v.OnFailure), string(FailMove), string(FailFence), string(FailBlock))
+		if v.Mode == ActiveActive && (v.OnFailure == FailMove || v.OnFailure == FailFence) {
+			// Every home has its copy already: there is nowhere to move to, and a fence would
+			// take the host's sound copies of everything else along.
+			c.fault(at+"/on_failure", "on-failure", string(v.OnFailure), "is for active/passive services: of this one each home runs a copy of its own", "block: a copy that fails again and again is left down and told, the others serve")
+		}
 		if v.Restarts.Count < 0 {
 			c.fault(at+"/restarts/count", "restarts", strconv.Itoa(v.Restarts.Count), "is less than none", "0 or more")
 		}
@@ -658,7 +663,7 @@ func rings(edges map[string][]string) [][]string {
 func (c *checker) exclusive() {
 	var single []string
 	for _, v := range c.s.Services {
-		if v.Mode != ActivePassive && v.OnFailure != FailFence {
+		if v.Mode != ActivePassive {
 			continue
 		}
 		var bare []string
@@ -678,10 +683,8 @@ func (c *checker) exclusive() {
 		if v.OnFailure == FailFence {
 			c.fault(at+"/on_failure", "fence", string(FailFence), "asks for a fence, and these hosts have none: "+some(bare), "fence: {driver: ...} on them, or on_failure: move or block")
 		}
-		if v.Mode == ActivePassive {
-			c.warn(at, "fence", "", fmt.Sprintf("is active/passive and may live on hosts without a fence (%s): if one of them is lost, no proof is possible, and the service waits until the host returns or a person swears that it is off (rules 6 and 7)", some(bare)),
-				"fence: {driver: redfish, ...} on these hosts, or mode: active/active if it can be")
-		}
+		c.warn(at, "fence", "", fmt.Sprintf("is active/passive and may live on hosts without a fence (%s): if one of them is lost, no proof is possible, and the service waits until the host returns or a person swears that it is off (rules 6 and 7)", some(bare)),
+			"fence: {driver: redfish, ...} on these hosts, or mode: active/active if it can be")
 	}
 	if len(single) > 0 {
 		slices.Sort(single)

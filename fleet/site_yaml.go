@@ -318,8 +318,7 @@ func (r *reader) told(path string) bool {
 	return false
 }
 
-// report gives every fault its place, tells what is wrong with a whole pattern
-// of hosts only once, and sorts.
+// report gives every fault its place, and sorts.
 func (r *reader) report() Faults {
 	for i, f := range r.faults {
 		r.faults[i].File = r.file
@@ -328,13 +327,19 @@ func (r *reader) report() Faults {
 		}
 	}
 	r.faults.Sort()
+	return r.once(r.faults)
+}
+
+// once tells what is wrong with a whole pattern of hosts only once. The faults are
+// located and sorted.
+func (r *reader) once(faults Faults) Faults {
 	var out Faults
 	type pattern struct {
 		line, column int
 		rule, path   string
 	}
 	first, alike := map[pattern]int{}, map[int]int{}
-	for _, f := range r.faults {
+	for _, f := range faults {
 		if strings.HasPrefix(f.Path, "hosts/") {
 			key := pattern{f.Line, f.Column, f.Rule, r.canon(f.Path)}
 			if i, told := first[key]; told && out[i].Path != f.Path {

@@ -129,7 +129,7 @@ type Service struct {
 	// Prefer orders the hosts of an active/passive service, best first.
 	Prefer []string `json:"prefer,omitempty"`
 	// After names services that must be ready, here or anywhere, before this one
-	// is started; it is stopped before them.
+	// is started. It says nothing of stops: each service bears the loss of another.
 	After []string `json:"after,omitempty"`
 	// With names addresses ("address/x") or services ("service/y") that it must
 	// share its host with.

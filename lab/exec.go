@@ -55,20 +55,40 @@ func (l *Lab) Processes(host, what string) ([]int, error) {
 
 // Exec runs a program on a host, or on the client (where it sees the machine's
 // files and the client's network). in, out and errs may be nil. A program that
-// fails gives an error that is an *exec.ExitError; when ctx ends it is killed.
+// fails gives an error that is an *exec.ExitError; when ctx ends it is killed, unless a
+// person at a terminal uses it.
 func (l *Lab) Exec(ctx context.Context, host string, argv []string, in io.Reader, out, errs io.Writer) error {
 	if len(argv) == 0 {
 		return fmt.Errorf("run on %s: no program is given", host)
 	}
+	shell := terminal(in)
+	if shell {
+		ctx = context.WithoutCancel(ctx)
+	}
 	cmd, err := l.execCommand(ctx, host, argv)
 	if err != nil {
 		return fmt.Errorf("run %s on %s: %w", argv[0], host, err)
+	}
+	if shell {
+		// Only the terminal's foreground group may read from it. Its Ctrl-C reaches the
+		// program there, and is the program's own affair.
+		cmd.SysProcAttr.Setpgid = false
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("run %s on %s: %w", argv[0], host, cause(ctx, err))
 	}
 	return nil
+}
+
+// terminal says whether somebody types there.
+func terminal(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // execCommand is the command that enters a host. Its own group: what it started

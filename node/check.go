@@ -1,26 +1,34 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"mainstay/balance"
 	"mainstay/fence"
 	"mainstay/fleet"
+	"mainstay/probe"
 	"mainstay/service"
 	"mainstay/trust"
 )
 
-// Check returns all that is wrong with a site's file and, if host, with this host's
-// part of the site, each with the line of the file that it is about: what the file
-// says wrongly, what the fence drivers and the kinds of service refuse, a certificate
-// that is not good, own addresses, HAProxy and units that do not exist. It changes
-// nothing.
-func Check(ctx context.Context, c Config, file string, text []byte, host bool) (fleet.Spec, fleet.Faults) {
+// Check returns all that is wrong with a site's file and, unless host is "", with this
+// host's part of the site, each with the line of the file that it is about: what the
+// file says wrongly, what the fence drivers and the kinds of service refuse, a
+// certificate that is not good, own addresses, HAProxy and what it refuses, units that do
+// not exist. It changes nothing. host is which of the site's hosts this is, as long as no certificate
+// says it.
+func Check(ctx context.Context, c Config, file string, text []byte, host string) (fleet.Spec, fleet.Faults) {
 	spec, faults := fleet.Read(file, text, service.Catalogue())
 	var more fleet.Faults
 	for _, h := range spec.Hosts {
@@ -29,6 +37,12 @@ func Check(ctx context.Context, c Config, file string, text []byte, host bool) (
 	system := service.NewSystemd("")
 	defer system.Close()
 	for _, v := range spec.Services {
+		if known := probes(); v.Check.Kind != "" && !slices.Contains(known, v.Check.Kind) {
+			more = append(more, fleet.Fault{Path: "services/" + v.Name + "/check/kind", Rule: "probe", Value: v.Check.Kind, Problem: "is no probe", Want: "one of " + strings.Join(known, ", ")})
+		}
+		if v.Kind == "" {
+			continue // told already
+		}
 		s, err := service.Open(v, service.Env{Systemd: system})
 		if err != nil {
 			more = append(more, fleet.Fault{Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
@@ -37,14 +51,21 @@ func Check(ctx context.Context, c Config, file string, text []byte, host bool) (
 		_ = s.Close() // nothing was changed through it
 	}
 	var own fleet.Faults
-	if host {
+	if host != "" {
 		var about fleet.Faults
-		about, own = checkHere(ctx, c, spec, system)
+		about, own = checkHere(ctx, c, spec, host, len(faults.Errors())+len(more.Errors()) == 0, system)
 		more = append(more, about...)
 	}
 	faults = append(faults, more.Locate(file, text)...)
 	faults.Sort()
 	return spec, append(faults, own...)
+}
+
+func probes() (names []string) {
+	for _, p := range probe.Probes() {
+		names = append(names, p.Name)
+	}
+	return names
 }
 
 // checkFence tells every parameter of a host's fence that its driver refuses, on
@@ -90,19 +111,30 @@ func apart(err error) []error {
 }
 
 // checkHere tells what this host lacks to run its part of the site: about lines of
-// the site's file, and about files of its own.
-func checkHere(ctx context.Context, c Config, spec fleet.Spec, system *service.Systemd) (about, own fleet.Faults) {
+// the site's file, and about files of its own. sound says that nothing is wrong with the
+// file itself.
+func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, sound bool, system *service.Systemd) (about, own fleet.Faults) {
 	files := trust.Files{Dir: c.tls()}
 	id, err := files.Load()
-	if err != nil {
+	_, expired := errors.AsType[*trust.ExpiredError](err)
+	joined := err == nil || expired
+	if _, none := os.Stat(filepath.Join(c.tls(), trust.CAFile)); errors.Is(none, fs.ErrNotExist) {
+		// The file is checked before the site begins, so this is how it starts.
+		own = append(own, fleet.Fault{Rule: "certificate", Value: host, Warning: true, Problem: "is who this host is taken for: it has no certificate yet, so it has not joined",
+			Want: "mainstay init (on the first voter) or mainstay join makes one; --host NAME says who it will be"})
+	} else if err != nil {
 		own = append(own, fleet.Fault{Rule: "certificate", Problem: err.Error(), Want: "mainstay init (on the first voter) or mainstay join makes one"})
-		if _, expired := errors.AsType[*trust.ExpiredError](err); !expired {
-			return nil, own
-		}
 	}
-	me, ok := spec.Host(id.Name)
-	if !ok {
-		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: id.Name, Problem: "is whom this host's certificate names, and the site does not know it"}}, own
+	if joined {
+		host = id.Name
+	}
+	me, ok := spec.Host(host)
+	switch {
+	case !ok && joined:
+		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: host, Problem: "is whom this host's certificate names, and the site does not know it"}}, own
+	case !ok:
+		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: host, Warning: true, Problem: "is the name of no host of this site, so nothing of this host was checked",
+			Want: "--host NAME, the host that this one will be"}}, own
 	}
 	for _, network := range fleet.Sorted(me.Addresses) {
 		if _, err := interfaceOf(me.Addresses[network]); err != nil {
@@ -114,11 +146,12 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, system *service.S
 				Problem: "is on no interface of this host", Want: want})
 		}
 	}
-	if _, err := exec.LookPath("haproxy"); err != nil && runsHAProxy(spec, me.Name) {
-		about = append(about, fleet.Fault{Path: "services/haproxy", Rule: "program", Problem: "haproxy is not installed on this host", Want: "apt-get install haproxy (or dnf, zypper)"})
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	if runsHAProxy(spec, me.Name) {
+		more, mine := checkHAProxy(ctx, c, spec, me.Name, sound)
+		about, own = append(about, more...), append(own, mine...)
+	}
 	for _, v := range spec.Services {
 		if !slices.Contains(spec.Homes(v), me.Name) {
 			continue
@@ -140,6 +173,73 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, system *service.S
 		}
 	}
 	return about, own
+}
+
+// checkHAProxy tells what this host's HAProxy lacks, and what it would refuse, which it
+// is asked only about a file that is sound so far.
+func checkHAProxy(ctx context.Context, c Config, spec fleet.Spec, host string, sound bool) (about, own fleet.Faults) {
+	if slices.ContainsFunc(spec.Services, func(v fleet.Service) bool { return v.Listen.TLS }) && spec.TLS.Certificate != "" {
+		if f := checkCertificate(spec.TLS.Certificate, time.Now()); f != nil {
+			about = append(about, *f)
+			// The rest of the configuration is judged without it.
+			spec.Services = slices.Clone(spec.Services)
+			for i := range spec.Services {
+				spec.Services[i].Listen.TLS = false
+			}
+		}
+	}
+	if _, err := exec.LookPath("haproxy"); err != nil {
+		return append(about, fleet.Fault{Path: "services/haproxy", Rule: "program", Problem: "haproxy is not installed on this host", Want: "apt-get install haproxy (or dnf, zypper)"}), nil
+	}
+	if !sound {
+		return about, nil
+	}
+	err := balance.New(balance.Config{Dir: c.Config, Run: c.Run, Host: host}).Check(ctx, spec)
+	if err == nil {
+		return about, nil
+	}
+	f := fleet.Fault{Path: "services/haproxy", Rule: "haproxy", Problem: err.Error(), Warning: errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)}
+	if r, ok := errors.AsType[*balance.Refusal](err); ok && r.Snippet != "" {
+		f.Path, f.File = "", r.Snippet
+		return about, fleet.Faults{f}
+	}
+	return append(about, f), nil
+}
+
+// soonExpired is when a certificate that still is good is worth a word.
+const soonExpired = 21 * 24 * time.Hour
+
+// checkCertificate says what is wrong with the file that HAProxy shows to clients;
+// nil if nothing is.
+func checkCertificate(file string, now time.Time) *fleet.Fault {
+	f := &fleet.Fault{Path: "tls/certificate", Rule: "tls", Value: file, Want: "certificate, chain and key in one PEM file, on each host that runs haproxy"}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		f.Problem = "cannot be read: " + err.Error()
+		return f
+	}
+	key := text
+	if beside, err := os.ReadFile(file + ".key"); err == nil && !bytes.Contains(text, []byte("PRIVATE KEY-----")) {
+		key = beside // HAProxy looks there too
+	}
+	pair, err := tls.X509KeyPair(text, key)
+	if err != nil {
+		f.Problem = "is no certificate with its key: " + err.Error()
+		return f
+	}
+	until := pair.Leaf.NotAfter
+	f.Want = "a renewed one; HAProxy takes it by itself within a minute"
+	switch {
+	case now.Before(pair.Leaf.NotBefore):
+		f.Problem = "is good only from " + pair.Leaf.NotBefore.Format(time.RFC3339) + " on"
+	case now.After(until):
+		f.Problem = "expired on " + until.Format(time.RFC3339)
+	case until.Sub(now) < soonExpired:
+		f.Problem, f.Warning = "expires on "+until.Format(time.RFC3339), true
+	default:
+		return nil
+	}
+	return f
 }
 
 // here names what this host has on a network.

@@ -6,8 +6,10 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,7 +43,9 @@ type Config struct {
 	State   string // /var/lib/mainstay
 	Run     string // /run/mainstay
 	Version string
-	Log     *slog.Logger
+	// Units is where Mainstay's own systemd units belong; "" where systemd runs none.
+	Units string
+	Log   *slog.Logger
 	// Ready is called once the node serves; Alive again and again while its loops
 	// make progress.
 	Ready func()
@@ -54,6 +59,9 @@ type Config struct {
 // Paths below the folders.
 func (c Config) siteFile() string { return filepath.Join(c.Config, "site.yaml") }
 func (c Config) tls() string      { return filepath.Join(c.Config, "tls") }
+
+// worlds is made by the first start of this host's agent.
+func (c Config) worlds() string { return filepath.Join(c.State, "worlds") }
 
 // Socket is where root reaches the API.
 func (c Config) Socket() string { return filepath.Join(c.Run, "api.sock") }
@@ -76,6 +84,8 @@ type node struct {
 	peers   *peers
 	system  *service.Systemd
 	haproxy *balance.HAProxy
+	// complaint is what was last said of HAProxy's configuration.
+	complaint atomic.Pointer[string]
 
 	text     []byte // the site's file as this process has read it
 	sum      string // and its version
@@ -119,6 +129,16 @@ func Run(ctx context.Context, cfg Config) error {
 	n, err := prepare(cfg)
 	if err != nil {
 		return err
+	}
+	units := func() {
+		bounded, cancel := context.WithTimeout(ctx, readyBound/2)
+		defer cancel()
+		followUnits(bounded, cfg)
+	}
+	if succeeds() {
+		units() // the former process still does its duties
+	} else {
+		go units() // a start hurries: a lease may be running out
 	}
 	if err := prepared(); err != nil {
 		return err
@@ -201,10 +221,22 @@ func prepare(cfg Config) (*node, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	if _, ok := spec.Host(n.host); !ok {
+	me, ok := spec.Host(n.host)
+	if !ok {
 		return nil, fmt.Errorf("%s has no host %q, whose certificate is in %s", cfg.siteFile(), n.host, cfg.tls())
 	}
-	n.worlds, err = newWorlds(filepath.Join(cfg.State, "worlds"), n.log)
+	if _, err := os.Stat(cfg.worlds()); errors.Is(err, fs.ErrNotExist) {
+		// Nothing leans on a host that never ran. One that did goes on whatever was
+		// damaged meanwhile, and says so (tellFaults).
+		_, faults := Check(context.Background(), cfg, cfg.siteFile(), text, "")
+		wrong := slices.DeleteFunc(faults.Errors(), func(f fleet.Fault) bool {
+			return f.Rule == "fence" && !me.Voter // it asks no power switch, and need not have the passwords
+		})
+		if len(wrong) > 0 {
+			return nil, fmt.Errorf("the first start of this host: %w", wrong)
+		}
+	}
+	n.worlds, err = newWorlds(cfg.worlds(), n.log)
 	return n, err
 }
 
@@ -258,6 +290,9 @@ func (n *node) run(asked context.Context) error {
 			n.configureHAProxy(ctx)
 		}
 		balancer = n.haproxy
+		again := time.NewTicker(haproxyAgain)
+		defer again.Stop()
+		wait.Go(func() { n.keepHAProxy(ctx, again.C) })
 	}
 	addrs, err := openAddresses(n.spec, n.host)
 	if err != nil {
@@ -329,7 +364,7 @@ func (n *node) tellFaults(ctx context.Context) {
 		n.log.Error("check", "error", err)
 		return
 	}
-	_, faults := Check(ctx, n.cfg, n.cfg.siteFile(), text, true)
+	_, faults := Check(ctx, n.cfg, n.cfg.siteFile(), text, n.host)
 	if ctx.Err() != nil {
 		return
 	}
@@ -361,8 +396,40 @@ func (n *node) beAlive(ctx context.Context) {
 // configureHAProxy puts the site's file into HAProxy's words. A configuration that
 // HAProxy refuses leaves the old one in force: an address must not fall for it.
 func (n *node) configureHAProxy(ctx context.Context) {
-	if err := n.haproxy.Configure(ctx, n.spec); err != nil && ctx.Err() == nil {
+	err := n.haproxy.Configure(ctx, n.spec)
+	if ctx.Err() != nil {
+		return
+	}
+	said := ""
+	if err != nil {
+		said = err.Error()
+	}
+	if last := n.complaint.Swap(&said); said != "" && (last == nil || *last != said) {
 		n.log.Error("configure HAProxy", "error", err, "help", "mainstay check")
+	}
+}
+
+// haproxyAgain is how soon a renewed certificate is taken, and what was refused tried again.
+const haproxyAgain = 30 * time.Second
+
+// keepHAProxy configures HAProxy anew when its certificate was renewed: nobody has to
+// tell us; and when the last configuration is not in force: what was wrong may have been
+// mended.
+func (n *node) keepHAProxy(ctx context.Context, tick <-chan time.Time) {
+	look := func() [sha256.Size]byte {
+		text, _ := os.ReadFile(n.spec.TLS.Certificate) // one that cannot be read is refused, and told
+		return sha256.Sum256(text)
+	}
+	for last := look(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		}
+		if now := look(); now != last || n.haproxy.Refused() != "" {
+			last = now
+			n.configureHAProxy(ctx)
+		}
 	}
 }
 

@@ -70,7 +70,7 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 		var a api.ApplyAnswer
 		return a, n.once(ctx, leader, "/v1/site", r, &a)
 	}
-	spec, faults := Check(ctx, n.cfg, "the new file", []byte(r.Text), false)
+	spec, faults := Check(ctx, n.cfg, "the new file", []byte(r.Text), "")
 	if wrong := faults.Errors(); len(wrong) > 0 {
 		return none, api.Refuse(http.StatusUnprocessableEntity, "mainstay check --file FILE", "%v", wrong.Err())
 	}
@@ -232,7 +232,7 @@ func (n *node) OfferSite(ctx context.Context, o api.SiteOffer) error {
 	if sumOf(text) == n.sum && o.Only == "" {
 		return nil
 	}
-	spec, faults := Check(ctx, n.cfg, "the new file", text, true)
+	spec, faults := Check(ctx, n.cfg, "the new file", text, n.host)
 	if _, ok := spec.Host(n.host); !ok && len(faults.Errors()) == 0 {
 		return api.Refuse(http.StatusUnprocessableEntity, "", "it has no host %s", n.host)
 	}
@@ -271,7 +271,7 @@ func (n *node) lacking(faults fleet.Faults) fleet.Faults {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), offerBound)
 	defer cancel()
-	_, present := Check(ctx, n.cfg, "the new file", text, true)
+	_, present := Check(ctx, n.cfg, "the new file", text, n.host)
 	return slices.DeleteFunc(faults, func(f fleet.Fault) bool {
 		return slices.ContainsFunc(present, func(p fleet.Fault) bool {
 			return p.Path == f.Path && p.Rule == f.Rule && p.Problem == f.Problem

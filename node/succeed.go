@@ -30,9 +30,12 @@ const readyFile = "MAINSTAY_READY_FILE"
 // readyBound is how long a successor may take to get ready.
 const readyBound = 30 * time.Second
 
+// succeeds says whether this process shall take another's place.
+func succeeds() bool { return os.Getenv(readyFile) == "3" }
+
 // prepared tells the process that started this one, if any, that it may stop.
 func prepared() error {
-	if os.Getenv(readyFile) != "3" {
+	if !succeeds() {
 		return nil
 	}
 	if err := os.Unsetenv(readyFile); err != nil {

@@ -68,6 +68,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.fences()
 	d.unready()
 	d.routes()
+	d.refusals()
 	d.settle()
 	if len(d.plan.Records) > 0 {
 		// No power switch is touched on what was seen before a write that may have

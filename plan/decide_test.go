@@ -260,6 +260,9 @@ func TestDecide(t *testing.T) {
 		{"a fence that would prove nothing is said long before it is needed", func(w *fleet.World) {
 			report(*w, "c3", func(r *fleet.Report) { r.Fences = map[string]string{"c2": "level 1, refused: wrong password"} })
 		}, []string{"fence/c2 waits"}},
+		{"a HAProxy goes on with an older configuration", func(w *fleet.World) {
+			report(*w, "c3", func(r *fleet.Report) { r.Refused = "HAProxy refuses haproxy.d/own.cfg" })
+		}, []string{"haproxy/c3 waits"}},
 		{"an answer that a brake has outlasted is asked for again before anybody is barred", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.Leader = "c3"

@@ -9,6 +9,17 @@ import (
 	"mainstay/fleet"
 )
 
+// refusals names each host whose HAProxy goes on with an older configuration: what
+// is new in the site's file, or in a snippet, is not in force there.
+func (d *decision) refusals() {
+	for i := range d.w.Spec.Hosts {
+		host := d.w.Spec.Hosts[i].Name
+		if r, ok := d.current(host); ok && r.Refused != "" {
+			d.wait("haproxy/"+host, "a person: it goes on with an older configuration ("+r.Refused+")", "mainstay check, on "+host)
+		}
+	}
+}
+
 // routes tells every HAProxy which servers take traffic. What an agent's own ear
 // has missed three beats of it takes out by itself, sooner and only for itself
 // (Overlay); this is the picture of the whole.
