@@ -425,9 +425,11 @@ func (a *Agent) answer(x leader.Answer) {
 // acked lets the hand judge an acknowledgement. The caller holds the lock and
 // read now before it used the acknowledgement.
 func (a *Agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
-	was := a.hand.Leased(now)
+	was, end := a.hand.Leased(now), a.hand.End()
 	a.queue(a.hand.Ack(ear, stint, sent, now), nil)
-	a.keepEnd()
+	if a.hand.End() != end {
+		a.keepEnd()
+	}
 	if is := a.hand.Leased(now); is != was {
 		a.poke(a.tell)
 	}
@@ -449,7 +451,7 @@ func (a *Agent) putRow(s fleet.Stint) error {
 	if !ok {
 		return nil
 	}
-	return a.earTable.put(row, a.ear.Boots(s.Host))
+	return a.earTable.put(row, func() []lease.Row { return a.ear.Boots(s.Host) })
 }
 
 // heardBeat notes what judge wants to know of a host. The caller holds the lock.
@@ -836,7 +838,7 @@ func (a *Agent) keepSevered() error {
 func (a *Agent) keepEnd() {
 	s := a.hand.Stint()
 	row := lease.Row{Stint: fleet.Stint{Host: "lease", Boot: a.cfg.Boot, N: s.N}, Promised: a.hand.End()}
-	if err := a.leaseRow.put(row, nil); err != nil {
+	if err := a.leaseRow.put(row, func() []lease.Row { return nil }); err != nil {
 		a.cfg.Log.Error("keep the lease's end", "error", err)
 	}
 }
