@@ -55,6 +55,9 @@ type Addresses interface {
 	Drop(ctx context.Context) error
 	// Foreign says, by address, why it is on this host without our guard.
 	Foreign(ctx context.Context) (map[netip.Addr]string, error)
+	// Carried says which of this host's own addresses are on an interface that is up and
+	// has a carrier.
+	Carried(own []netip.Addr) (map[netip.Addr]bool, error)
 	// Others returns who else answers for an address right now.
 	Others(ctx context.Context, addr netip.Addr) ([]net.HardwareAddr, error)
 	// Sever ends this host's own TCP connections to an address; with local also
