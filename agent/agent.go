@@ -55,6 +55,9 @@ type Addresses interface {
 	Drop(ctx context.Context) error
 	// Foreign says, by address, why it is on this host without our guard.
 	Foreign(ctx context.Context) (map[netip.Addr]string, error)
+	// Carried says which of this host's own addresses are on an interface that is up and
+	// has a carrier.
+	Carried(own []netip.Addr) (map[netip.Addr]bool, error)
 	// Others returns who else answers for an address right now.
 	Others(ctx context.Context, addr netip.Addr) ([]net.HardwareAddr, error)
 	// Sever ends this host's own TCP connections to an address; with local also
@@ -428,9 +431,11 @@ func (a *Agent) answer(x leader.Answer) {
 // acked lets the hand judge an acknowledgement. The caller holds the lock and
 // read now before it used the acknowledgement.
 func (a *Agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
-	was := a.hand.Leased(now)
+	was, end := a.hand.Leased(now), a.hand.End()
 	a.queue(a.hand.Ack(ear, stint, sent, now), nil)
-	a.keepEnd()
+	if a.hand.End() != end {
+		a.keepEnd()
+	}
 	if is := a.hand.Leased(now); is != was {
 		a.poke(a.tell)
 	}
@@ -452,7 +457,7 @@ func (a *Agent) putRow(s fleet.Stint) error {
 	if !ok {
 		return nil
 	}
-	return a.earTable.put(row, a.ear.Boots(s.Host))
+	return a.earTable.put(row, func() []lease.Row { return a.ear.Boots(s.Host) })
 }
 
 // heardBeat notes what judge wants to know of a host. The caller holds the lock.
@@ -839,7 +844,7 @@ func (a *Agent) keepSevered() error {
 func (a *Agent) keepEnd() {
 	s := a.hand.Stint()
 	row := lease.Row{Stint: fleet.Stint{Host: "lease", Boot: a.cfg.Boot, N: s.N}, Promised: a.hand.End()}
-	if err := a.leaseRow.put(row, nil); err != nil {
+	if err := a.leaseRow.put(row, func() []lease.Row { return nil }); err != nil {
 		a.cfg.Log.Error("keep the lease's end", "error", err)
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"mainstay/fence"
@@ -398,7 +400,7 @@ func (a *Agent) look(ctx context.Context) {
 	if err != nil {
 		a.cfg.Log.Warn("look for addresses without our guard", "error", err)
 	}
-	links := linksOf(a.spec, a.cfg.Host)
+	links := a.linksOf()
 	a.mu.Lock()
 	a.foreign = map[string]string{}
 	for _, v := range a.spec.Addresses {
@@ -413,32 +415,15 @@ func (a *Agent) look(ctx context.Context) {
 
 // linksOf says for each network whether this host's own address is on an
 // interface that has a carrier.
-func linksOf(spec fleet.Spec, host string) map[string]bool {
-	me, _ := spec.Host(host)
+func (a *Agent) linksOf() map[string]bool {
+	me, _ := a.cfg.Spec.Host(a.cfg.Host)
+	carried, err := a.cfg.Addresses.Carried(slices.Collect(maps.Values(me.Addresses)))
 	out := map[string]bool{}
-	for network := range me.Addresses {
-		out[network] = false
-	}
-	ifaces, err := net.Interfaces()
 	if err != nil {
-		return map[string]bool{} // not known is not down
+		return out // not known is not down
 	}
-	for _, i := range ifaces {
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, x := range addrs {
-			p, err := netip.ParsePrefix(x.String())
-			if err != nil {
-				continue
-			}
-			for network, own := range me.Addresses {
-				if p.Addr().Unmap() == own {
-					out[network] = i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
-				}
-			}
-		}
+	for network, own := range me.Addresses {
+		out[network] = carried[own]
 	}
 	return out
 }

@@ -20,9 +20,19 @@ import (
 // leaves the one before.
 type table struct {
 	data []byte
-	slot map[string]int // host + "/" + boot
-	used map[int]string
-	n    int
+	slot map[boot]int
+	rows []written
+}
+
+// boot is one boot of one host.
+type boot struct{ host, id string }
+
+// written is what was last written to a row, so that none is read again.
+type written struct {
+	of    boot
+	taken bool
+	seq   uint64
+	next  int // the place that does not hold it
 }
 
 const (
@@ -39,7 +49,7 @@ var errForeign = errors.New("written by another boot or another version")
 // openTable maps the file, made for n rows if need be. rows is nil when no table
 // of this boot was there: what was in it is then forgotten, and the caller must
 // act as one who forgot.
-func openTable(path, boot string, n int) (t *table, rows []lease.Row, err error) {
+func openTable(path, bootID string, n int) (t *table, rows []lease.Row, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open table %s: %w", path, err)
@@ -60,37 +70,38 @@ func openTable(path, boot string, n int) (t *table, rows []lease.Row, err error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("map table %s: %w", path, err)
 	}
-	t = &table{data: data, slot: map[string]int{}, used: map[int]string{}, n: n}
+	t = &table{data: data, slot: map[boot]int{}, rows: make([]written, n)}
 	if known {
-		if rows, err = t.load(boot); err == nil {
+		if rows, err = t.load(bootID); err == nil {
 			return t, rows, nil
 		}
 	}
 	clear(data)
-	copy(data[16:headerLen], boot)
+	copy(data[16:headerLen], bootID)
 	binary.LittleEndian.PutUint64(data, tableMagic)
-	t.slot, t.used = map[string]int{}, map[int]string{}
+	t.slot, t.rows = map[boot]int{}, make([]written, n)
 	return t, nil, nil
 }
 
-func (t *table) load(boot string) ([]lease.Row, error) {
-	if binary.LittleEndian.Uint64(t.data) != tableMagic || text(t.data[16:headerLen]) != boot {
+func (t *table) load(bootID string) ([]lease.Row, error) {
+	if binary.LittleEndian.Uint64(t.data) != tableMagic || text(t.data[16:headerLen]) != bootID {
 		return nil, errForeign
 	}
 	rows := []lease.Row{}
-	for i := range t.n {
+	for i := range t.rows {
+		next := 1
 		a, seqA, okA := decodeRow(t.place(i, 0))
 		b, seqB, okB := decodeRow(t.place(i, 1))
 		switch {
 		case okB && (!okA || seqB > seqA):
-			a = b
+			a, next = b, 0
 		case !okA && seqA == 0 && seqB == 0:
 			continue // never used
 		case !okA:
 			return nil, fmt.Errorf("row %d: neither place is whole", i)
 		}
-		key := a.Stint.Host + "/" + a.Stint.Boot
-		t.slot[key], t.used[i] = i, key
+		of := boot{a.Stint.Host, a.Stint.Boot}
+		t.slot[of], t.rows[i] = i, written{of: of, taken: true, seq: max(seqA, seqB), next: next}
 		rows = append(rows, a)
 	}
 	return rows, nil
@@ -102,36 +113,35 @@ func (t *table) place(i, which int) []byte {
 }
 
 // put stores a row. It must be called before what the row says is told to
-// anybody. A boot whose row has left the ear gives its place to the next.
-func (t *table) put(r lease.Row, kept []lease.Row) error {
-	key := r.Stint.Host + "/" + r.Stint.Boot
-	i, ok := t.slot[key]
+// anybody. A boot whose row is not among those kept any more gives its place to the
+// next; kept is asked only when a place is sought.
+func (t *table) put(r lease.Row, kept func() []lease.Row) error {
+	of := boot{r.Stint.Host, r.Stint.Boot}
+	i, ok := t.slot[of]
 	if !ok {
-		if i, ok = t.free(r.Stint.Host, kept); !ok {
-			return fmt.Errorf("ear table: no place for %s: %d rows are taken", key, t.n)
+		if i, ok = t.free(of.host, kept); !ok {
+			return fmt.Errorf("ear table: no place for %s/%s: %d rows are taken", of.host, of.id, len(t.rows))
 		}
-		delete(t.slot, t.used[i])
-		t.slot[key], t.used[i] = i, key
+		delete(t.slot, t.rows[i].of)
+		t.slot[of], t.rows[i].of, t.rows[i].taken = i, of, true
 	}
-	_, seqA, okA := decodeRow(t.place(i, 0))
-	_, seqB, okB := decodeRow(t.place(i, 1))
-	which := 0
-	if okA && (!okB || seqA > seqB) {
-		which = 1
+	w := &t.rows[i]
+	if err := encodeRow(t.place(i, w.next), r, w.seq+1); err != nil {
+		return err
 	}
-	return encodeRow(t.place(i, which), r, max(seqA, seqB)+1)
+	w.next, w.seq = 1-w.next, w.seq+1
+	return nil
 }
 
 // free finds a place: an unused one, or that of a boot of the same host that the
 // ear no longer keeps.
-func (t *table) free(host string, kept []lease.Row) (int, bool) {
-	keep := map[string]bool{}
-	for _, r := range kept {
-		keep[r.Stint.Host+"/"+r.Stint.Boot] = true
+func (t *table) free(host string, kept func() []lease.Row) (int, bool) {
+	keep := map[boot]bool{}
+	for _, r := range kept() {
+		keep[boot{r.Stint.Host, r.Stint.Boot}] = true
 	}
-	for i := range t.n {
-		key, taken := t.used[i]
-		if !taken || !keep[key] && len(key) > len(host) && key[:len(host)+1] == host+"/" {
+	for i, w := range t.rows {
+		if !w.taken || !keep[w.of] && w.of.host == host {
 			return i, true
 		}
 	}

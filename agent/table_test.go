@@ -15,6 +15,8 @@ func row(host, boot string, n uint64, acked fleet.Moment) lease.Row {
 	return lease.Row{Stint: fleet.Stint{Host: host, Boot: boot, N: n}, Sent: acked - 1, First: 1, Heard: acked, Acked: acked, Late: fleet.GuardLate, Promised: 7, PromisedN: n}
 }
 
+func keeps(rows []lease.Row) func() []lease.Row { return func() []lease.Row { return rows } }
+
 func open(t *testing.T, path, boot string) (*table, []lease.Row) {
 	t.Helper()
 	x, rows, err := openTable(path, boot, 4)
@@ -33,7 +35,7 @@ func TestTableOutlivesTheProcess(t *testing.T) {
 	}
 	want := []lease.Row{row("c1", "x", 3, 50), row("c2", "y", 1, 60)}
 	for _, r := range append([]lease.Row{row("c1", "x", 2, 40)}, want...) {
-		if err := x.put(r, want); err != nil {
+		if err := x.put(r, keeps(want)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -53,7 +55,7 @@ func TestTableTornRow(t *testing.T) {
 	x, _ := open(t, path, "boot")
 	old, newer := row("c1", "x", 1, 10), row("c1", "x", 1, 20)
 	for _, r := range []lease.Row{old, newer} {
-		if err := x.put(r, nil); err != nil {
+		if err := x.put(r, keeps(nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,14 +86,14 @@ func TestTableFull(t *testing.T) {
 	var kept []lease.Row
 	for i, boot := range []string{"a", "b", "c", "d"} {
 		kept = append(kept, row("c1", boot, 1, fleet.Moment(i+1)))
-		if err := x.put(kept[i], kept); err != nil {
+		if err := x.put(kept[i], keeps(kept)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := x.put(row("c1", "e", 1, 9), kept); err == nil {
+	if err := x.put(row("c1", "e", 1, 9), keeps(kept)); err == nil {
 		t.Error("a row that is still kept gave its place away")
 	}
-	if err := x.put(row("c1", "e", 1, 9), kept[1:]); err != nil {
+	if err := x.put(row("c1", "e", 1, 9), keeps(kept[1:])); err != nil {
 		t.Errorf("a forgotten boot kept its place: %v", err)
 	}
 }

@@ -365,12 +365,8 @@ func (a *app) quorumCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "quorum", Short: "Run this voter's store (mainstay-quorum.service does)", Args: cobra.NoArgs, Example: "  systemctl start mainstay-quorum",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := node.QuorumConfig(a.node())
-			if err != nil {
-				return err
-			}
-			favour(q.Log)
-			return store.RunQuorum(cmd.Context(), q)
+			favour(a.logger())
+			return node.RunQuorum(cmd.Context(), a.node())
 		},
 	}
 }

@@ -115,6 +115,8 @@ func (a *addresses) Foreign(ctx context.Context) (map[netip.Addr]string, error) 
 	return out, nil
 }
 
+func (a *addresses) Carried(own []netip.Addr) (map[netip.Addr]bool, error) { return a.set.Carried(own) }
+
 // askOthers is how long another holder has to answer the duplicate probe before
 // a claim; the leader has waited out every lease before.
 const askOthers = 3 * time.Millisecond

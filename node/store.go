@@ -63,6 +63,20 @@ func PeerURL(h fleet.Host) (string, error) {
 	return "https://" + netip.AddrPortFrom(addr, QuorumPort).String(), nil
 }
 
+// RunQuorum runs this host's member of the store until ctx ends.
+func RunQuorum(ctx context.Context, c Config) error {
+	spec, _, err := ReadSite(c.siteFile())
+	if err != nil {
+		return err
+	}
+	q, err := QuorumConfig(c)
+	if err != nil {
+		return err
+	}
+	limitThreads(spec)
+	return store.RunQuorum(ctx, q)
+}
+
 // QuorumConfig describes this host's member of the store.
 func QuorumConfig(c Config) (store.QuorumConfig, error) {
 	spec, _, err := ReadSite(c.siteFile())

@@ -139,27 +139,24 @@ func (g *gate) settle() (leading bool) {
 	return leading
 }
 
-// must says whether the lead has to be handed over now, and why. A member whose
-// agent stays silent waits longer each time the lead comes back to it, or two
-// of them would toss it to and fro.
-func (g *gate) must(at fleet.Moment) string {
+// must says whether the lead has to be handed over now, and why; if not, after what
+// time at the soonest. A member whose agent stays silent waits longer each time the
+// lead comes back to it, or two of them would toss it to and fro.
+func (g *gate) must(at fleet.Moment) (why string, again time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.leaving {
-		return "a hand-over begun in this term has not taken place"
-	}
-	if !fleet.Armed(fleet.GuardOrphan) {
-		return ""
+		return "a hand-over begun in this term has not taken place", 0
 	}
 	patience, since := g.timing.Election, max(g.heard, g.began)
 	if g.strikes > 0 {
 		since = max(since, g.left)
 		patience = g.timing.Election << min(g.strikes-1, 4)
 	}
-	if at.Sub(since) <= patience {
-		return ""
+	if left := patience - at.Sub(since); left >= 0 || !fleet.Armed(fleet.GuardOrphan) {
+		return "", left + 1
 	}
-	return fmt.Sprintf("no ping of the agent for %s", at.Sub(g.heard).Round(time.Millisecond))
+	return fmt.Sprintf("no ping of the agent for %s", at.Sub(g.heard).Round(time.Millisecond)), 0
 }
 
 // orphaned counts a hand-over for want of pings.

@@ -151,7 +151,7 @@ func TestFailedTransferEndsTheTerm(t *testing.T) {
 	if _, lead := g.ping(ctx, 1, now()); lead {
 		t.Error("the lead is granted although the other may still be campaigning past all leases")
 	}
-	if g.must(now()) == "" {
+	if why, _ := g.must(now()); why == "" {
 		t.Error("a term without grants is kept")
 	}
 	p.move = nil
@@ -187,26 +187,29 @@ func TestOrphanPatience(t *testing.T) {
 	at := fleet.Moment(time.Hour)
 	p := newPlayed(1, 5)
 	g := newGate(p, room(), at)
-	if why := g.must(at.Add(E)); why != "" {
+	if why, again := g.must(at.Add(E / 4)); why != "" || at.Add(E/4+again) != at.Add(E+1) {
+		t.Errorf("looks again after %v (%s), and not as soon as it is an orphan", again, why)
+	}
+	if why, _ := g.must(at.Add(E)); why != "" {
 		t.Errorf("handed over within E: %s", why)
 	}
-	if g.must(at.Add(E+1)) == "" {
+	if why, _ := g.must(at.Add(E + 1)); why == "" {
 		t.Error("an orphan leads on")
 	}
 	g.orphaned(at.Add(E + 1))
-	if g.must(at.Add(10*E)) == "" {
+	if why, _ := g.must(at.Add(10 * E)); why == "" {
 		t.Error("an orphan keeps a lead that came back")
 	}
 	g.orphaned(at.Add(10 * E))
-	if why := g.must(at.Add(11*E + 2)); why != "" {
+	if why, _ := g.must(at.Add(11*E + 2)); why != "" {
 		t.Errorf("two orphans would toss the lead to and fro: %s", why)
 	}
 	g.ping(context.Background(), 1, at.Add(12*E))
-	if why := g.must(at.Add(13 * E)); why != "" {
+	if why, _ := g.must(at.Add(13 * E)); why != "" {
 		t.Errorf("its agent is back, but %s", why)
 	}
 	g.hold(1, at.Add(13*E), time.Hour) // bounded by maxHold
-	if why := g.must(at.Add(13*E + maxHold)); why != "" {
+	if why, _ := g.must(at.Add(13*E + maxHold)); why != "" {
 		t.Errorf("held, but %s", why)
 	}
 }

@@ -144,11 +144,10 @@ func (m *member) say(why string) { m.why.Store(&why) }
 // run steers the member's lead until it ends. All hand-overs happen here, one
 // at a time.
 func (m *member) run(ctx context.Context, e *embed.Etcd) error {
-	tick := time.NewTicker(m.pace(false))
-	defer tick.Stop()
+	look := time.NewTimer(0)
+	defer look.Stop()
 	ready := e.Server.ReadyNotify()
 	var tries int
-	var led bool // when last looked at
 	for {
 		select {
 		case <-ctx.Done():
@@ -166,18 +165,18 @@ func (m *member) run(ctx context.Context, e *embed.Etcd) error {
 			return m.ended(e)
 		case ask := <-m.asks:
 			ask.done <- m.move(ctx, e, ask)
-		case <-tick.C:
-			leads := m.gate.settle()
-			if leads != led {
-				led = leads
-				tick.Reset(m.pace(led))
-			}
-			if !leads {
+			look.Reset(m.cfg.Timing.Heartbeat) // it may have failed
+		case <-look.C:
+			if !m.gate.settle() {
 				tries = 0
+				// One that follows sees in good time that it leads: an agent is missed
+				// after E at the soonest.
+				look.Reset(m.cfg.Timing.Election / 4)
 				continue
 			}
 			at := now()
-			why := m.gate.must(at)
+			why, again := m.gate.must(at)
+			look.Reset(min(max(again, m.cfg.Timing.Heartbeat), m.cfg.Timing.Election))
 			if why == "" {
 				continue
 			}
@@ -193,15 +192,6 @@ func (m *member) run(ctx context.Context, e *embed.Etcd) error {
 			}
 		}
 	}
-}
-
-// pace is how often the member looks at its lead. One that follows sees in good time
-// that it leads: an agent is missed after E at the soonest.
-func (m *member) pace(leads bool) time.Duration {
-	if leads {
-		return m.cfg.Timing.Heartbeat
-	}
-	return m.cfg.Timing.Election / 4
 }
 
 // leave hands the lead over before the member stops; the others would need an

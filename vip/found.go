@@ -142,6 +142,31 @@ func foreign(p netlink.Addr, index int) string {
 
 func permanent(p netlink.Addr) bool { return p.Flags&unix.IFA_F_PERMANENT != 0 }
 
+// Carried says which addresses, this host's own or managed ones, are on an interface
+// that is up and has a carrier. All are looked up in one listing: where Neutron's ports
+// live a host has a thousand interfaces, and it is asked every second.
+func (s *Set) Carried(addrs []netip.Addr) (map[netip.Addr]bool, error) {
+	all, err := list(s.rt)
+	if err != nil {
+		return nil, err
+	}
+	out := map[netip.Addr]bool{}
+	for _, addr := range addrs {
+		for _, p := range all[addr] {
+			l, err := s.rt.LinkByIndex(p.LinkIndex)
+			if errors.As(err, &netlink.LinkNotFoundError{}) {
+				continue // it went meanwhile, and its addresses with it
+			}
+			if err != nil {
+				return nil, fmt.Errorf("look at interface %d: %w", p.LinkIndex, err)
+			}
+			const usable = unix.IFF_UP | unix.IFF_RUNNING
+			out[addr] = out[addr] || l.Attrs().RawFlags&usable == usable
+		}
+	}
+	return out, nil
+}
+
 // present returns where an address is on this host now.
 func (s *Set) present(addr netip.Addr) ([]netlink.Addr, error) {
 	all, err := list(s.rt)
