@@ -38,15 +38,16 @@ type report struct {
 	missing []string
 }
 
-// put adds a file, without what looks like a secret; why not goes on record.
-func (r *report) put(name string, text []byte, err error) error {
-	if err != nil {
-		r.missing = append(r.missing, fmt.Sprintf("%s: %s", name, api.Redact([]byte(err.Error()))))
+// put adds a file, without what looks like a secret; why it could not be had goes on
+// record.
+func (r *report) put(name string, text []byte, lacks error) error {
+	if lacks != nil {
+		r.missing = append(r.missing, fmt.Sprintf("%s: %s", name, api.Redact([]byte(lacks.Error()))))
 		return nil
 	}
 	text = api.Redact(text)
 	r.has[name] = true
-	err = r.tar.WriteHeader(&tar.Header{Name: "mainstay-report/" + name, Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()})
+	err := r.tar.WriteHeader(&tar.Header{Name: "mainstay-report/" + name, Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()})
 	if err == nil {
 		_, err = r.tar.Write(text)
 	}
