@@ -76,6 +76,7 @@ var owners = []struct {
 	{"github.com/godbus/dbus", []string{"service"}, "units are service's affair"},
 	{"github.com/go-sql-driver/mysql", []string{"service", "lab"}, "asking Galera how it is, is service's affair, and the lab's to measure"},
 	{"github.com/bougou/go-ipmi", []string{"fence"}, "power switches are fence's affair"},
+	{"github.com/rabbitmq", []string{"service", "lab"}, "asking RabbitMQ whether messages pass is service's affair, and the lab's to measure"},
 	{"github.com/spf13", []string{"cli"}, "commands are cli's affair"},
 	{"github.com/goccy/go-yaml", []string{"fleet", "cli"}, "the site's file is fleet's affair, output in YAML cli's"},
 	{"github.com/prometheus", []string{"api", "store", "node"}, "metrics leave by api; store registers etcd's"},

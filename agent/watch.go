@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -81,6 +82,9 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 	ticker := time.NewTicker(w.service.Check.Every)
 	defer ticker.Stop()
 	p := newPulse(w.service, a)
+	if w.service.Check.Kind == "" {
+		p.own, _ = w.copy.(service.Prober)
+	}
 	for {
 		w.observe(ctx, a, p)
 		select {
@@ -137,7 +141,7 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 // check adds what the layer-7 probe and the copy's own signs of life say. It
 // returns false as long as no probe has ended.
 func (w *watcher) check(ctx context.Context, a *Agent, p *pulse, s *fleet.ServiceState) bool {
-	if w.service.Check.Kind == "" {
+	if w.service.Check.Kind == "" && p.own == nil {
 		return true
 	}
 	r, hung, stuck := p.beat(ctx, a, w)
@@ -163,6 +167,7 @@ func (w *watcher) check(ctx context.Context, a *Agent, p *pulse, s *fleet.Servic
 type pulse struct {
 	check    fleet.Check
 	target   netip.Addr
+	own      service.Prober // asks instead, where the check names no kind
 	answered chan struct{}
 
 	mu      sync.Mutex
@@ -273,9 +278,13 @@ func (p *pulse) sample(ctx context.Context, a *Agent, w *watcher, s *probe.Sampl
 }
 
 func (p *pulse) run(ctx context.Context, check fleet.Check) {
-	r, err := probe.Probe(ctx, p.target, check)
-	if err != nil {
+	var r probe.Result
+	if p.own != nil {
+		r = askOwn(ctx, p.own, check.Deadline)
+	} else if got, err := probe.Probe(ctx, p.target, check); err != nil {
 		r = probe.Result{Kind: probe.Bad, Why: err.Error()}
+	} else {
+		r = got
 	}
 	p.mu.Lock()
 	p.running, p.result = false, r
@@ -284,6 +293,20 @@ func (p *pulse) run(ctx context.Context, check fleet.Check) {
 	case p.answered <- struct{}{}:
 	default:
 	}
+}
+
+// askOwn puts a kind's own question.
+func askOwn(ctx context.Context, own service.Prober, deadline time.Duration) probe.Result {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(deadline, probe.DefaultDeadline))
+	defer cancel()
+	err := own.Probe(ctx)
+	switch {
+	case err == nil:
+		return probe.Result{OK: true, Kind: probe.Answered}
+	case errors.Is(err, service.ErrUnknown):
+		return probe.Result{Kind: probe.Timeout, Why: err.Error()}
+	}
+	return probe.Result{Kind: probe.Bad, Why: err.Error()}
 }
 
 // operate carries out one order on the copy.
@@ -315,6 +338,12 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 		return w.copy.Start(ctx)
 	case fleet.VerbRestart:
 		return w.copy.Restart(ctx)
+	case fleet.VerbTend:
+		t, ok := w.copy.(service.Tender)
+		if !ok {
+			return fmt.Errorf("tend %s: kind %s knows no steps", w.service.Name, w.service.Kind)
+		}
+		return t.Tend(ctx, o.Step, o.With, o.Key)
 	}
 	if err := w.copy.Stop(ctx); err != nil {
 		return err

@@ -80,6 +80,7 @@ type ServiceState struct {
 	Generation uint64 `json:"generation,omitempty"` // of the holding it runs under
 	Restarts   int    `json:"restarts,omitempty"`   // within the service's window
 	Why        string `json:"why,omitempty"`
+	Peers      Peers  `json:"peers,omitzero"` // of a kind that forms a cluster of its own
 	// Unready is since when it has not been ready, by its own host's clock, which is
 	// Report.Wall too; zero while it is.
 	Unready time.Time `json:"unready,omitzero"`
@@ -178,6 +179,7 @@ const (
 	VerbStart   Verb = "start"
 	VerbStop    Verb = "stop"
 	VerbRestart Verb = "restart"
+	VerbTend    Verb = "tend"     // take a step that the service's kind knows (Order.Step)
 	VerbFence   Verb = "fence"    // power a host off and prove it
 	VerbConfirm Verb = "confirm"  // ask once more whether a fenced host is off
 	VerbPowerOn Verb = "power-on" // after what was taken from it has arrived
@@ -199,6 +201,8 @@ type Order struct {
 	Target     Stint    `json:"target,omitzero"` // of fence, confirm, power-on
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
+	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
 }

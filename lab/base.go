@@ -42,7 +42,7 @@ func Packages() []string {
 		"iputils-ping", "iputils-arping", "kmod",
 		// the cloud
 		"mariadb-server", "galera-4", "mariadb-backup", "socat", "rsync",
-		"memcached", "haproxy", "keystone", "python3-pymysql", "python3-memcache",
+		"memcached", "rabbitmq-server", "haproxy", "keystone", "python3-pymysql", "python3-memcache",
 		// the peers that the bench compares with
 		"keepalived", "pacemaker", "pacemaker-cli-utils", "corosync", "resource-agents",
 		// for looking around, and for breaking things

@@ -149,8 +149,12 @@ func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
 		}
 	case "oath":
 		return n.swear(ctx, w)
+	case "reset":
+		if err := n.checkReset(&w); err != nil {
+			return err
+		}
 	default:
-		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move and oath", w.Verb)
+		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath and reset", w.Verb)
 	}
 	return n.store.Wish(ctx, []fleet.Record{fleet.Put("wish/"+w.ID, w, fmt.Sprintf("%s wishes: %s %s%s", w.By, w.Verb, w.Host, w.Thing))})
 }
@@ -186,6 +190,22 @@ func (n *node) checkMove(w *fleet.Wish) error {
 		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no address or service %q", w.Thing)
 	}
 	w.ID = moveID(w.Thing)
+	return nil
+}
+
+// checkReset completes a wish to reset a cluster, or one of its nodes.
+func (n *node) checkReset(w *fleet.Wish) error {
+	v, ok := n.spec.Service(strings.TrimPrefix(w.Thing, "service/"))
+	switch {
+	case !ok:
+		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no service %q", w.Thing)
+	case v.Kind != "rabbitmq":
+		return api.Refuse(http.StatusConflict, "", "%s is of kind %s: only one of kind rabbitmq is reset", v.Name, v.Kind)
+	case w.Host != "" && !slices.Contains(n.spec.Homes(v), w.Host):
+		return api.Refuse(http.StatusConflict, "", "%s does not live on %s; it does on %s", v.Name, w.Host, strings.Join(n.spec.Homes(v), ", "))
+	}
+	w.Thing = v.Thing()
+	w.ID = "reset-" + v.Name
 	return nil
 }
 

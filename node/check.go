@@ -161,6 +161,11 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 			continue // told already
 		}
 		state, err := s.State(ctx)
+		if e, ok := s.(service.Examiner); ok && state.Phase != fleet.Absent {
+			for _, problem := range e.Examine() {
+				about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "configuration", Problem: problem, Warning: true})
+			}
+		}
 		_ = s.Close() // nothing was changed through it
 		switch {
 		case err != nil:

@@ -217,7 +217,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 // patient says whether a verb may take long: its answer is awaited.
 func patient(v fleet.Verb) bool {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbTend, fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return true
 	}
 	return false

@@ -15,6 +15,10 @@ func (d *decision) services() {
 			d.passive(v)
 			continue
 		}
+		if v.Kind == "rabbitmq" {
+			d.rabbit(v)
+			continue
+		}
 		for _, host := range d.homes[v.Name] {
 			d.active(v, host)
 		}

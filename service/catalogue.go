@@ -86,6 +86,20 @@ func Catalogue() map[string]fleet.Service {
 			OnFailure: fleet.FailBlock,
 		},
 		{
+			Name: "rabbitmq", Kind: "rabbitmq", Mode: fleet.ActiveActive,
+			Why: "Stateful, and its own cluster is the native way: quorum queues keep each message on a majority and choose their " +
+				"leaders by themselves, pause_minority keeps a cut-off node silent. Clients name all nodes and go to the next; an " +
+				"address or HAProxy in front would only hide from them which one they lost.",
+			Units: []string{
+				"rabbitmq-server.service", // all distributions
+			},
+			Roles: []string{"controller"},
+			Check: fleet.Check{Every: second, Deadline: second}, // the kind publishes and consumes
+			// A node that cannot get back in is replaced after these.
+			Restarts:  fleet.Restarts{Count: 5, Within: 10 * minute},
+			OnFailure: fleet.FailBlock,
+		},
+		{
 			Name: "memcached", Kind: "systemd", Mode: fleet.ActiveActive,
 			Why: "A cache that may lose everything: clients name all copies, spread keys over them and leave out one that is " +
 				"gone. No address and no HAProxy in front, or a moved client would read what another copy has kept too long.",

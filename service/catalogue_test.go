@@ -17,7 +17,7 @@ func TestCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"keystone", "memcached", "mariadb", "haproxy", "keystone-flush"} {
+	for _, want := range []string{"keystone", "memcached", "mariadb", "rabbitmq", "haproxy", "keystone-flush"} {
 		if _, ok := all[want]; !ok {
 			t.Errorf("no row %s", want)
 		}

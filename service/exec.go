@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -199,37 +200,50 @@ func (c *execCopy) Close() error { return nil }
 // writes to our own standard error, the journal, and not into a pipe: reading
 // would last as long as the daemon, and a closed pipe would kill it.
 func run(ctx context.Context, limit time.Duration, argv []string, daemon bool) (code int, last string, err error) {
+	if daemon {
+		code, err = carry(ctx, limit, argv, os.Stderr, os.Stderr, demote)
+		return code, "", err
+	}
+	var out tail
+	code, err = carry(ctx, limit, argv, &out, &out, nil)
+	return code, out.last(), err
+}
+
+// output is run for a command that prints an answer; last is the last line of its
+// complaints.
+func output(ctx context.Context, limit time.Duration, argv []string) (out []byte, code int, last string, err error) {
+	var text bytes.Buffer
+	var errs tail
+	code, err = carry(ctx, limit, argv, &text, &errs, nil)
+	return text.Bytes(), code, errs.last(), err
+}
+
+func carry(ctx context.Context, limit time.Duration, argv []string, out, errs io.Writer, begun func(pid int)) (code int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // for one in the group that left it, pipe in hand
-	var out tail
-	if daemon {
-		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	} else {
-		cmd.Stdout, cmd.Stderr = &out, &out
-	}
+	cmd.Stdout, cmd.Stderr = out, errs
 	if err = cmd.Start(); err == nil {
-		if daemon {
-			demote(cmd.Process.Pid)
+		if begun != nil {
+			begun(cmd.Process.Pid)
 		}
 		err = cmd.Wait()
 	}
-	last = out.last()
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return -1, last, unknown("%s did not end in time and was killed: %w", argv[0], context.Cause(ctx))
+		return -1, unknown("%s did not end in time and was killed: %w", argv[0], context.Cause(ctx))
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-		return cmd.ProcessState.ExitCode(), last, nil
+		return cmd.ProcessState.ExitCode(), nil
 	case errors.As(err, &exit) && exit.Exited():
-		return exit.ExitCode(), last, nil
+		return exit.ExitCode(), nil
 	case exit != nil: // ended by a signal
-		return -1, last, unknown("%s: %w", argv[0], err)
+		return -1, unknown("%s: %w", argv[0], err)
 	default: // not even begun
-		return -1, last, fmt.Errorf("%s: %w", argv[0], err)
+		return -1, fmt.Errorf("%s: %w", argv[0], err)
 	}
 }
 

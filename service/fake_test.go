@@ -310,6 +310,13 @@ func (m fakeManager) ResetFailedUnit(name string) *dbus.Error {
 	return nil
 }
 
+func (m fakeManager) KillUnit(name, _ string, _ int32) *dbus.Error {
+	m.f.mu.Lock()
+	defer m.f.mu.Unlock()
+	m.f.calls = append(m.f.calls, "KillUnit "+name)
+	return nil
+}
+
 func (m fakeManager) EnableUnitFiles(names []string, runtime, force bool) (bool, [][]string, *dbus.Error) {
 	m.f.mu.Lock()
 	defer m.f.mu.Unlock()

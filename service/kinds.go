@@ -2,8 +2,9 @@
 // and says, honestly, in which state each one is.
 //
 // A kind of service is one row of the table below: "systemd" (a unit, over
-// D-Bus), "exec" (three commands) and "galera" (a unit that is ready only when
-// its database is in the primary component and synced). A further kind is one
+// D-Bus), "exec" (three commands), "galera" (a unit that is ready only when its
+// database is in the primary component and synced) and "rabbitmq" (one that is ready
+// only when a message passes through its broker). A further kind is one
 // more file here, one more row, and a subject in kinds_test.go, whose contract
 // every row must keep.
 //
@@ -84,6 +85,28 @@ type Copy interface {
 	Close() error
 }
 
+// Prober is a Copy whose kind has a question of its own at layer 7, for a service whose
+// check names none.
+type Prober interface {
+	// Probe asks once, within ctx. nil is an answer; ErrUnknown is in the chain of no
+	// answer in time; any other error is a bad answer.
+	Probe(ctx context.Context) error
+}
+
+// Tender is a Copy whose kind knows more steps than start, stop and restart.
+type Tender interface {
+	// Tend takes a step (fleet.StepJoin ...), with the help of the node that the cluster
+	// calls by that name. One that is taken again under the same key does no more harm
+	// than the first.
+	Tend(ctx context.Context, step, with, key string) error
+}
+
+// Examiner is a Copy whose kind knows what a host's configuration of it should say.
+type Examiner interface {
+	// Examine says, in words for an operator, what is amiss. It changes nothing.
+	Examine() []string
+}
+
 // Env is what copies share on one host. The zero value of a path is the one
 // used in production.
 type Env struct {
@@ -150,6 +173,21 @@ func Kinds() []Kind {
 				{"donor_ready", "true: a member that sends its state to another keeps taking traffic", "false"},
 			},
 			Open: openGalera,
+		},
+		{
+			Name: "rabbitmq",
+			Doc:  "a systemd unit of RabbitMQ; ready when it sees a majority of its cluster and a message passes through it; joins nodes one at a time",
+			Params: []Param{
+				{"start_timeout", "how long a start is waited for; a node that waits for others goes on waiting by itself", "45s"},
+				{"stop_timeout", "how long a stop is waited for; systemd's own time-out should be shorter", "2m"},
+				{"node", "the node's name; none for rabbit@ and this host's own short name", ""},
+				{"data", "the folder that holds the node's data, under its name", "/var/lib/rabbitmq/mnesia"},
+				{"address", "where the broker on this host listens, as host:port", "127.0.0.1:5672"},
+				{"vhost", "the virtual host in which the probe has its queue, and which the services use", "/"},
+				{"user", "the user of the probe; it must be allowed to configure, write and read", "guest"},
+				{"password_file", "a file with that user's password; none for guest, who may come from this host alone", ""},
+			},
+			Open: openRabbit,
 		},
 	}
 }

@@ -25,9 +25,10 @@ type subject struct {
 
 // subjects has one entry for each row of the table.
 var subjects = map[string]func(*testing.T) subject{
-	"systemd": func(t *testing.T) subject { return unitSubject(t, "systemd") },
-	"galera":  func(t *testing.T) subject { return unitSubject(t, "galera") },
-	"exec":    execSubject,
+	"systemd":  func(t *testing.T) subject { return unitSubject(t, "systemd") },
+	"galera":   func(t *testing.T) subject { return unitSubject(t, "galera") },
+	"rabbitmq": func(t *testing.T) subject { return unitSubject(t, "rabbitmq") },
+	"exec":     execSubject,
 }
 
 func unitSubject(t *testing.T, kind string) subject {
@@ -35,6 +36,9 @@ func unitSubject(t *testing.T, kind string) subject {
 	f.add("thing.service", fakeUnit{})
 	s := newSystemd(t, f)
 	params := map[string]string{"start_timeout": "10s", "stop_timeout": "10s"}
+	if kind == "rabbitmq" {
+		params["data"] = t.TempDir()
+	}
 	if kind == "galera" {
 		params["data"] = t.TempDir()
 		params["address"] = filepath.Join(t.TempDir(), "none.sock")
@@ -259,6 +263,8 @@ func TestOpenNamesAllMistakes(t *testing.T) {
 		{"exec", fleet.Service{Name: "a", Kind: "exec", Start: []string{"run.sh"}}, []string{`start: "run.sh": write the command's whole path`, "stop: none given", "status: none given"}},
 		{"galera", fleet.Service{Name: "a", Kind: "galera", Units: []string{"m.service"}, Params: map[string]string{"donor_ready": "perhaps", "query_timeout": "-1s"}},
 			[]string{"donor_ready", "perhaps", "query_timeout"}},
+		{"rabbitmq", fleet.Service{Name: "a", Kind: "rabbitmq", Units: []string{"r.service"}, Params: map[string]string{"node": "rabbit", "address": "here", "user": "nova"}},
+			[]string{`node: "rabbit"`, "rabbit@HOST", `address: "here"`, "password_file: none given for user nova"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Open(tc.service, nowhere)

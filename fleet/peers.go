@@ -1,0 +1,35 @@
+package fleet
+
+import "time"
+
+// Peers is what a copy of a service that forms a cluster of its own says of that
+// cluster, in the cluster's own names for its nodes (rabbit@c1). Lists are sorted, their
+// names separated by spaces, so that a copy's state can be compared.
+type Peers struct {
+	Self string `json:"self,omitempty"`
+	// Members are all whom this node counts as members, itself included.
+	Members string `json:"members,omitempty"`
+	// Running are those of them that it sees running. A node that is down, or on its way
+	// up, names whom it saw running last, itself included: one that is not among them went
+	// down before it did. Empty: not known.
+	Running string `json:"running,omitempty"`
+	// Since is when these, its phase or its readiness last changed, by its host's clock.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// The steps by which a node is brought back into its cluster, the mildest first.
+const (
+	// StepJoin takes a node that is a cluster of its own, and holds no message, into
+	// the cluster of another.
+	StepJoin = "join"
+	// StepForceStart starts a node that waits for others which went down later, or may have.
+	StepForceStart = "force-start"
+	// StepReset sets the node's own data aside, where they are kept, and begins anew: a
+	// node that the others have forgotten, or all by a person's word.
+	StepReset = "reset"
+	// StepReplace has another member forget this node, then resets it and joins it to
+	// the others again. Refused if the others know of a queue that lives here alone.
+	StepReplace = "replace"
+	// StepAbandon is StepReplace by a person's word: such queues are lost.
+	StepAbandon = "abandon"
+)
