@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest clean
+.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest lab-rabbitmq clean
 
 # One static, stripped, versioned binary.
 build:
@@ -63,6 +63,10 @@ lab: build
 FAULT ?=
 lab-faults: build
 	go test ./lab -count=1 -timeout 0 -v -run 'TestFaults$(if $(FAULT),/$(FAULT))' -faults
+
+# A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
+lab-rabbitmq: build
+	go test ./lab -count=1 -timeout 0 -v -run TestRabbitMQ -rabbitmq
 
 clean:
 	rm -rf bin dist

@@ -356,24 +356,37 @@ func (c *rabbitCopy) connect(ctx context.Context) (*rabbitLink, error) {
 	return l, nil
 }
 
-// Restart ends a node that does not answer at once: its own way of stopping, rabbitmqctl,
-// would wait for it. A killed node loses nothing that was confirmed.
+// Restart ends a node at once that does not answer, or waits in its start: its own way of
+// stopping, rabbitmqctl, would wait for it. A killed node loses nothing that was confirmed.
 func (c *rabbitCopy) Restart(ctx context.Context) error {
+	u, err := c.find(ctx, c.systemd.look)
 	c.mu.Lock()
 	mute := !c.mute.IsZero()
 	c.mu.Unlock()
-	if mute {
-		if err := c.kill(ctx); err != nil {
-			return fmt.Errorf("restart %s: %w", c.name, err)
-		}
+	if err == nil && (mute || u.Active == "activating") {
+		err = c.kill(ctx, u)
+	}
+	if err != nil {
+		return fmt.Errorf("restart %s: %w", c.name, err)
 	}
 	return c.unitCopy.Restart(ctx)
 }
 
-func (c *rabbitCopy) kill(ctx context.Context) error {
+// end has the node's processes killed and its unit stopped.
+func (c *rabbitCopy) end(ctx context.Context) error {
 	u, err := c.find(ctx, c.systemd.look)
-	if err != nil || u.Active != "active" {
+	if err != nil {
 		return err
+	}
+	if err := c.kill(ctx, u); err != nil {
+		return err
+	}
+	return c.unitCopy.Stop(ctx)
+}
+
+func (c *rabbitCopy) kill(ctx context.Context, u unit) error {
+	if u.Active == "inactive" || u.Active == "failed" || strings.HasPrefix(u.Sub, "auto-restart") {
+		return nil // nothing runs
 	}
 	return c.systemd.call(ctx, "KillUnit", u.ID, "all", int32(9)).Err
 }
@@ -459,7 +472,7 @@ func (c *rabbitCopy) mirror(ctx context.Context) error {
 
 // forceStart makes the node start with the tables that it has.
 func (c *rabbitCopy) forceStart(ctx context.Context) error {
-	if err := c.unitCopy.Stop(ctx); err != nil {
+	if err := c.end(ctx); err != nil {
 		return err
 	}
 	if _, err := c.ctl(ctx, "rabbitmqctl", "force_boot"); err != nil {
@@ -476,7 +489,7 @@ func (c *rabbitCopy) reset(ctx context.Context, key string) error {
 	if _, err := os.Stat(aside); err == nil {
 		return c.unitCopy.Start(ctx)
 	}
-	if err := c.unitCopy.Stop(ctx); err != nil {
+	if err := c.end(ctx); err != nil {
 		return err
 	}
 	old, err := filepath.Glob(dir + ".before-*")
@@ -509,10 +522,7 @@ func (c *rabbitCopy) replace(ctx context.Context, with, key string, whatever boo
 	if lately && !whatever {
 		return fmt.Errorf("it was replaced %v ago, and is outside again: a person should look; journalctl -u %s", ago.Round(time.Second), strings.Join(c.units, " -u "))
 	}
-	if err := c.kill(ctx); err != nil {
-		return err
-	}
-	if err := c.unitCopy.Stop(ctx); err != nil {
+	if err := c.end(ctx); err != nil {
 		return err
 	}
 	if !whatever {

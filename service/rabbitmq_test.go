@@ -287,3 +287,28 @@ func TestRabbitExamine(t *testing.T) {
 		}
 	}
 }
+
+// TestRabbitRestartKillsWhatHangs: RabbitMQ's own stop would wait for a node that does not
+// answer.
+func TestRabbitRestartKillsWhatHangs(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		unit  fakeUnit
+		mute  time.Duration
+		kills int
+	}{
+		{fakeUnit{Active: "active", Sub: "running"}, 0, 0},
+		{fakeUnit{Active: "active", Sub: "running"}, time.Second, 1},
+		{fakeUnit{Active: "activating", Sub: "start"}, 0, 1},
+		{fakeUnit{Active: "activating", Sub: "auto-restart"}, 0, 0},
+	} {
+		f, c, _ := openRabbitTest(t, tc.unit, "")
+		c.set(time.Second, tc.mute, "")
+		if err := c.Restart(t.Context()); err != nil {
+			t.Errorf("%+v: %v", tc.unit, err)
+		}
+		if n := f.called("KillUnit"); n != tc.kills {
+			t.Errorf("%+v, silent for %v: killed %d times, want %d", tc.unit, tc.mute, n, tc.kills)
+		}
+	}
+}
