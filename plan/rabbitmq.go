@@ -213,7 +213,7 @@ func (d *decision) rabbitOutside(v fleet.Service, nodes []node, leads *node) boo
 
 // sound says whether a majority of a node's cluster runs, with it.
 func (d *decision) sound(n *node) bool {
-	return len(n.members) > 2 && len(n.running) >= fleet.Majority(len(n.members))
+	return len(n.running) >= fleet.Majority(len(n.members))
 }
 
 // rabbitApart restarts a node that its cluster goes on without: a partition that does not

@@ -62,7 +62,11 @@ func tends(p fleet.Plan) []string {
 		}
 	}
 	for _, x := range p.Waits {
-		out = append(out, "wait "+strings.TrimPrefix(x.About, "rabbitmq@"))
+		word := "wait " + strings.TrimPrefix(x.About, "rabbitmq@")
+		if strings.Contains(x.For, "is not known") {
+			word += " not known"
+		}
+		out = append(out, word)
 	}
 	return out
 }
@@ -119,11 +123,33 @@ func TestRabbit(t *testing.T) {
 			rabbitIs(w, 2, fleet.Running, "23", "23", long)
 			rabbitIs(w, 3, fleet.Running, "23", "23", long)
 		}, []string{"wait c1"}},
+		{"a node of another cluster that runs is a person's", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "12", "12", long)
+			rabbitIs(w, 2, fleet.Running, "12", "12", long)
+			rabbitIs(w, 3, fleet.Running, "123", "3", long)
+		}, []string{"wait c3"}},
 		{"in maintenance nothing is done to it", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "12", "12", long)
+			rabbitIs(w, 2, fleet.Running, "12", "12", long)
 			rabbitIs(w, 3, fleet.Running, "3", "3", long)
 			w.State.Wishes["maintenance-c3"] = fleet.Wish{ID: "maintenance-c3", Verb: "maintenance", Host: "c3"}
 		}, nil},
+		{"in maintenance it is not restarted", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "12", long)
+			rabbitIs(w, 2, fleet.Running, "123", "12", long)
+			rabbitIs(w, 3, fleet.Running, "123", "3", 2*apartFor)
+			rabbitAnd(w, "c3", func(s *fleet.ServiceState) { s.Stuck = true })
+			w.State.Wishes["maintenance-c3"] = fleet.Wish{ID: "maintenance-c3", Verb: "maintenance", Host: "c3"}
+		}, nil},
+		{"in maintenance it is not the one to go first", func(w fleet.World) {
+			for i := 1; i <= 3; i++ {
+				rabbitIs(w, i, fleet.Starting, "123", "123", 2*waitFor)
+			}
+			w.State.Wishes["maintenance-c1"] = fleet.Wish{ID: "maintenance-c1", Verb: "maintenance", Host: "c1"}
+		}, []string{"c2: tend force-start", "wait c2"}},
 		{"disarmed: nothing is moved about", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "12", "12", long)
+			rabbitIs(w, 2, fleet.Running, "12", "12", long)
 			rabbitIs(w, 3, fleet.Running, "3", "3", long)
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
 		}, nil},
@@ -184,6 +210,11 @@ func TestRabbit(t *testing.T) {
 			rabbitIs(w, 2, fleet.Running, "12", "12", long)
 			rabbitIs(w, 3, fleet.Starting, "123", "123", 2*settleFor)
 		}, []string{"c3: tend reset", "wait c3"}},
+		{"forgotten a moment ago: they may only not agree yet", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "12", "12", long)
+			rabbitIs(w, 2, fleet.Running, "12", "12", long)
+			rabbitIs(w, 3, fleet.Starting, "123", "123", short)
+		}, nil},
 		{"a new machine under an old name: replace", func(w fleet.World) {
 			rabbitIs(w, 1, fleet.Running, "123", "12", long)
 			rabbitIs(w, 2, fleet.Running, "123", "12", long)
@@ -230,12 +261,25 @@ func TestRabbit(t *testing.T) {
 			delete(w.Reports, "c3")
 			rabbitIs(w, 1, fleet.Starting, "123", "123", 2*waitFor)
 			rabbitIs(w, 2, fleet.Starting, "123", "", 2*waitFor)
-		}, []string{"wait c1"}},
+		}, []string{"wait c1 not known"}},
 		{"one runs: nobody is forced", func(w fleet.World) {
 			delete(w.Reports, "c3")
 			rabbitIs(w, 1, fleet.Starting, "123", "123", 2*waitFor)
 			rabbitIs(w, 2, fleet.Running, "123", "2", 2*waitFor)
 		}, []string{"c1: restart", "wait c1"}},
+
+		{"one runs: nobody is forced, though the others wait for it in vain", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Starting, "123", "123", 2*waitFor)
+			rabbitIs(w, 2, fleet.Running, "123", "2", 2*waitFor)
+			rabbitIs(w, 3, fleet.Starting, "123", "123", 2*waitFor)
+			rabbitAnd(w, "c1", restarts(restartsMost))
+			rabbitAnd(w, "c3", restarts(restartsMost))
+		}, []string{"wait c1", "wait c3"}},
+		{"they do not agree who is a member: a person", func(w fleet.World) {
+			delete(w.Reports, "c3")
+			rabbitIs(w, 1, fleet.Starting, "123", "123", 2*waitFor)
+			rabbitIs(w, 2, fleet.Starting, "12", "12", 2*waitFor)
+		}, []string{"wait c1"}},
 
 		// A person's word.
 		{"reset of all", reset(""), []string{"c1: tend reset", "c2: tend reset", "c3: tend reset", "wait service/rabbitmq"}},
@@ -248,6 +292,14 @@ func TestRabbit(t *testing.T) {
 				w.Flights[key] = fleet.Flight{Order: fleet.Order{Key: key}, Effect: &fleet.Effect{Outcome: fleet.Done}, Arrived: w.Now}
 			}
 		}, []string{"-wish/reset-rabbitmq"}},
+		{"reset of all, done but for one that is away", func(w fleet.World) {
+			reset("")(w)
+			delete(w.Reports, "c3")
+			for i := 1; i <= 2; i++ {
+				key := fmt.Sprintf("reset/rabbitmq/c%d/reset-rabbitmq-%d", i, w.Wall.UnixMilli())
+				w.Flights[key] = fleet.Flight{Order: fleet.Order{Key: key}, Effect: &fleet.Effect{Outcome: fleet.Done}, Arrived: w.Now}
+			}
+		}, []string{"wait service/rabbitmq"}},
 		{"reset of one", reset("c2"), []string{"c2: tend abandon c1", "wait service/rabbitmq"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
