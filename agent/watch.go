@@ -29,6 +29,10 @@ type watcher struct {
 // stuckAfter is how long a copy may be hung before it is killed and restarted.
 const stuckAfter = 10 * time.Second
 
+// ownStuckAfter is the same for a kind that asks on a connection of its own: nobody's
+// request stands in line before the question, and its peers wait for the one that hangs.
+const ownStuckAfter = 3 * time.Second
+
 // calmSample is how often a copy that answers is looked at closer, to have
 // something to compare with when it does not.
 const calmSample = time.Second
@@ -242,7 +246,7 @@ func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result,
 	}
 	if p.overdue == 0 || now.Sub(p.samples[0].At) < probe.Still {
 		if p.hung != 0 {
-			return r, p.why, now.Sub(p.hung) >= stuckAfter
+			return r, p.why, now.Sub(p.hung) >= p.patience()
 		}
 		return r, "", false
 	}
@@ -254,7 +258,15 @@ func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result,
 	if p.hung == 0 {
 		p.hung, p.why = now, why // the first words: a report changes only when something does
 	}
-	return r, p.why, now.Sub(p.hung) >= stuckAfter
+	return r, p.why, now.Sub(p.hung) >= p.patience()
+}
+
+// patience is how long the copy may be hung.
+func (p *pulse) patience() time.Duration {
+	if p.own != nil {
+		return ownStuckAfter
+	}
+	return stuckAfter
 }
 
 // sample adds how much the copy has worked so far; false if it cannot be told.

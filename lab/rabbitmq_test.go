@@ -51,7 +51,7 @@ func rabbitFiles(password string) map[string]File {
 		"/var/lib/rabbitmq/.erlang.cookie": {Data: []byte(password + "cookie"), Mode: 0o400, Owner: "rabbitmq:rabbitmq"},
 		"/etc/rabbitmq/definitions.json":   {Data: definitions, Mode: 0o640, Owner: "root:rabbitmq"},
 		"/etc/rabbitmq/rabbitmq.conf": {Data: []byte("load_definitions = /etc/rabbitmq/definitions.json\ncluster_partition_handling = pause_minority\n" +
-			"net_ticktime = 8\n")},
+			"net_ticktime = 6\n")},
 		// A small machine has no time for schedulers that wait actively.
 		"/etc/rabbitmq/rabbitmq-env.conf": {Data: []byte("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none\"\n")},
 		"/etc/memcached.conf":             {Data: []byte("-l 0.0.0.0\n-p 11211\n-U 0\n-u memcache\n-m 32\n-t 1\n-P /run/memcached/memcached.pid\n")},
@@ -169,6 +169,8 @@ func (r *rabbitSite) step(t *testing.T, name string, play func(*testing.T) time.
 func (r *rabbitSite) killed(t *testing.T) time.Time {
 	at := time.Now()
 	r.run(t, "c1", "systemctl", "kill", "-s", "KILL", "rabbitmq-server.service")
+	r.unseen(t, "c2", "c1")
+	r.traffic.flows(t, at, r.names()...)
 	return at
 }
 
@@ -191,10 +193,33 @@ func (r *rabbitSite) hung(t *testing.T) time.Time {
 
 func (r *rabbitSite) cut(t *testing.T) time.Time {
 	at := time.Now()
-	r.deed(t)(r.lab.Cut(r.ctx, Cut{Host: "c3", Network: All, Direction: Both}))
-	r.traffic.flows(t, at, "c1", "c2")
-	r.deed(t)(r.lab.Heal(r.ctx, "c3", All))
+	r.cutOff(t, "c3")
 	return at
+}
+
+// cutOff cuts a host off until the others have gone on without it, and heals the cut.
+func (r *rabbitSite) cutOff(t *testing.T, host string) {
+	t.Helper()
+	at := time.Now()
+	r.deed(t)(r.lab.Cut(r.ctx, Cut{Host: host, Network: All, Direction: Both}))
+	r.unseen(t, "c1", host)
+	r.unseen(t, host, "c1")
+	r.traffic.flows(t, at, "c1", "c2")
+	r.deed(t)(r.lab.Heal(r.ctx, host, All))
+}
+
+// unseen waits until a node no longer counts another as running.
+func (r *rabbitSite) unseen(t *testing.T, host, other string) {
+	t.Helper()
+	err := until(r.ctx, siteBound, func() error {
+		if r.sees(t, host, other) {
+			return fmt.Errorf("%s still sees %s running", host, other)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (r *rabbitSite) cutTwice(t *testing.T) time.Time {
@@ -210,10 +235,7 @@ func (r *rabbitSite) cutTwice(t *testing.T) time.Time {
 		t.Fatal(err)
 	}
 	t.Logf("cut again %v after the first cut was healed", time.Since(back).Round(100*time.Millisecond))
-	again := time.Now()
-	r.deed(t)(r.lab.Cut(r.ctx, Cut{Host: "c3", Network: All, Direction: Both}))
-	r.traffic.flows(t, again, "c1", "c2")
-	r.deed(t)(r.lab.Heal(r.ctx, "c3", All))
+	r.cutOff(t, "c3")
 	return at
 }
 
@@ -357,7 +379,7 @@ func (w *rabbitTraffic) open(ctx context.Context, hosts []string) (*amqp.Connect
 	for ; ctx.Err() == nil; time.Sleep(rabbitEvery) {
 		for _, host := range hosts {
 			var raw net.Conn
-			end := time.AfterFunc(2*rabbitPatience, func() {
+			end := time.AfterFunc(rabbitPatience, func() {
 				if raw != nil {
 					raw.Close()
 				}

@@ -17,8 +17,9 @@ const (
 	// replaceFor is for the same node after it was restarted in vain: what keeps it out
 	// may be a person's mistake that he is about to mend.
 	replaceFor = 5 * time.Minute
-	// waitFor is for a node that waits for one which went down after it.
-	waitFor = time.Minute
+	// waitFor is for a node that waits for one which went down after it: when all are on
+	// their way up, they find each other sooner.
+	waitFor = 40 * time.Second
 	// restartsMost is how often such a node is restarted until it is replaced.
 	restartsMost = 2
 )

@@ -592,7 +592,7 @@ func (c *rabbitCopy) Examine() []string {
 			cmp.Or(v, "not set"), filepath.Join(c.config, "rabbitmq.conf")))
 	}
 	if v, err := strconv.Atoi(cmp.Or(settings["net_ticktime"], "60")); err != nil || v > 15 {
-		out = append(out, fmt.Sprintf("net_ticktime is %s: a member that is cut off or hangs is noticed after up to %d s; want net_ticktime = 8 in %s, the same on every host",
+		out = append(out, fmt.Sprintf("net_ticktime is %s: a member that is cut off or hangs is noticed after up to %d s; want net_ticktime = 6 in %s, the same on every host",
 			cmp.Or(settings["net_ticktime"], "not set (60)"), v*5/4, filepath.Join(c.config, "rabbitmq.conf")))
 	}
 	cookie := filepath.Join(filepath.Dir(c.data), ".erlang.cookie")
