@@ -745,7 +745,15 @@ func (b *book) order(o fleet.Order, world string) {
 		// would be lost behind them.
 		defer func(before string) { b.newest[about] = before }(b.newest[about])
 	}
-	b.note("order", about, fmt.Sprintf("%s shall %s %s: %s", o.To, o.Verb, about, o.Why), o.Because...).World = world
+	b.note("order", about, fmt.Sprintf("%s shall %s %s: %s", o.To, deedOf(o), about, o.Why), o.Because...).World = world
+}
+
+// deedOf names what an order asks for, as history tells it.
+func deedOf(o fleet.Order) string {
+	if o.Verb == fleet.VerbTend {
+		return o.Step
+	}
+	return string(o.Verb)
 }
 
 func (b *book) effect(o fleet.Order, e fleet.Effect) {
@@ -753,7 +761,7 @@ func (b *book) effect(o fleet.Order, e fleet.Effect) {
 		return
 	}
 	about := subject(o)
-	text := fmt.Sprintf("%s: %s %s: %s", e.From, o.Verb, about, e.Outcome)
+	text := fmt.Sprintf("%s: %s %s: %s", e.From, deedOf(o), about, e.Outcome)
 	if e.Why != "" {
 		text += " (" + e.Why + ")"
 	}

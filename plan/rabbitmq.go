@@ -24,6 +24,9 @@ const (
 	restartsMost = 2
 )
 
+// staleAfter is how old a host's word may be; it says all of it once a second.
+const staleAfter = 5 * time.Second
+
 // node is one host's node of a RabbitMQ cluster.
 type node struct {
 	host             string
@@ -34,7 +37,9 @@ type node struct {
 }
 
 // up says whether it runs and counts itself in.
-func (n *node) up() bool { return n.s.Phase == fleet.Running && slices.Contains(n.running, n.s.Peers.Self) }
+func (n *node) up() bool {
+	return n.s.Phase == fleet.Running && slices.Contains(n.running, n.s.Peers.Self)
+}
 
 // rabbit keeps the nodes of a RabbitMQ cluster running, and in one cluster. Whatever a
 // node can do by itself it is left to do: its own pause_minority ends a partition, and a
@@ -81,7 +86,9 @@ func (d *decision) rabbits(v fleet.Service) []node {
 		x := d.see(host)
 		s, told := x.report.Services[v.Name]
 		_, joined := d.w.State.Members[host]
-		if !told || !x.current || !x.reaches || !joined {
+		// What a host said before it fell silent is what a cluster looked like once: a node
+		// that was cut off would seem to see all, and the others not to see it.
+		if !told || !x.current || !x.reaches || !joined || d.w.Verdicts[host].Condition == fleet.Suspect || d.w.Now.Sub(d.w.Told[host]) > staleAfter {
 			continue
 		}
 		out = append(out, node{
@@ -97,14 +104,16 @@ func (d *decision) tired(v fleet.Service, n *node) bool {
 	return v.Restarts.Count > 0 && n.s.Restarts >= v.Restarts.Count
 }
 
-// leading is the node that speaks for the cluster: one that runs, of the cluster of which
-// most nodes run, then of the larger one, then the first. nil: none runs.
+// leading is the node that speaks for the cluster: one that runs, where most nodes see each
+// other, then of the larger cluster, then the first. nil: none runs.
 func leading(nodes []node) *node {
 	var best *node
 	count := func(n *node) int {
 		c := 0
 		for i := range nodes {
-			if nodes[i].up() && nodes[i].s.Peers.Members == n.s.Peers.Members && slices.Contains(n.running, nodes[i].s.Peers.Self) {
+			o := &nodes[i]
+			mutual := slices.Contains(n.running, o.s.Peers.Self) && slices.Contains(o.running, n.s.Peers.Self)
+			if o.up() && mutual && o.s.Peers.Members == n.s.Peers.Members {
 				c++
 			}
 		}
@@ -240,7 +249,8 @@ func (d *decision) rabbitApart(v fleet.Service, nodes []node, leads *node) bool 
 		}
 		about := v.Name + "@" + n.host
 		what := fmt.Sprintf("%s and it do not see each other running", leads.host)
-		if left := apartFor - n.age; left > 0 && !tired {
+		// The leading node may have come this moment, and the other not know it yet.
+		if left := max(apartFor-n.age, settleFor-leads.age); left > 0 && (!tired || leads.age < settleFor) {
 			d.wait(about, what+"; it may find back by itself", "journalctl -u "+strings.Join(v.Units, " -u "))
 			d.wake(left)
 			continue

@@ -14,6 +14,7 @@ import (
 // rabbits is a site at rest whose three hosts run one RabbitMQ cluster.
 func rabbits() fleet.World {
 	w := small()
+	w.Told = map[string]fleet.Moment{}
 	w.Spec.Services = []fleet.Service{{Name: "rabbitmq", Kind: "rabbitmq", Mode: fleet.ActiveActive, Units: []string{"rabbitmq-server.service"},
 		Roles: []string{"controller"}, Restarts: fleet.Restarts{Count: 5, Within: 10 * time.Minute}}}
 	delete(w.State.Holdings, "service/s")
@@ -40,6 +41,7 @@ func rabbitIs(w fleet.World, n int, phase, members, running string, age time.Dur
 		Self: fmt.Sprintf("rabbit@c%d", n), Members: names(members), Running: names(running), Since: w.Wall.Add(-age),
 	}}}
 	w.Reports[host] = r
+	w.Told[host] = w.Now
 }
 
 func rabbitAnd(w fleet.World, host string, change func(*fleet.ServiceState)) {
@@ -160,6 +162,27 @@ func TestRabbit(t *testing.T) {
 			rabbitIs(w, 2, fleet.Running, "123", "12", short)
 			rabbitIs(w, 3, fleet.Running, "123", "3", short)
 		}, []string{"wait c3"}},
+		{"it is back this moment, and the others do not know it yet", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "12", long)
+			rabbitIs(w, 2, fleet.Running, "123", "12", long)
+			rabbitIs(w, 3, fleet.Running, "123", "123", short)
+		}, []string{"wait c3"}},
+		{"those that lead have only now found each other", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "1", long)
+			rabbitIs(w, 2, fleet.Running, "123", "23", short)
+			rabbitIs(w, 3, fleet.Running, "123", "23", short)
+		}, []string{"wait c1"}},
+		{"it is cut off from us too: what it said before leads nobody", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "12", 2*apartFor)
+			rabbitIs(w, 2, fleet.Running, "123", "12", 2*apartFor)
+			silent(w, "c3", time.Second)
+		}, nil},
+		{"its host beats, and its agent has said nothing for long", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "1", 2*apartFor)
+			rabbitIs(w, 2, fleet.Running, "123", "23", long)
+			rabbitIs(w, 3, fleet.Running, "123", "23", long)
+			w.Told["c2"], w.Told["c3"] = w.Now.Add(-2*staleAfter), w.Now.Add(-2*staleAfter)
+		}, nil},
 		{"outside for long: restart", func(w fleet.World) {
 			rabbitIs(w, 1, fleet.Running, "123", "12", long)
 			rabbitIs(w, 2, fleet.Running, "123", "12", long)

@@ -81,7 +81,7 @@ func openRabbit(s fleet.Service, env Env) (Copy, error) {
 		short, _, _ := strings.Cut(name, ".")
 		c.node = "rabbit@" + short
 	}
-	if !rabbitNode.MatchString(c.node) {
+	if rabbitNode.FindString(c.node) != c.node {
 		p.add(fmt.Errorf("params: node: %q is not the name of a node; write it as rabbit@HOST", c.node))
 	}
 	if _, _, err := net.SplitHostPort(c.addr); err != nil {
@@ -526,15 +526,8 @@ func (c *rabbitCopy) replace(ctx context.Context, with, key string, whatever boo
 		return err
 	}
 	if !whatever {
-		var queues []struct {
-			Name string `json:"name"`
-		}
-		if err := c.ctlJSON(ctx, &queues, "-n", with, "list_queues", "--offline", "name"); err != nil {
+		if err := c.alone(ctx, with); err != nil {
 			return errors.Join(err, c.unitCopy.Start(ctx))
-		}
-		if len(queues) > 0 {
-			return errors.Join(fmt.Errorf("%d classic queues live on it alone, %s among them: they would be lost; if they may be: mainstay recover rabbitmq HOST",
-				len(queues), queues[0].Name), c.unitCopy.Start(ctx))
 		}
 	}
 	if _, err := c.ctl(ctx, "rabbitmqctl", "-n", with, "forget_cluster_node", c.node); err != nil {
@@ -547,6 +540,31 @@ func (c *rabbitCopy) replace(ctx context.Context, with, key string, whatever boo
 		return nil // its own configuration names the others, and it has joined them
 	}
 	return c.join(ctx, with)
+}
+
+// alone says, as another member knows it, whether a durable classic queue lives on this
+// node alone; the node is down. 3.10 lists those as offline and has them in no other list;
+// 4.0.5 lists nothing as offline and has them among all.
+func (c *rabbitCopy) alone(ctx context.Context, with string) error {
+	var offline []struct {
+		Name string `json:"name"`
+	}
+	if err := c.ctlJSON(ctx, &offline, "-n", with, "list_queues", "--offline", "name"); err != nil {
+		return err
+	}
+	here, err := c.ctl(ctx, "rabbitmqctl", "-n", with, "eval", fmt.Sprintf(
+		`[rabbit_misc:rs(amqqueue:get_name(Q)) || Q <- rabbit_amqqueue:list(), amqqueue:is_durable(Q), amqqueue:get_type(Q) =:= rabbit_classic_queue, amqqueue:qnode(Q) =:= '%s'].`, c.node))
+	if err != nil {
+		return err
+	}
+	names := strings.TrimSpace(string(here))
+	if names == "[]" && len(offline) == 0 {
+		return nil
+	}
+	if len(offline) > 0 {
+		names = fmt.Sprintf("%d, %s among them", len(offline), offline[0].Name)
+	}
+	return fmt.Errorf("classic queues live on it alone (%s): they would be lost; if they may be: mainstay recover rabbitmq HOST", names)
 }
 
 // ctlTime bounds one call of RabbitMQ's own tools: a join copies tables.

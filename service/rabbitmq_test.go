@@ -173,7 +173,8 @@ func TestRabbitProbe(t *testing.T) {
 
 // TestRabbitTend: what each step does, and before what it stops.
 func TestRabbitTend(t *testing.T) {
-	const running = `case "$*" in *"--formatter json version"*) ;; *version*) echo 3.10.8 ;; *"list_policies"*) echo '[]' ;; *list_queues*) echo '[]' ;; esac`
+	const running = `case "$*" in *"--formatter json version"*) ;; *version*) echo 3.10.8 ;; *"list_policies"*) echo '[]' ;; *list_queues*|*eval*) echo '[]' ;; esac`
+	const asks = `rabbitmqctl -q -n rabbit@c2 eval [rabbit_misc:rs(amqqueue:get_name(Q)) || Q <- rabbit_amqqueue:list(), amqqueue:is_durable(Q), amqqueue:get_type(Q) =:= rabbit_classic_queue, amqqueue:qnode(Q) =:= 'rabbit@c1'].`
 	for _, tc := range []struct {
 		name, step, tool string
 		want             []string // calls, in their order
@@ -197,9 +198,11 @@ func TestRabbitTend(t *testing.T) {
 		{"force the start", fleet.StepForceStart, "", []string{"rabbitmqctl -q force_boot"}, "", false},
 		{"reset", fleet.StepReset, "", []string{""}, "", true},
 		{"replace", fleet.StepReplace, running, []string{
-			"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name", "rabbitmqctl -q -n rabbit@c2 forget_cluster_node rabbit@c1"}, "", true},
+			"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name", asks, "rabbitmqctl -q -n rabbit@c2 forget_cluster_node rabbit@c1"}, "", true},
 		{"replace one that alone has a queue", fleet.StepReplace, `echo '[{"name":"only"}]'`,
-			[]string{"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name"}, "1 classic queues live on it alone, only among them", false},
+			[]string{"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name", asks}, "classic queues live on it alone (1, only among them)", false},
+		{"replace one that alone has a queue of 4.0", fleet.StepReplace, `case "$*" in *eval*) echo "[\"queue 'only' in vhost '/'\"]" ;; *) echo '[]' ;; esac`,
+			[]string{"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name", asks}, "queue 'only' in vhost '/'", false},
 		{"abandon it", fleet.StepAbandon, `echo '[{"name":"only"}]'`, []string{"rabbitmqctl -q -n rabbit@c2 forget_cluster_node rabbit@c1"}, "", true},
 		{"replace when the others cannot be asked", fleet.StepReplace, `exit 69`,
 			[]string{"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name"}, "exit code 69", false},
@@ -241,7 +244,7 @@ func TestRabbitTend(t *testing.T) {
 // TestRabbitIsReplacedOnce: one that falls out again is a person's.
 func TestRabbitIsReplacedOnce(t *testing.T) {
 	t.Parallel()
-	_, c, calls := openRabbitTest(t, fakeUnit{Active: "active", Sub: "running"}, `case "$*" in *list_queues*) echo '[]' ;; esac`)
+	_, c, calls := openRabbitTest(t, fakeUnit{Active: "active", Sub: "running"}, `case "$*" in *list_queues*|*eval*) echo '[]' ;; esac`)
 	c.says(t, "rabbit@c1,rabbit@c2", "rabbit@c1")
 	if err := c.Tend(t.Context(), fleet.StepReplace, "rabbit@c2", "1"); err != nil {
 		t.Fatal(err)
