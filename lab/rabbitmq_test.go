@@ -52,8 +52,9 @@ func rabbitFiles(password string) map[string]File {
 		"/etc/rabbitmq/definitions.json":   {Data: definitions, Mode: 0o640, Owner: "root:rabbitmq"},
 		"/etc/rabbitmq/rabbitmq.conf": {Data: []byte("load_definitions = /etc/rabbitmq/definitions.json\ncluster_partition_handling = pause_minority\n" +
 			"net_ticktime = 6\n")},
-		// A small machine has no time for schedulers that wait actively.
-		"/etc/rabbitmq/rabbitmq-env.conf": {Data: []byte("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none\"\n")},
+		// A node that looks for one that is cut off stands still for as long as net_setuptime,
+		// 7 s by default. And a small machine has no time for schedulers that wait actively.
+		"/etc/rabbitmq/rabbitmq-env.conf": {Data: []byte("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"-kernel net_setuptime 2 +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none\"\n")},
 		"/etc/memcached.conf":             {Data: []byte("-l 0.0.0.0\n-p 11211\n-U 0\n-u memcache\n-m 32\n-t 1\n-P /run/memcached/memcached.pid\n")},
 		"/usr/local/bin/cache-client":     {Data: []byte(cacheClient), Mode: 0o755},
 		"/etc/mainstay/rabbitmq.password": {Data: []byte(password + "\n"), Mode: 0o600},
