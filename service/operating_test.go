@@ -31,7 +31,7 @@ func TestOperating(t *testing.T) {
 	}
 	var example strings.Builder
 	for line := range strings.Lines(about) {
-		if text, code := strings.CutPrefix(line, "    "); code {
+		if text, code := strings.CutPrefix(line, "    "); code && (example.Len() > 0 || strings.HasPrefix(text, "site:")) { // commands come before it
 			example.WriteString(text)
 		}
 	}
