@@ -155,7 +155,7 @@ type Restarts struct {
 // Check is how a service is asked whether it serves: Every so often, and an answer
 // is awaited until the Deadline; a site's file that says neither means 1 s.
 type Check struct {
-	Kind     string        `json:"kind,omitempty"` // "tcp", "http", "memcached", or "" for the unit's state alone
+	Kind     string        `json:"kind,omitempty"` // "tcp", "http", "memcached", or "" for the unit's state and what its kind asks by itself
 	Port     int           `json:"port,omitempty"`
 	Path     string        `json:"path,omitempty"`   // http
 	Expect   []int         `json:"expect,omitempty"` // http status codes; empty means any below 500
