@@ -65,8 +65,9 @@ const (
 	// rabbitQuiet is how long no message may come back until the node is out of service:
 	// a busy one may be late, and nothing else of what it does tells.
 	rabbitQuiet = 5 * time.Second
-	// rabbitStuck is how long until it is called stuck, to be started anew.
-	rabbitStuck = time.Minute
+	// rabbitStuck is how long until it is called stuck, to be started anew: longer than a
+	// node can wait for one that hangs (75 s, with net_ticktime at its default).
+	rabbitStuck = 2 * time.Minute
 	// rabbitMirror is the policy that mirrors classic queues on 3.x; what OpenStack makes
 	// for one reply or one reader's copy would only be mirrored in vain.
 	rabbitMirror = `^(?!(amq\.|reply_|.*_fanout_)).*`
