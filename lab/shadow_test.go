@@ -46,9 +46,14 @@ func TestShadow(t *testing.T) {
 	says("c1", "would have recorded: service/solo goes to c2: it was found running there")
 	says("c1", "would have ordered c1 to start service/haproxy")
 
-	if out, err := l.Run(ctx, "c1", "mainstay", "fence", "test", "c2"); err != nil {
-		t.Errorf("the fences cannot be tested on the first day: %v\n%s", err, out)
-	}
+	// Once the voter that joined last has heard of c2, all can ask its switch.
+	s.eventually(t, "every voter to test the fence of c2", func() error {
+		out, err := l.Run(ctx, "c1", "mainstay", "fence", "test", "c2")
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
 
 	s.deed(t)(l.Cut(ctx, Cut{Host: "c2", Network: All, Direction: Both}))
 	says("c1", "would have recorded: c2 will be fenced")
