@@ -417,7 +417,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			r.promised[d.Host] = true
 		}
 		a.mu.Unlock()
-		a.answer(leader.Answer{Ear: d.Host, Stint: m.Stint, Round: m.Round, Promised: m.Promised, Why: m.Why, Arrived: d.At})
+		a.answer(leader.Answer{Ear: d.Host, Stint: m.Stint, Round: m.Round, Promised: m.Promised, Why: m.Why, Arrived: d.At, Silent: m.Silent})
 	}
 }
 
@@ -518,22 +518,26 @@ func (a *Agent) promise(ctx context.Context) {
 		if _, err := a.conn.Drain(ctx); err != nil {
 			continue // unheard is unanswered
 		}
-		promised, why := a.earAsk(q.m.Stint, q.m.Evict)
-		_ = a.conn.Reply(q.d, heartbeat.Answer{Epoch: q.m.Epoch, Round: q.m.Round, Stint: q.m.Stint, Promised: promised, Why: why})
+		x := a.earAsk(q.m.Stint, q.m.Evict)
+		_ = a.conn.Reply(q.d, heartbeat.Answer{Epoch: q.m.Epoch, Round: q.m.Round, Stint: q.m.Stint, Promised: x.Promised, Why: x.Why, Silent: x.Silent})
 	}
 }
 
-func (a *Agent) earAsk(stint fleet.Stint, evict bool) (promised bool, why string) {
+func (a *Agent) earAsk(stint fleet.Stint, evict bool) leader.Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	x := leader.Answer{Ear: a.cfg.Host, Stint: stint}
 	if a.ear == nil {
-		return false, "this host is no voter"
+		x.Why = "this host is no voter"
+		return x
 	}
-	promised, why = a.ear.Ask(stint, evict, a.cfg.Now())
+	now := a.cfg.Now()
+	x.Promised, x.Why = a.ear.Ask(stint, evict, now)
+	x.Silent, x.Arrived = a.ear.Silent(stint, now), now
 	if err := a.putRow(stint); err != nil {
-		return false, err.Error()
+		x.Promised, x.Why = false, err.Error()
 	}
-	return promised, why
+	return x
 }
 
 // Ask implements leader.Eyes.
@@ -566,11 +570,11 @@ func (a *Agent) repeat(epoch uint64, round fleet.Round) {
 			}
 		}
 		if me := a.cfg.Host; !promised[me] {
-			if ok, why := a.ownAnswer(round); ok {
+			if x := a.ownAnswer(round); x.Promised {
 				a.mu.Lock()
 				r.promised[me] = true
 				a.mu.Unlock()
-				a.answer(leader.Answer{Ear: me, Stint: round.Stint, Round: round.Number, Promised: true, Why: why, Arrived: a.cfg.Now()})
+				a.answer(x)
 			}
 		}
 		timer := time.NewTimer(again)
@@ -578,13 +582,15 @@ func (a *Agent) repeat(epoch uint64, round fleet.Round) {
 	}
 }
 
-func (a *Agent) ownAnswer(round fleet.Round) (bool, string) {
+func (a *Agent) ownAnswer(round fleet.Round) leader.Answer {
 	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Spec.Timing.Lease)
 	defer cancel()
 	if _, err := a.conn.Drain(ctx); err != nil {
-		return false, err.Error()
+		return leader.Answer{Why: err.Error()}
 	}
-	return a.earAsk(round.Stint, round.Evict)
+	x := a.earAsk(round.Stint, round.Evict)
+	x.Round = round.Number
+	return x
 }
 
 // Answers implements leader.Eyes.

@@ -234,6 +234,12 @@ func TestDecide(t *testing.T) {
 			w.Heard["c2"] = heard
 			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts), Tries: 1}
 		}, []string{"-intent/c2", "host/c2 waits"}},
+		{"a later boot speaks while the fence of its former one is open: it is proof enough, and not switched off", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord, Why: "its answer was lost"})
+			reboot(*w, "c2", "x")
+			silent(*w, "c2", 0)
+			delete(w.Rounds, "c2")
+		}, []string{"proof/c2", "host/c2 waits", "service/s waits"}},
 		{"nor is its intent ended while the first off may act", func(w *fleet.World) {
 			heard := w.Heard["c2"]
 			fencing(*w, nil)

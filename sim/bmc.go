@@ -58,7 +58,7 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 
 func (b *bmc) off() string {
 	s := b.host.site
-	if !b.host.on && !b.lies && b.uuid == b.host.uuid {
+	if !b.host.on && !b.host.posting && !b.lies && b.uuid == b.host.uuid {
 		return "ok" // of a machine that is off already there is nothing to do later
 	}
 	d := s.between(20*millisecond, 300*millisecond) + b.slow
@@ -78,7 +78,7 @@ func (b *bmc) off() string {
 			s.tell("%s is switched off by its BMC", b.host.name)
 			b.host.powerOff()
 		}
-		b.power = false
+		b.host.posting, b.power = false, false
 		if b.again {
 			s.after(s.between(300*millisecond, 3*second), func() {
 				if !b.host.on && !b.dead {
@@ -92,7 +92,7 @@ func (b *bmc) off() string {
 }
 
 func (b *bmc) state() string {
-	if b.host.on && !b.lies && b.uuid == b.host.uuid {
+	if (b.host.on || b.host.posting) && !b.lies && b.uuid == b.host.uuid {
 		return "on"
 	}
 	return "off"
