@@ -93,6 +93,9 @@ type Config struct {
 	Balancer                  Balancer // nil where no HAProxy runs
 	Env                       service.Env
 	Fence                     Fencer
+	// Watchdog arms this host's watchdog; with keep a time-out that it has is never made
+	// longer. Nil where the site's file names none.
+	Watchdog func(keep bool) (Watchdog, error)
 	// Tell delivers a report to every voter; it must not block.
 	Tell func(fleet.Report)
 	Now  func() fleet.Moment
@@ -152,6 +155,8 @@ type Agent struct {
 	// is set once the farewell was said.
 	departing fleet.Moment
 	leaving   bool
+	armed     time.Duration // of the watchdog; zero: it is not
+	watchdog  Watchdog      // of guardLife alone; nil: not opened yet
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -300,6 +305,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer func() { cancel(); close(a.over); wait.Wait() }()
 	for _, loop := range []func(context.Context){a.carryOut, a.promise, a.report, a.balance, a.guardLoss} {
 		wait.Go(func() { loop(ctx) })
+	}
+	if me, _ := a.spec.Host(a.cfg.Host); a.cfg.Watchdog != nil {
+		wait.Go(func() { a.guardLife(ctx, me.Watchdog) })
 	}
 	a.watchServices(ctx, &wait)
 	return a.beat(ctx)
@@ -946,7 +954,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {

@@ -40,3 +40,17 @@ func (a *Agent) Others(but string) map[string]uint64 {
 	}
 	return out
 }
+
+// Later returns the boot of a host that this ear has heard after the given one: that one
+// is dead then, and an off would hit the later.
+func (a *Agent) Later(host, boot string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ear == nil {
+		return ""
+	}
+	if boots := a.ear.Boots(host); len(boots) > 0 && boots[0].Heard != 0 && boots[0].Stint.Boot != boot {
+		return boots[0].Stint.Boot
+	}
+	return ""
+}
