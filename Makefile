@@ -79,7 +79,7 @@ $(KERNEL)/softdog.ko:
 	cd $(KERNEL) && apt-get download $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
 	dpkg-deb -x $(KERNEL)/linux-image-*.deb $(KERNEL)/package
 	mv $(KERNEL)/package/boot/vmlinuz-* $(KERNEL)/vmlinuz
-	mv $(KERNEL)/package/lib/modules/*/kernel/drivers/watchdog/softdog.ko $@
+	cd $(KERNEL)/package/lib/modules/*/kernel/drivers/watchdog && mv watchdog.ko softdog.ko $(KERNEL)
 	rm -rf $(KERNEL)/package $(KERNEL)/*.deb
 
 clean:
