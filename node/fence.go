@@ -58,6 +58,7 @@ func (n *node) fence(ctx context.Context, o fleet.Order, still func() error) (*f
 	}
 	if me, _ := n.spec.Host(n.host); me.Voter {
 		target.Others = func() map[string]uint64 { return n.agent.Others(victim.Name) }
+		target.Fallen = func() []string { return n.agent.Fallen(victim.Name, o.Target.Boot) }
 	}
 	switch o.Verb {
 	case fleet.VerbPowerOn:

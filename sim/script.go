@@ -697,6 +697,15 @@ func setBMC(s *Site, h *host, rest []string) error {
 		b.uuid = "11111111-0000-4000-8000-000000000000"
 	case "again":
 		b.again = true
+	case "late":
+		b.late = true
+	case "shut":
+		b.shut = true
+	case "wrong":
+		if len(rest) < 2 || s.names[rest[1]] == nil {
+			return errors.New("on whose host does it act?")
+		}
+		b.wrong = s.names[rest[1]]
 	default:
 		return fmt.Errorf("no such BMC: %s", rest[0])
 	}
