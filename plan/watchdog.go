@@ -99,6 +99,9 @@ func (d *decision) contract(host *fleet.Host) (boot string, outlived time.Durati
 func (d *decision) contracts() {
 	for i := range d.w.Spec.Hosts {
 		host := &d.w.Spec.Hosts[i]
+		if s := d.see(host.Name); host.Watchdog.Device != "" && s.speaks && s.report.Watchdog == 0 && !s.report.Leaving {
+			d.wait("watchdog/"+host.Name, "its watchdog to be armed: the site's file names one, and it reports none", "mainstay check on "+host.Name)
+		}
 		if len(d.on[host.Name]) == 0 {
 			continue
 		}

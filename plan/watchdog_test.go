@@ -115,6 +115,20 @@ func TestOutlivedFrees(t *testing.T) {
 	}
 }
 
+// TestUnarmed: who has a watchdog by the site's file and does not arm it is named.
+func TestUnarmed(t *testing.T) {
+	w := armed()
+	for i := range w.Spec.Hosts {
+		if name := w.Spec.Hosts[i].Name; name != "c1" {
+			w.Spec.Hosts[i].Watchdog = fleet.Watchdog{Device: "/dev/watchdog", Timeout: dog}
+		}
+	}
+	_, p := Turn(w)
+	if got := strings.Join(brief(p), "; "); got != "watchdog/c3 waits" {
+		t.Errorf("the plan is: %s", got)
+	}
+}
+
 // TestSurety: the record follows what the holder reports of its watchdog, in place while
 // the copy runs under it, under a new generation before a start.
 func TestSurety(t *testing.T) {

@@ -21,6 +21,8 @@ type Shape struct {
 	// OnFailure and Restarts are those of the active/passive services.
 	OnFailure fleet.OnFailure
 	Restarts  int
+	// Arbiter makes the last voter one: it runs nothing.
+	Arbiter bool
 	// Watchdog is the time-out of every host's watchdog; 0: there are none.
 	Watchdog time.Duration
 	// Clocks is by how many parts in a million the hosts' clocks run fast or slow
@@ -56,7 +58,11 @@ func (sh Shape) build() fleet.Spec {
 		spec.Hosts = append(spec.Hosts, h)
 	}
 	for i := range sh.Voters {
-		host(fmt.Sprintf("c%d", i+1), "controller", byte(i+1), true)
+		role := "controller"
+		if sh.Arbiter && i == sh.Voters-1 {
+			role = "arbiter"
+		}
+		host(fmt.Sprintf("c%d", i+1), role, byte(i+1), true)
 	}
 	for i := range sh.Hosts {
 		host(fmt.Sprintf("n%d", i+1), "compute", byte(i+101), false)
