@@ -118,7 +118,6 @@ func (d *decision) contracts() {
 		if heard.Stint.Boot == boot {
 			last = heard.Last
 		}
-		last = max(last, d.w.Told[host.Name])
 		if left := outlived - d.w.Now.Sub(last); left > 0 {
 			d.wait("host/"+host.Name, fmt.Sprintf("its watchdog to have reset it, as a silence of %v proves", outlived), "")
 			d.wake(left)
