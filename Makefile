@@ -69,7 +69,7 @@ lab-rabbitmq: build
 	go test ./lab -count=1 -timeout 0 -v -run TestRabbitMQ -rabbitmq
 
 # The host's side of a watchdog's contract, on machines of QEMU (apt-get install qemu-system-x86)
-# with Debian's cloud kernel and its softdog: three minutes.
+# with Debian's cloud kernel and its softdog: two minutes.
 KERNEL = /var/cache/mainstay-lab/kernel
 lab-watchdog: $(KERNEL)/softdog.ko
 	CGO_ENABLED=0 go test ./agent -count=1 -timeout 20m -v -run TestRealWatchdog -kernel $(KERNEL)

@@ -87,11 +87,11 @@ var plays = map[string]func(*machine){
 		m.say("cut off")
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 	},
-	// The look saw the lease alive, and the kick comes almost a time-out later.
+	// The look saw the lease alive, and the kick comes most of a time-out later.
 	"is frozen before a kick": func(m *machine) {
 		m.hold()
 		m.during(2*realTimeout, "a lease and a service", m.a.lease)
-		m.freeze <- realTimeout * 9 / 10
+		m.freeze <- realTimeout * 7 / 10
 		m.during(time.Second, "a lease and a service", m.a.lease) // the look is in it
 		m.say("cut off")
 		m.during(10*realTimeout, "no lease", func() {})
