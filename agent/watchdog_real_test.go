@@ -36,7 +36,7 @@ const realTimeout = 5 * time.Second
 func TestMain(m *testing.M) {
 	switch play := os.Getenv("mainstay_play"); {
 	case os.Getpid() == 1:
-		boot(play)
+		first(play)
 	case play != "":
 		plays[play](newMachine())
 	default:
@@ -175,9 +175,9 @@ func (*playing) Helper()           {}
 func (*playing) TempDir() string   { return "/run" }
 func (*playing) Fatal(args ...any) { fmt.Println(args...); os.Exit(1) }
 
-// boot is the first process of such a machine: it loads softdog, lets the play be played
+// first is the first process of such a machine: it loads softdog, lets the play be played
 // by another process, and ends the machine when nothing has.
-func boot(play string) {
+func first(play string) {
 	fail := func(doing string, err error) {
 		if err != nil {
 			fmt.Println("boot:", doing, err)

@@ -40,7 +40,7 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 	s := b.host.site
 	there, back := s.between(2*millisecond, 30*millisecond), s.between(2*millisecond, 30*millisecond)
 	gone, life := b.dead, from.life
-	noAnswer := s.chance(b.lose) 
+	noAnswer := s.chance(b.lose)
 	s.after(there, func() {
 		if gone || b.dead {
 			if !gone && !noAnswer { // it died while it was called
