@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest lab-rabbitmq clean
+.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest lab-rabbitmq lab-watchdog clean
 
 # One static, stripped, versioned binary.
 build:
@@ -67,6 +67,20 @@ lab-faults: build
 # A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
 lab-rabbitmq: build
 	go test ./lab -count=1 -timeout 0 -v -run TestRabbitMQ -rabbitmq
+
+# The host's side of a watchdog's contract, on machines of QEMU (apt-get install qemu-system-x86)
+# with Debian's cloud kernel and its softdog: two minutes.
+KERNEL = /var/cache/mainstay-lab/kernel
+lab-watchdog: $(KERNEL)/softdog.ko
+	CGO_ENABLED=0 go test ./agent -count=1 -timeout 20m -v -run TestRealWatchdog -kernel $(KERNEL)
+
+$(KERNEL)/softdog.ko:
+	rm -rf $(KERNEL) && mkdir -p $(KERNEL)/package
+	cd $(KERNEL) && apt-get download $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
+	dpkg-deb -x $(KERNEL)/linux-image-*.deb $(KERNEL)/package
+	mv $(KERNEL)/package/boot/vmlinuz-* $(KERNEL)/vmlinuz
+	cd $(KERNEL)/package/lib/modules/*/kernel/drivers/watchdog && mv watchdog.ko softdog.ko $(KERNEL)
+	rm -rf $(KERNEL)/package $(KERNEL)/*.deb
 
 clean:
 	rm -rf bin dist

@@ -93,6 +93,9 @@ type Config struct {
 	Balancer                  Balancer // nil where no HAProxy runs
 	Env                       service.Env
 	Fence                     Fencer
+	// Watchdog arms this host's watchdog; with keep a time-out that it has is never made
+	// longer. Nil where the site's file names none.
+	Watchdog func(keep bool) (Watchdog, error)
 	// Tell delivers a report to every voter; it must not block.
 	Tell func(fleet.Report)
 	Now  func() fleet.Moment
@@ -152,6 +155,8 @@ type Agent struct {
 	// is set once the farewell was said.
 	departing fleet.Moment
 	leaving   bool
+	armed     time.Duration // of the watchdog; zero: it is not
+	watchdog  Watchdog      // of guardLife alone; nil: not opened yet
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -301,6 +306,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, loop := range []func(context.Context){a.carryOut, a.promise, a.report, a.balance, a.guardLoss} {
 		wait.Go(func() { loop(ctx) })
 	}
+	if me, _ := a.spec.Host(a.cfg.Host); a.cfg.Watchdog != nil {
+		wait.Go(func() { a.guardLife(ctx, me.Watchdog) })
+	}
 	a.watchServices(ctx, &wait)
 	return a.beat(ctx)
 }
@@ -417,7 +425,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			r.promised[d.Host] = true
 		}
 		a.mu.Unlock()
-		a.answer(leader.Answer{Ear: d.Host, Stint: m.Stint, Round: m.Round, Promised: m.Promised, Why: m.Why, Arrived: d.At})
+		a.answer(leader.Answer{Ear: d.Host, Stint: m.Stint, Round: m.Round, Promised: m.Promised, Why: m.Why, Arrived: d.At, Silent: m.Silent})
 	}
 }
 
@@ -518,22 +526,26 @@ func (a *Agent) promise(ctx context.Context) {
 		if _, err := a.conn.Drain(ctx); err != nil {
 			continue // unheard is unanswered
 		}
-		promised, why := a.earAsk(q.m.Stint, q.m.Evict)
-		_ = a.conn.Reply(q.d, heartbeat.Answer{Epoch: q.m.Epoch, Round: q.m.Round, Stint: q.m.Stint, Promised: promised, Why: why})
+		x := a.earAsk(q.m.Stint, q.m.Evict)
+		_ = a.conn.Reply(q.d, heartbeat.Answer{Epoch: q.m.Epoch, Round: q.m.Round, Stint: q.m.Stint, Promised: x.Promised, Why: x.Why, Silent: x.Silent})
 	}
 }
 
-func (a *Agent) earAsk(stint fleet.Stint, evict bool) (promised bool, why string) {
+func (a *Agent) earAsk(stint fleet.Stint, evict bool) leader.Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	x := leader.Answer{Ear: a.cfg.Host, Stint: stint}
 	if a.ear == nil {
-		return false, "this host is no voter"
+		x.Why = "this host is no voter"
+		return x
 	}
-	promised, why = a.ear.Ask(stint, evict, a.cfg.Now())
+	now := a.cfg.Now()
+	x.Promised, x.Why = a.ear.Ask(stint, evict, now)
+	x.Silent, x.Arrived = a.ear.Silent(stint, now), now
 	if err := a.putRow(stint); err != nil {
-		return false, err.Error()
+		x.Promised, x.Why = false, err.Error()
 	}
-	return promised, why
+	return x
 }
 
 // Ask implements leader.Eyes.
@@ -566,11 +578,11 @@ func (a *Agent) repeat(epoch uint64, round fleet.Round) {
 			}
 		}
 		if me := a.cfg.Host; !promised[me] {
-			if ok, why := a.ownAnswer(round); ok {
+			if x := a.ownAnswer(round); x.Promised {
 				a.mu.Lock()
 				r.promised[me] = true
 				a.mu.Unlock()
-				a.answer(leader.Answer{Ear: me, Stint: round.Stint, Round: round.Number, Promised: true, Why: why, Arrived: a.cfg.Now()})
+				a.answer(x)
 			}
 		}
 		timer := time.NewTimer(again)
@@ -578,13 +590,15 @@ func (a *Agent) repeat(epoch uint64, round fleet.Round) {
 	}
 }
 
-func (a *Agent) ownAnswer(round fleet.Round) (bool, string) {
+func (a *Agent) ownAnswer(round fleet.Round) leader.Answer {
 	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Spec.Timing.Lease)
 	defer cancel()
 	if _, err := a.conn.Drain(ctx); err != nil {
-		return false, err.Error()
+		return leader.Answer{Why: err.Error()}
 	}
-	return a.earAsk(round.Stint, round.Evict)
+	x := a.earAsk(round.Stint, round.Evict)
+	x.Round = round.Number
+	return x
 }
 
 // Answers implements leader.Eyes.
@@ -940,7 +954,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {

@@ -221,16 +221,17 @@ func TestBlindDevice(t *testing.T) {
 	for name, c := range map[string]struct {
 		others func() func() map[string]uint64
 		want   fleet.Outcome
+		fallen []string
 	}{
-		"all others go on": {func() func() map[string]uint64 {
+		"all others go on": {others: func() func() map[string]uint64 {
 			var n uint64
 			return func() map[string]uint64 { n++; return map[string]uint64{"c3": n, "c4": n} }
-		}, fleet.Done},
-		"another beats no more": {func() func() map[string]uint64 {
+		}, want: fleet.Done},
+		"another beats no more": {others: func() func() map[string]uint64 {
 			var n uint64
 			return func() map[string]uint64 { n++; return map[string]uint64{"c3": 7, "c4": n} }
-		}, fleet.NoWord},
-		"another is gone": {func() func() map[string]uint64 {
+		}, want: fleet.NoWord},
+		"another is gone": {others: func() func() map[string]uint64 {
 			var n uint64
 			return func() map[string]uint64 {
 				if n++; n > 1 {
@@ -238,8 +239,12 @@ func TestBlindDevice(t *testing.T) {
 				}
 				return map[string]uint64{"c3": n, "c4": n}
 			}
-		}, fleet.NoWord},
-		"nobody listens": {func() func() map[string]uint64 { return nil }, fleet.Refused},
+		}, want: fleet.NoWord},
+		"another has fallen silent since": {others: func() func() map[string]uint64 {
+			var n uint64
+			return func() map[string]uint64 { n++; return map[string]uint64{"c3": n} }
+		}, want: fleet.Broken, fallen: []string{"c4"}},
+		"nobody listens": {others: func() func() map[string]uint64 { return nil }, want: fleet.Refused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -249,11 +254,11 @@ func TestBlindDevice(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			_, err = Prove(t.Context(), d, Target{Host: "c2", Boot: "b", By: "c1", Others: c.others()})
+			_, err = Prove(t.Context(), d, Target{Host: "c2", Boot: "b", By: "c1", Others: c.others(), Fallen: func() []string { return c.fallen }})
 			if OutcomeOf(err) != c.want {
 				t.Errorf("%q: %v", OutcomeOf(err), err)
 			}
-			if c.want == fleet.Refused && !dev.power.on.Load() {
+			if (c.want == fleet.Refused || c.fallen != nil) && !dev.power.on.Load() {
 				t.Error("it was switched off all the same")
 			}
 		})

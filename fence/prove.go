@@ -42,6 +42,10 @@ type Target struct {
 	// only as long as none of them falls silent in place of the one we mean; nil means
 	// that nobody listens here, and then such a device proves nothing.
 	Others func() map[string]uint64
+	// Fallen names the other hosts that are silent and were not before the one we mean
+	// was: an earlier try may have switched one of them off in its place. A device that
+	// knows no machine is then not used. Nil means that there are none.
+	Fallen func() []string
 	// Still is asked right before each off is sent: an error says why the order holds
 	// no more, and then nothing is sent. A process that was frozen meanwhile would find
 	// a healthy host. Nil means that it always holds.
@@ -88,6 +92,10 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 	}
 	var well map[string]uint64
 	if blind {
+		if fallen := want.fallen(); len(fallen) > 0 {
+			return fail(&Error{fleet.Broken, d.Device(), "watch the other hosts", fmt.Errorf("%w, and fell silent since %s did: %s. Is one of them the machine on that plug?",
+				ErrNoIdentity, want.Host, strings.Join(fallen, ", "))})
+		}
 		well = want.Others()
 	}
 	if err := order(ctx, d, want); err != nil {
@@ -266,6 +274,13 @@ func company(d Driver, before, after map[string]uint64) error {
 func voice(d Driver) error {
 	return &Error{fleet.NoWord, d.Device(), "listen to the host",
 		errors.New("the device says off, but the host still beats: it is another host's device, or it lies")}
+}
+
+func (t Target) fallen() []string {
+	if t.Fallen == nil {
+		return nil
+	}
+	return t.Fallen()
 }
 
 func (t Target) beats() uint64 {

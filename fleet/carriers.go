@@ -43,6 +43,9 @@ type Report struct {
 	// GoesDown says that the host shuts down or reboots in good order: it takes
 	// nothing new, and what it holds shall go elsewhere first.
 	GoesDown bool `json:"goes_down,omitempty"`
+	// Watchdog is the time-out of the host's watchdog as read back from the device;
+	// zero: none is armed.
+	Watchdog time.Duration `json:"watchdog,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`
@@ -139,6 +142,9 @@ type Round struct {
 	Evict bool `json:"evict,omitempty"`
 	// Promised is when the answer of each ear arrived, by the leader's clock.
 	Promised map[string]Moment `json:"promised,omitempty"`
+	// Silent is, by ear, for how long it had heard nothing of the boot when it answered,
+	// by its own clock: of a question about a whole boot.
+	Silent map[string]time.Duration `json:"silent,omitempty"`
 	// Over is set once the answers proved that the stint has ended: it stays so.
 	Over bool `json:"over,omitempty"`
 }
@@ -205,6 +211,9 @@ type Order struct {
 	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
+	// Watchdog is the surety under which something is given: a host whose watchdog is
+	// not armed, or waits longer, refuses.
+	Watchdog time.Duration `json:"watchdog,omitempty"`
 }
 
 // Routes is the routing table: for each service behind HAProxy, each host's

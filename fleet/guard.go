@@ -24,6 +24,7 @@ const (
 	GuardBar         Guard = "bar"          // a returned host holds nothing until admitted
 	GuardIntent      Guard = "intent"       // an open fence is waited out
 	GuardInventory   Guard = "inventory"    // nothing is started on an unknown host
+	GuardWatchdog    Guard = "watchdog"     // a host without a lease that holds a service kicks no more
 )
 
 // Guards lists them all.
@@ -31,6 +32,6 @@ func Guards() []Guard {
 	return []Guard{
 		GuardLeadRead, GuardRestartWait, GuardTransfer, GuardOrphan, GuardRecordFirst, GuardEars,
 		GuardStint, GuardPromise, GuardEarWait, GuardOneVoter, GuardKernel, GuardAfterCheck,
-		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardInventory,
+		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardInventory, GuardWatchdog,
 	}
 }

@@ -124,6 +124,7 @@ func (r *reader) hosts(f field) []Host {
 		var roles []string
 		var voter *bool
 		var fence [][]device
+		var watchdog Watchdog
 		own := map[string][]netip.Addr{}
 		if s, ok := scalarText(e.node); ok {
 			r.bad(e, "type", "is not a mapping", fmt.Sprintf("{roles: [%s]}", s))
@@ -133,6 +134,7 @@ func (r *reader) hosts(f field) []Host {
 				{"voter", func(f field) { voter = new(bool); r.flag(voter)(f) }},
 				{"addresses", func(f field) { own = r.ownAddresses(f, len(names)) }},
 				{"fence", func(f field) { fence = r.levels(f) }},
+				{"watchdog", func(f field) { watchdog = r.watchdog(f) }},
 			})
 		}
 		for i, name := range names {
@@ -141,7 +143,7 @@ func (r *reader) hosts(f field) []Host {
 				continue
 			}
 			owner[name] = e.name
-			h := Host{Name: name, Roles: slices.Clone(roles), Addresses: map[string]netip.Addr{}}
+			h := Host{Name: name, Roles: slices.Clone(roles), Addresses: map[string]netip.Addr{}, Watchdog: watchdog}
 			h.Voter = h.HasRole("controller", "arbiter")
 			if voter != nil {
 				h.Voter = *voter

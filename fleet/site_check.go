@@ -183,6 +183,7 @@ func (c *checker) hosts() {
 	}
 	for _, h := range c.s.Hosts {
 		at := "hosts/" + h.Name
+		c.watchdog(h)
 		if !hostName(h.Name) {
 			c.fault(at, "host-name", h.Name, "is not a host's name", "letters, digits, - and .")
 		}
@@ -666,12 +667,16 @@ func (c *checker) exclusive() {
 		if v.Mode != ActivePassive {
 			continue
 		}
-		var bare []string
+		var bare, mute []string // without a fence; and without a proof at all
 		for _, name := range c.s.Homes(v) {
 			switch h, ok := c.s.Host(name); {
 			case !ok:
 			case len(h.Fence) == 0:
 				bare = append(bare, name)
+				if h.Watchdog.Device == "" {
+					mute = append(mute, name)
+				}
+			case h.Watchdog.Device != "": // it needs no answer of anybody's
 			case len(h.Fence) == 1 && len(h.Fence[0]) == 1 && !slices.Contains(single, name):
 				single = append(single, name)
 			}
@@ -683,13 +688,15 @@ func (c *checker) exclusive() {
 		if v.OnFailure == FailFence {
 			c.fault(at+"/on_failure", "fence", string(FailFence), "asks for a fence, and these hosts have none: "+some(bare), "fence: {driver: ...} on them, or on_failure: move or block")
 		}
-		c.warn(at, "fence", "", fmt.Sprintf("is active/passive and may live on hosts without a fence (%s): if one of them is lost, no proof is possible, and the service waits until the host returns or a person swears that it is off (rules 6 and 7)", some(bare)),
-			"fence: {driver: redfish, ...} on these hosts, or mode: active/active if it can be")
+		if len(mute) > 0 {
+			c.warn(at, "fence", "", fmt.Sprintf("is active/passive and may live on hosts without a fence (%s): if one of them is lost, no proof is possible, and the service waits until the host returns or a person swears that it is off (rules 6 and 7)", some(mute)),
+				"fence: {driver: redfish, ...} on these hosts, or mode: active/active if it can be")
+		}
 	}
 	if len(single) > 0 {
 		slices.Sort(single)
 		c.warn("hosts/"+single[0]+"/fence", "one-bmc", "", fmt.Sprintf("is the only proof for active/passive services on %s: a BMC that loses power together with its host proves nothing, and the service waits for the host's return or a person's oath (HOLES 18)", some(single)),
-			"a second level, fence: [{driver: redfish, ...}, {driver: agent, agent: fence_apc_snmp, ...}], or BMCs with a power feed of their own; else know the oath: the wait names its command")
+			"a second level, fence: [{driver: redfish, ...}, {driver: agent, agent: fence_apc_snmp, ...}], a watchdog: {device: /dev/watchdog}, or BMCs with a power feed of their own; else know the oath: the wait names its command")
 	}
 }
 

@@ -12,7 +12,7 @@ func TestKeys(t *testing.T) {
 	const stranger = "qqqqqqqqqqqqqqqqqqqqqqqq"
 	text := strings.ReplaceAll(`?: 1
 networks: {a: {?: 1}}
-hosts: {c1: {?: 1}}
+hosts: {c1: {?: 1, watchdog: {?: 1}}}
 addresses: {x: {?: 1}}
 services: {y: {?: 1, check: {?: 1}, listen: {?: 1}, restarts: {?: 1}}}
 timing: {?: 1}

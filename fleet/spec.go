@@ -39,6 +39,7 @@ type Host struct {
 	// Addresses maps a network's name to this host's own address on it.
 	Addresses map[string]netip.Addr `json:"addresses"`
 	Fence     []Level               `json:"fence,omitempty"`
+	Watchdog  Watchdog              `json:"watchdog,omitzero"`
 }
 
 // HasRole says whether the host has at least one of the roles.

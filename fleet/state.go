@@ -64,6 +64,9 @@ type Holding struct {
 	Unguarded bool `json:"unguarded,omitempty"`
 	// Blocked: OnFailure said block; a person must release it.
 	Blocked string `json:"blocked,omitempty"`
+	// Watchdog is the time-out of the holder's watchdog, by its own report: it stands
+	// surety for this holding. Zero: none does, and no silence proves anything.
+	Watchdog time.Duration `json:"watchdog,omitempty"`
 }
 
 // Holder is the stint that holds it.

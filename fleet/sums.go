@@ -32,14 +32,14 @@ func (t Timing) lead() (soonest, median, worst time.Duration) {
 
 // Sums returns what `mainstay check` prints for this site: how long an address
 // is silent after each sort of fault. The first two hold wherever the nftables
-// guard works; the last line says what its loss would cost.
+// guard works; the next line says what its loss would cost.
 func (s Spec) Sums() []Sum {
 	t := s.Timing
 	w, coarse := t.Silence(GuardLate), t.Silence(CoarseLate)
 	soonest, median, worst := t.lead()
 	wText := fmt.Sprintf("W = 1.1 x lease + %v + %v = %v", GuardLate, SilenceSlack, w)
 	back := t.Lease - t.Beat - 5*time.Millisecond
-	return []Sum{
+	sums := []Sum{
 		{
 			Case:    "the holder dies and is not the leader",
 			Formula: fmt.Sprintf("W - (0..beat) + R; %s; R = %v, worst %v", wText, turnMedian, turnWorst),
@@ -70,6 +70,20 @@ func (s Spec) Sums() []Sum {
 			Worst:   coarse + turnWorst,
 		},
 	}
+	var wd time.Duration
+	for _, h := range s.Hosts {
+		wd = max(wd, h.Watchdog.Timeout)
+	}
+	if wd > 0 {
+		d := Outlived(t.Lease, wd)
+		sums = append(sums, Sum{
+			Case:    "an active/passive service's host dies together with its BMC, and has a watchdog: until it is started elsewhere",
+			Formula: fmt.Sprintf("1.1 x (lease + 2 x watchdog) + 1s + (0..lease) + R; watchdog = %v", wd),
+			Median:  d + t.Lease/2 + turnMedian,
+			Worst:   d + t.Lease + turnWorst,
+		})
+	}
+	return sums
 }
 
 // laterMedian returns the median of the later of two times: one lies evenly

@@ -52,6 +52,8 @@ type Answer struct {
 	Promised bool
 	Why      string
 	Arrived  fleet.Moment
+	// Silent is for how long the ear had heard nothing of the stint's boot.
+	Silent time.Duration
 }
 
 // Eyes is what the leader needs of its own host's ear.
@@ -414,6 +416,14 @@ func (l *Leader) answered(a Answer) {
 		l.book.once(fmt.Sprintf("round/%s/%d/%s", a.Stint.Host, a.Stint.N, a.Ear), "observation", "host/"+a.Stint.Host, fmt.Sprintf("%s %s: %s", a.Ear, lease.Answer(a.Stint), a.Why))
 	}
 	r.Promised = promised
+	if a.Stint.N == lease.AnyStint {
+		silent := maps.Clone(r.Silent)
+		if silent == nil {
+			silent = map[string]time.Duration{}
+		}
+		silent[a.Ear] = a.Silent
+		r.Silent = silent
+	}
 	r.Over = lease.Over(r, spec.Voters(), spec.Timing, l.Eyes.Heard()[a.Stint.Host].Late, l.Now())
 	l.rounds[a.Stint.Host] = r
 }

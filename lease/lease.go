@@ -351,6 +351,18 @@ func (e *Ear) Ask(stint fleet.Stint, evict bool, now fleet.Moment) (promised boo
 	return true, "silent long enough"
 }
 
+// Silent is for how long this ear has heard nothing of a boot, for certain: not counting
+// what it cannot know because its own process began later or was away, or because it
+// heard nobody at all. Whatever it has not heard it has not acknowledged either, so no
+// beat of that boot that was sent within this span holds a lease by this ear.
+func (e *Ear) Silent(stint fleet.Stint, now fleet.Moment) time.Duration {
+	if now.Before(e.mute) || e.deaf(now) {
+		return 0
+	}
+	r, _ := e.Row(stint)
+	return max(0, min(now.Sub(r.Heard), now.Sub(e.listens)))
+}
+
 // deaf says that no other host at all has been heard for three beats.
 func (e *Ear) deaf(now fleet.Moment) bool {
 	return now.Sub(e.others) >= e.timing.Suspect()

@@ -241,6 +241,41 @@ func TestADeafEarCallsNobodySilent(t *testing.T) {
 	}
 }
 
+// TestSilent: an ear vouches only for the silence that it cannot have missed.
+func TestSilent(t *testing.T) {
+	const long = 20 * time.Second
+	for _, c := range []struct {
+		name  string
+		rows  []Row
+		hears func(e *Ear)
+		want  time.Duration
+	}{
+		{"heard it long ago", []Row{{Stint: stint(1), Heard: at(2 * time.Second)}}, func(e *Ear) { others(e, 0, long) }, 18 * time.Second},
+		{"never heard it", []Row{}, func(e *Ear) { others(e, 0, long) }, long},
+		{"heard it again", []Row{}, func(e *Ear) {
+			others(e, 0, 9*time.Second)
+			e.Beat(Beat{Stint: stint(1), Sent: at(1)}, at(9*time.Second))
+			others(e, 9*time.Second, long)
+		}, 11 * time.Second},
+		{"was away", []Row{}, func(e *Ear) {
+			others(e, 0, 5*time.Second)
+			e.Return(at(15 * time.Second))
+			others(e, 15*time.Second, long)
+		}, 5 * time.Second},
+		{"hears nobody", []Row{}, func(*Ear) {}, 0},
+		{"has just booted", nil, func(e *Ear) { others(e, 0, 100*ms) }, 0},
+	} {
+		e, now := NewEar("me", room, c.rows, at(0)), at(long)
+		c.hears(e)
+		if c.rows == nil {
+			now = at(100 * ms)
+		}
+		if got := e.Silent(stint(AnyStint), now); got != c.want {
+			t.Errorf("an ear that %s vouches for %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 func TestCoarseGuardIsWaitedFor(t *testing.T) {
 	e := NewEar("", room, []Row{}, at(0))
 	e.Beat(Beat{Stint: stint(1), Sent: at(0), Late: fleet.CoarseLate}, at(0))

@@ -146,6 +146,15 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 				Problem: "is on no interface of this host", Want: want})
 		}
 	}
+	if me.Watchdog.Device != "" {
+		warning, err := fence.CheckWatchdog(me.Watchdog)
+		if err != nil {
+			about = append(about, fleet.Fault{Path: "hosts/" + me.Name + "/watchdog", Rule: "watchdog", Problem: err.Error()})
+		}
+		if warning != "" {
+			about = append(about, fleet.Fault{Path: "hosts/" + me.Name + "/watchdog", Rule: "watchdog", Problem: warning, Warning: true})
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if runsHAProxy(spec, me.Name) {

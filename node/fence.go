@@ -7,10 +7,25 @@ import (
 	"sync"
 	"time"
 
+	"mainstay/agent"
 	"mainstay/api"
 	"mainstay/fence"
 	"mainstay/fleet"
 )
+
+// watchdogOf returns what arms a host's watchdog; nil if the site's file names none.
+func watchdogOf(h fleet.Host) func(keep bool) (agent.Watchdog, error) {
+	if h.Watchdog.Device == "" {
+		return nil
+	}
+	return func(keep bool) (agent.Watchdog, error) {
+		w, err := fence.OpenWatchdog(h.Watchdog, keep)
+		if err != nil {
+			return nil, err
+		}
+		return w, nil
+	}
+}
 
 // fence carries out the orders that concern another host's power.
 func (n *node) fence(ctx context.Context, o fleet.Order, still func() error) (*fleet.Proof, error) {
@@ -35,11 +50,15 @@ func (n *node) fence(ctx context.Context, o fleet.Order, still func() error) (*f
 			if epoch := n.store.State().Epoch; !n.quorum.Holds(n.now()) || epoch != o.Epoch {
 				return fmt.Errorf("this host does not lead in epoch %d any more", o.Epoch)
 			}
+			if later := n.agent.Later(victim.Name, o.Target.Boot); later != "" {
+				return fmt.Errorf("a later boot of %s speaks, %s: that is proof enough", victim.Name, later)
+			}
 			return still()
 		},
 	}
 	if me, _ := n.spec.Host(n.host); me.Voter {
 		target.Others = func() map[string]uint64 { return n.agent.Others(victim.Name) }
+		target.Fallen = func() []string { return n.agent.Fallen(victim.Name, o.Target.Boot) }
 	}
 	switch o.Verb {
 	case fleet.VerbPowerOn:

@@ -310,7 +310,7 @@ func (n *node) run(asked context.Context) error {
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held")},
 		Fence: n.fence, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
-		Now: vip.Now, Wall: time.Now, Log: n.log,
+		Watchdog: watchdogOf(me), Now: vip.Now, Wall: time.Now, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -355,6 +355,7 @@ func (n *node) run(asked context.Context) error {
 		}()
 	}
 	err = n.agent.Run(ctx)
+	n.agent.CloseWatchdog(n.bye.Load())
 	if n.bye.Load() {
 		bye, done := context.WithTimeout(context.Background(), farewellBound)
 		defer done()

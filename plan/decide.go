@@ -63,6 +63,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.missing()
 	d.admit()
 	d.rounds()
+	d.contracts()
 	d.addresses()
 	d.services()
 	d.fences()
@@ -330,6 +331,9 @@ func (d *decision) admit() {
 		}
 		if _, open := d.w.State.Intents[host.Name]; open && fleet.Armed(fleet.GuardIntent) {
 			d.wait("host/"+host.Name, "the open fence intent to end before its new boot is admitted", "")
+			if !known {
+				d.reborn(m, heard.Stint.Boot) // what it had waits for no fence any more
+			}
 			continue
 		}
 		if thing := d.onItsWay(host.Name, heard.Stint.Boot); thing != "" {
@@ -341,19 +345,25 @@ func (d *decision) admit() {
 			d.record(fleet.Put("member/"+host.Name, m, fmt.Sprintf("%s is barred no more: boot %s speaks, and no fence is open", host.Name, m.Admitted)))
 			continue
 		}
-		former := m.Admitted
+		former := m
 		m.Admitted, m.Barred, m.Left = heard.Stint.Boot, "", nil
 		if report.UUID != "" {
 			m.UUID = report.UUID
 		}
 		d.record(fleet.Put("member/"+host.Name, m, fmt.Sprintf("%s admitted with boot %s", host.Name, heard.Stint.Boot)))
-		if former != "" {
-			d.record(fleet.Put("proof/"+host.Name, fleet.Proof{
-				Host: host.Name, Boot: former, Kind: "reboot", By: d.w.Leader, At: d.w.Wall,
-				Evidence: fmt.Sprintf("a later boot of %s, %s, has spoken", host.Name, heard.Stint.Boot),
-			}, fmt.Sprintf("boot %s of %s is dead: a later one has spoken", former, host.Name)))
-		}
+		d.reborn(former, heard.Stint.Boot)
 	}
+}
+
+// reborn records that a host's admitted boot is dead, because a later one speaks.
+func (d *decision) reborn(m fleet.Member, boot string) {
+	if p, proved := d.w.State.Proofs[m.Host]; m.Admitted == "" || proved && p.Boot == m.Admitted && p.Kind == "reboot" {
+		return
+	}
+	d.record(fleet.Put("proof/"+m.Host, fleet.Proof{
+		Host: m.Host, Boot: m.Admitted, Kind: "reboot", By: d.w.Leader, At: d.w.Wall,
+		Evidence: fmt.Sprintf("a later boot of %s, %s, has spoken", m.Host, boot),
+	}, fmt.Sprintf("boot %s of %s is dead: a later one has spoken", m.Admitted, m.Host)))
 }
 
 // onItsWay names a thing that was taken from an earlier boot of the host and has

@@ -234,6 +234,30 @@ func TestDecide(t *testing.T) {
 			w.Heard["c2"] = heard
 			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts), Tries: 1}
 		}, []string{"-intent/c2", "host/c2 waits"}},
+		{"a later boot speaks while the fence of its former one is open: it is proof enough, and not switched off", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord, Why: "its answer was lost"})
+			reboot(*w, "c2", "x")
+			silent(*w, "c2", 0)
+			delete(w.Rounds, "c2")
+		}, []string{"proof/c2", "host/c2 waits", "service/s waits"}},
+		{"nor is it once that is recorded", func(w *fleet.World) {
+			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord, Why: "its answer was lost"})
+			reboot(*w, "c2", "x")
+			silent(*w, "c2", 0)
+			delete(w.Rounds, "c2")
+			w.State.Proofs["c2"] = fleet.Proof{Host: "c2", Boot: "b", Kind: "reboot"}
+			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
+			w.Reports["c3"].Services["s"] = fleet.ServiceState{Phase: fleet.Running, Ready: true, Generation: 5}
+		}, []string{"host/c2 waits"}},
+		{"two boots that speak at once prove nothing of each other, and the fence goes on", func(w *fleet.World) {
+			fencing(*w, nil)
+			reboot(*w, "c2", "x")
+			silent(*w, "c2", 0)
+			delete(w.Rounds, "c2")
+			h := w.Heard["c2"]
+			h.Rival = "b"
+			w.Heard["c2"] = h
+		}, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
 		{"nor is its intent ended while the first off may act", func(w *fleet.World) {
 			heard := w.Heard["c2"]
 			fencing(*w, nil)

@@ -228,11 +228,11 @@ func (d *decision) pursue(in fleet.Intent) {
 	}
 }
 
-// back says whether the boot that was to be fenced is heard again and nothing else
-// asks for its fence: nobody who is well is switched off.
+// back says whether the boot that was to be fenced, or a later one, is heard again and
+// nothing else asks for its fence: nobody who is well is switched off.
 func (d *decision) back(in fleet.Intent) bool {
 	v := d.w.Verdicts[in.Host]
-	if v.Stint.Boot != in.Boot || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
+	if v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || v.Stint.Boot != in.Boot && d.w.Heard[in.Host].Rival != "" {
 		return false
 	}
 	_, why := d.needsFence(in.Host)

@@ -77,6 +77,7 @@ type Hand struct {
 	kept fleet.Moment
 	// departing: the host shuts down and takes nothing any more.
 	departing bool
+	watchdog  time.Duration // see Arm
 }
 
 // claimLasts bounds the first claim of a host that spoke for nothing: asking who else
@@ -307,6 +308,9 @@ func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 	}
 	if h.departing {
 		return "this host is shutting down"
+	}
+	if why := h.surety(o); why != "" {
+		return why
 	}
 	if o.Stint != h.memory.Stint && fleet.Armed(fleet.GuardStint) {
 		return fmt.Sprintf("meant for stint %d, this is %d", o.Stint, h.memory.Stint)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -242,11 +243,20 @@ func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
 	generation := d.next(old)
 	d.record(fleet.Put("holding/"+v.Thing(), fleet.Holding{
 		Thing: v.Thing(), Host: to, Boot: s.Boot, Stint: s.N, Generation: generation,
-		From: from, Why: why, At: d.w.Wall,
+		From: from, Why: why, At: d.w.Wall, Watchdog: d.surety(to),
 	}, fmt.Sprintf("%s goes to %s: %s", v.Thing(), to, why)))
 	if !fleet.Armed(fleet.GuardRecordFirst) {
-		d.startPassive(v, to, generation, why)
+		d.startPassive(v, fleet.Holding{Host: to, Generation: generation}, why)
 	}
+}
+
+// surety is the time-out of a host's watchdog, by its present report.
+func (d *decision) surety(host string) time.Duration {
+	r, ok := d.current(host)
+	if !ok {
+		return 0
+	}
+	return r.Watchdog
 }
 
 // fit lists the hosts that may run an active/passive service now.
@@ -306,6 +316,9 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		d.put(v, h, h.Host, fmt.Sprintf("%s knows generation %d: the record, of a restored store, was older", h.Host, s.Generation))
 		return
 	}
+	if d.stand(v, h, r) {
+		return
+	}
 	if why := d.armed(h, d.shouldMove(v, h)); why != "" {
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
 			Generation: h.Generation, Why: why}, h.Host))
@@ -329,14 +342,14 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		if d.exhausted(v, h, s) || s.Phase != fleet.Running && !d.offStill(v, h) {
 			return
 		}
-		d.startPassive(v, h.Host, h.Generation, h.Why)
+		d.startPassive(v, h, h.Why)
 	}
 }
 
-func (d *decision) startPassive(v fleet.Service, host string, generation uint64, why string) {
-	s := d.w.Reports[host].Services[v.Name]
-	d.order(d.to(fleet.Order{Key: fmt.Sprintf("start/%s/%s/%d/%d", v.Name, host, generation, s.Restarts), Verb: fleet.VerbStart,
-		Thing: v.Thing(), Generation: generation, Why: why}, host))
+func (d *decision) startPassive(v fleet.Service, h fleet.Holding, why string) {
+	s := d.w.Reports[h.Host].Services[v.Name]
+	d.order(d.to(fleet.Order{Key: fmt.Sprintf("start/%s/%s/%d/%d", v.Name, h.Host, h.Generation, s.Restarts), Verb: fleet.VerbStart,
+		Thing: v.Thing(), Generation: h.Generation, Watchdog: h.Watchdog, Why: why}, h.Host))
 }
 
 // offStill asks once more, right before a start that relies on a fence, whether

@@ -58,6 +58,8 @@ type agent struct {
 	seq     uint64
 	content uint64 // counts what was said anew
 
+	watchdog time.Duration // as armed by this process
+
 	departing fleet.Moment // since when its host has been shutting down; 0: it is not
 	leaving   bool
 
@@ -141,6 +143,7 @@ func newAgent(h *host) *agent {
 	}
 	a.first = now.Add(time.Duration(s.between(0, at(a.every))))
 	a.await(a.first)
+	a.guardLife()
 	if h.member != nil {
 		h.agentProcess.in(s.between(0, at(a.spec.Timing.Heartbeat)), a.pings)
 	}
@@ -369,7 +372,7 @@ func (a *agent) repeat(epoch uint64, r fleet.Round) {
 		case v == a.host:
 			if ok, why := a.earAsk(r.Stint, r.Evict); ok {
 				x.promised[v.name] = true
-				a.leader.answered(v.name, epoch, r, why, a.host.clock())
+				a.leader.answered(v.name, epoch, r, why, a.ear.Silent(r.Stint, a.host.clock()))
 			}
 		default:
 			for net := range s.nets {
@@ -392,6 +395,7 @@ func (a *agent) askOver(v *host, net int, epoch uint64, r fleet.Round) {
 			return
 		}
 		promised, why := v.agent.earAsk(r.Stint, r.Evict)
+		silent := v.agent.ear.Silent(r.Stint, v.clock())
 		back, ok := s.packet(v, a.host, net)
 		if !ok || !promised {
 			return
@@ -407,7 +411,7 @@ func (a *agent) askOver(v *host, net int, epoch uint64, r fleet.Round) {
 			} else {
 				x.promised[v.name] = true
 			}
-			a.leader.answered(v.name, epoch, r, why, a.host.clock())
+			a.leader.answered(v.name, epoch, r, why, silent)
 		})
 	})
 }
@@ -878,7 +882,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	r := fleet.Report{
 		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
 		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
-		GoesDown: a.departing != 0, Leaving: a.leaving,
+		GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.watchdog,
 		Addresses: d.Addresses, Services: d.Services, Links: d.Links, Severed: d.Severed,
 	}
 	for i := range a.spec.Addresses {
@@ -910,9 +914,9 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 // same says whether two reports say the same, apart from their number and time.
 func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
-		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Refused == b.Refused &&
+		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Refused == b.Refused && a.Watchdog == b.Watchdog &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
-		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences)
+		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && a.Refused == b.Refused
 }
 
 // told is a report and a number that changes with what it says.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"mainstay/fleet"
@@ -17,6 +18,10 @@ type bmc struct {
 	lose  int  // of a thousand answers
 	slow  at   // how much longer an off takes
 	lies  bool // it says off although the host is on
+	late  bool // it says whose it is and does as it is told, and its answers come after the deadline
+	shut  bool // it refuses the password
+	// wrong is the host that hangs on this plug in truth; the plug knows no machine.
+	wrong *host
 	again bool // a power policy turns the host on a while after an off
 	stray int  // offs on their way
 	done  at   // when the last of them will be carried out: it obeys in the order it is told
@@ -26,6 +31,7 @@ type bmc struct {
 // how an answer of a BMC failed.
 const (
 	lost     = "its answer was lost"
+	denied   = "it refuses the password"
 	deadline = 3 * second
 )
 
@@ -42,11 +48,18 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 			}
 			return
 		}
-		v := do()
+		v, err := "", denied
+		if !b.shut {
+			v, err = do(), ""
+		}
+		if b.late && v != b.uuid && !noAnswer {
+			from.in(deadline-there, func() { answer("", lost) })
+			return
+		}
 		if !noAnswer {
 			from.in(back, func() {
 				if from.life == life {
-					answer(v, "")
+					answer(v, err)
 				}
 			})
 		}
@@ -58,7 +71,14 @@ func (b *bmc) call(from *process, do func() string, answer func(value string, er
 
 func (b *bmc) off() string {
 	s := b.host.site
-	if !b.host.on && !b.lies && b.uuid == b.host.uuid {
+	if b.wrong != nil {
+		s.after(s.between(20*millisecond, 300*millisecond), func() {
+			s.tell("%s is switched off by the plug of %s", b.wrong.name, b.host.name)
+			b.wrong.powerOff()
+		})
+		return "ok"
+	}
+	if !b.host.on && !b.host.posting && !b.lies && b.uuid == b.host.uuid {
 		return "ok" // of a machine that is off already there is nothing to do later
 	}
 	d := s.between(20*millisecond, 300*millisecond) + b.slow
@@ -78,7 +98,7 @@ func (b *bmc) off() string {
 			s.tell("%s is switched off by its BMC", b.host.name)
 			b.host.powerOff()
 		}
-		b.power = false
+		b.host.posting, b.power = false, false
 		if b.again {
 			s.after(s.between(300*millisecond, 3*second), func() {
 				if !b.host.on && !b.dead {
@@ -92,7 +112,13 @@ func (b *bmc) off() string {
 }
 
 func (b *bmc) state() string {
-	if b.host.on && !b.lies && b.uuid == b.host.uuid {
+	if b.wrong != nil {
+		if b.wrong.on {
+			return "on"
+		}
+		return "off"
+	}
+	if (b.host.on || b.host.posting) && !b.lies && b.uuid == b.host.uuid {
 		return "on"
 	}
 	return "off"
@@ -107,6 +133,8 @@ type prover struct {
 	uuid   string // as the victim reported it
 	done   func(*fleet.Proof, fleet.Outcome, string)
 	given  fleet.Moment
+	// others is who was heard well before the order, where the device knows no machine.
+	others map[string]fleet.Moment
 }
 
 // latest is fence.Latest.
@@ -125,6 +153,36 @@ func (h *host) beatsOf(victim, boot string) fleet.Moment {
 	}
 	row, _ := h.agent.ear.Row(fleet.Stint{Host: victim, Boot: boot})
 	return row.Heard
+}
+
+// heardWell is Agent.Others: when each other host that is heard well was last heard.
+func (h *host) heardWell(but *host) map[string]fleet.Moment {
+	out, now := map[string]fleet.Moment{}, h.clock()
+	for i := range h.agent.senses {
+		from, x := h.site.hosts[i], &h.agent.senses[i]
+		if from == h || from == but || !x.seen {
+			continue
+		}
+		if last := slices.Max(x.nets); now.Sub(last) < 3*from.every {
+			out[from.name] = last
+		}
+	}
+	return out
+}
+
+// fallen is Agent.Fallen.
+func (a *agent) fallen(but *host, boot string) string {
+	meant, _ := a.ear.Row(fleet.Stint{Host: but.name, Boot: boot})
+	for _, h := range a.host.site.hosts {
+		var last fleet.Moment
+		if boots := a.ear.Boots(h.name); len(boots) > 0 {
+			last = boots[0].Heard
+		}
+		if h != but && h != a.host && a.host.clock().Sub(last) >= 3*h.every && !last.Before(meant.Heard) {
+			return h.name
+		}
+	}
+	return ""
 }
 
 // fence carries out fence, confirm and power-on.
@@ -186,8 +244,22 @@ func (p *prover) same(next func()) {
 		next()
 		return
 	}
+	if p.victim.bmc.wrong != nil {
+		if p.others == nil {
+			if fallen := p.by.agent.fallen(p.victim, p.order.Target.Boot); fallen != "" {
+				p.site.guard(fleet.GuardProof)
+				p.done(nil, fleet.Broken, "its plug knows no machine, and fell silent since it did: "+fallen)
+				return
+			}
+			p.others = p.by.heardWell(p.victim)
+		}
+		next()
+		return
+	}
 	p.call(func() string { return p.victim.bmc.uuid }, func(v, err string) {
 		switch {
+		case err == denied:
+			p.done(nil, fleet.Refused, err)
 		case err != "":
 			p.done(nil, fleet.NoWord, err)
 		case v != p.uuid:
@@ -275,6 +347,15 @@ func (p *prover) twice() {
 				return
 			}
 			p.same(func() {
+				// As fence.company: a plug that knows no machine has perhaps silenced another.
+				well := p.by.heardWell(p.victim)
+				for _, name := range fleet.Sorted(p.others) {
+					if n, still := well[name]; !still || n == p.others[name] {
+						p.site.guard(fleet.GuardProof)
+						p.done(nil, fleet.NoWord, name+" was heard well before the order and has fallen silent since: is it the machine on that plug?")
+						return
+					}
+				}
 				if p.by.beatsOf(p.victim.name, p.order.Target.Boot) != before {
 					p.site.guard(fleet.GuardProof)
 					p.done(nil, fleet.NoWord, "the device says off, but the host still beats")

@@ -36,6 +36,8 @@ type host struct {
 	kernel                      kernel
 	copies                      []*unit
 	bmc                         bmc
+	watchdog                    watchdog
+	posting                     bool // it has power, was reset and is on its way to a boot
 	// quickBoot makes it come back within a lease.
 	quickBoot bool
 	// freezeFor freezes the agent in the middle of its next renewal.
@@ -111,7 +113,7 @@ func (h *host) powerOn() {
 		return
 	}
 	s := h.site
-	h.on, h.suspended = true, false
+	h.on, h.suspended, h.posting = true, false, false
 	h.boots++
 	h.boot = fmt.Sprintf("%s-%d", h.name, h.boots)
 	h.booted, h.began = s.now, fleet.Moment(s.between(second, 100*second))
@@ -139,6 +141,7 @@ func (h *host) bootTime() at {
 
 // powerOff ends everything on it at once.
 func (h *host) powerOff() {
+	h.posting = false
 	if !h.on {
 		return
 	}
@@ -152,6 +155,7 @@ func (h *host) powerOff() {
 		h.member.powerCut()
 	}
 	h.kernel.off()
+	h.watchdog.armed = false
 	for _, u := range h.copies {
 		u.off()
 	}
@@ -165,6 +169,7 @@ func (h *host) suspend() {
 		return
 	}
 	h.suspended = true
+	h.watchdog.stood = h.site.now
 	h.kernel.suspend()
 }
 
@@ -175,6 +180,7 @@ func (h *host) wake() {
 	}
 	h.suspended = false
 	h.kernel.wake()
+	h.watchdog.wake(h.site.now - h.watchdog.stood)
 	h.agentProcess.release()
 	h.quorumProcess.release()
 }
@@ -210,6 +216,9 @@ func (h *host) stopAgent() {
 		return
 	}
 	h.agent.farewell()
+	if h.agent.hand.Bound(&h.agent.spec, h.agent.services) == "" {
+		h.watchdog.armed = false
+	}
 	h.killAgent()
 }
 

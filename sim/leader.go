@@ -260,7 +260,7 @@ func (l *leader) look(now fleet.Moment) fleet.World {
 }
 
 // answered counts an ear's promise.
-func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why string, arrived fleet.Moment) {
+func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why string, silent time.Duration) {
 	if l.agent == nil || !l.on || epoch != l.epoch {
 		return
 	}
@@ -273,10 +273,17 @@ func (l *leader) answered(ear string, epoch uint64, asked fleet.Round, why strin
 		promised[e] = at
 	}
 	if _, known := promised[ear]; !known {
-		promised[ear] = arrived
+		promised[ear] = l.agent.host.clock()
 		l.once(fmt.Sprintf("round/%s/%d/%s", r.Stint.Host, r.Stint.N, ear), true, "%s %s: %s", ear, lease.Answer(r.Stint), why)
 	}
 	r.Promised = promised
+	if r.Stint.N == lease.AnyStint {
+		r.Silent = maps.Clone(r.Silent)
+		if r.Silent == nil {
+			r.Silent = map[string]time.Duration{}
+		}
+		r.Silent[ear] = silent
+	}
 	now := l.agent.host.clock()
 	heard, _ := l.agent.ear.Newest(r.Stint.Host, now)
 	r.Over = lease.Over(r, l.agent.spec.Voters(), l.agent.spec.Timing, heard.Late, now)

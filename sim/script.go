@@ -161,7 +161,7 @@ func (s *Site) quiet() bool {
 	}
 	leading := false
 	for _, h := range s.hosts {
-		if h.bmc.stray > 0 {
+		if h.bmc.stray > 0 || h.posting || h.watchdog.overdue() || s.awaitsContract(h) {
 			return false
 		}
 		if !h.on {
@@ -199,7 +199,7 @@ func (s *Site) recover() {
 			h.member.hangDisk(false)
 		}
 		h.bmc = bmc{host: h, uuid: h.uuid, power: h.on, stray: h.bmc.stray, done: h.bmc.done, lost: h.bmc.lost}
-		h.quickBoot = false
+		h.quickBoot, h.watchdog.freezeFor = false, 0
 		for _, u := range h.copies {
 			u.failStarts, u.slowStarts, u.deafStops = 0, false, false
 			u.resume()
@@ -229,7 +229,7 @@ func (s *Site) recover() {
 			return
 		}
 		for _, h := range s.hosts { // a person turns on what is still off
-			if !h.on && h.bmc.stray == 0 && s.elapsed() > end-bound+20*second {
+			if !h.on && !h.posting && h.bmc.stray == 0 && s.elapsed() > end-bound+20*second {
 				h.powerOn()
 			}
 		}
@@ -427,6 +427,11 @@ func init() {
 			s.watch.excuse(h, s.timing.Lease+fleet.CoarseLate)
 			h.kernel.flush()
 			return nil
+		})},
+		"freezekick": {2, onHost(func(_ *Site, h *host, rest []string) error {
+			d, err := time.ParseDuration(rest[0])
+			h.watchdog.freezeFor = at(d)
+			return err
 		})},
 		"freezenext": {2, onHost(func(s *Site, h *host, rest []string) error {
 			d, err := time.ParseDuration(rest[0])
@@ -692,6 +697,15 @@ func setBMC(s *Site, h *host, rest []string) error {
 		b.uuid = "11111111-0000-4000-8000-000000000000"
 	case "again":
 		b.again = true
+	case "late":
+		b.late = true
+	case "shut":
+		b.shut = true
+	case "wrong":
+		if len(rest) < 2 || s.names[rest[1]] == nil {
+			return errors.New("on whose host does it act?")
+		}
+		b.wrong = s.names[rest[1]]
 	default:
 		return fmt.Errorf("no such BMC: %s", rest[0])
 	}

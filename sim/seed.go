@@ -69,9 +69,33 @@ func Draw(seed uint64) Story {
 			t += pick(d.dice, 0, d.between(0, d.lease/4), d.between(0, d.lease), d.between(0, 4*d.lease), d.between(0, 4*time.Second))
 		}
 	}
+	if d.dice.IntN(4) == 0 { // the last throws: seeds of before mean what they meant
+		d.watchdogs()
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = append(st.Commands, Command{At: max(length, st.Commands[len(st.Commands)-1].At+time.Second), Verb: "end"})
 	return *st
+}
+
+// watchdogs gives every host one. A machine that can be paused must not have one
+// (rule 7), so nobody is suspended.
+func (d *drawer) watchdogs() {
+	st := &d.story
+	st.Shape.Watchdog = pick(d.dice, 5*time.Second, 5*time.Second, 10*time.Second)
+	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "suspend" || c.Verb == "wake" })
+	for range 2 + d.dice.IntN(3) {
+		// An agent that is frozen before a kick, and its host cut off meanwhile, for long
+		// enough to outlive the contract or not.
+		d.group++
+		h, t := d.victim(), d.between(20*time.Second, length*9/10)
+		d.add(t, fmt.Sprintf("freezekick %s %s", h, d.between(0, st.Shape.Watchdog)))
+		d.add(t+d.between(0, st.Shape.Watchdog/5), fmt.Sprintf("cut %s all both", h))
+		d.add(t+st.Shape.Watchdog+d.between(0, 25*time.Second), "heal "+h)
+		if d.dice.IntN(2) == 0 {
+			d.add(t, fmt.Sprintf("bmc %s dead", h))
+			d.add(t+st.Shape.Watchdog+d.between(20*time.Second, 40*time.Second), fmt.Sprintf("bmc %s ok", h))
+		}
+	}
 }
 
 type drawer struct {

@@ -21,6 +21,10 @@ type Shape struct {
 	// OnFailure and Restarts are those of the active/passive services.
 	OnFailure fleet.OnFailure
 	Restarts  int
+	// Arbiter makes the last voter one: it runs nothing.
+	Arbiter bool
+	// Watchdog is the time-out of every host's watchdog; 0: there are none.
+	Watchdog time.Duration
 	// Clocks is by how many parts in a million the hosts' clocks run fast or slow
 	// at most; the arithmetic allows 100,000 between any two.
 	Clocks int64
@@ -54,7 +58,11 @@ func (sh Shape) build() fleet.Spec {
 		spec.Hosts = append(spec.Hosts, h)
 	}
 	for i := range sh.Voters {
-		host(fmt.Sprintf("c%d", i+1), "controller", byte(i+1), true)
+		role := "controller"
+		if sh.Arbiter && i == sh.Voters-1 {
+			role = "arbiter"
+		}
+		host(fmt.Sprintf("c%d", i+1), role, byte(i+1), true)
 	}
 	for i := range sh.Hosts {
 		host(fmt.Sprintf("n%d", i+1), "compute", byte(i+101), false)
@@ -174,6 +182,7 @@ func newSite(shape Shape, seed uint64) *Site {
 	for i, spec := range s.spec.Hosts {
 		h := &host{site: s, name: spec.Name, index: i, voter: spec.Voter, role: spec.Roles[0]}
 		h.uuid = fmt.Sprintf("00000000-0000-4000-8000-%012d", i+1)
+		h.watchdog = watchdog{host: h, timeout: shape.Watchdog}
 		h.bmc = bmc{host: h, uuid: h.uuid, power: true}
 		if shape.Clocks > 0 {
 			h.drift = s.dice.Int64N(2*shape.Clocks+1) - shape.Clocks

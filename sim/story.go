@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, and the bare words skip and heal.
+// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter), skip and heal.
 func Parse(text string) (Story, error) {
 	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
 	lines := bufio.NewScanner(strings.NewReader(text))
@@ -106,6 +106,14 @@ func (st *Story) site(words []string) error {
 			st.Coarse = strings.Split(value, ",")
 		case "on_failure":
 			st.Shape.OnFailure = fleet.OnFailure(value)
+		case "watchdog":
+			d, err := time.ParseDuration(value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w, err)
+			}
+			st.Shape.Watchdog = d
+		case "arbiter":
+			st.Shape.Arbiter = true
 		case "skip":
 			st.Skips = true
 		case "heal":
@@ -134,6 +142,12 @@ func (st Story) Write() string {
 	}
 	if len(sh.Found) > 0 {
 		b.WriteString(" found=" + strings.Join(sh.Found, ","))
+	}
+	if sh.Arbiter {
+		b.WriteString(" arbiter")
+	}
+	if sh.Watchdog > 0 {
+		fmt.Fprintf(&b, " watchdog=%v", sh.Watchdog)
 	}
 	if len(st.Coarse) > 0 {
 		b.WriteString(" coarse=" + strings.Join(st.Coarse, ","))

@@ -378,6 +378,9 @@ func (w *watch) proves(p, before fleet.Proof) {
 	if p.Boot == before.Boot || p.Kind == "oath" {
 		return
 	}
+	if p.Kind == "watchdog" && !slices.ContainsFunc(h.copies, func(u *unit) bool { return u.exclusive() && u.alive() }) {
+		return // a host that has nothing any more may live on
+	}
 	if h.on && h.boot == p.Boot {
 		w.fail("true proofs", "boot %s of %s lives and is proved dead: %s", p.Boot, p.Host, p.Evidence)
 	}

@@ -54,6 +54,9 @@ type Answer struct {
 	Stint    fleet.Stint
 	Promised bool
 	Why      string // when not promised; at most 200 bytes are carried
+	// Silent is for how long the ear has heard nothing of the stint's boot. An ear of
+	// an earlier version does not say so, which is 0.
+	Silent time.Duration
 }
 
 type kind uint8
@@ -138,6 +141,7 @@ func appendBody(dst []byte, network string, token uint64, m Message) ([]byte, er
 		dst = appendString(dst, m.Stint.Boot)
 		dst = append(dst, flag(m.Promised, flagPromised))
 		dst = appendString(dst, m.Why[:min(len(m.Why), maxWhy)])
+		dst = appendNumbers(dst, uint64(m.Silent))
 	case hello:
 		dst = appendNumbers(dst, m.session, uint64(m.counter))
 	default:
@@ -216,6 +220,9 @@ func parseBody(k kind, b []byte, known names) (body, error) {
 		m.Stint.Host, m.Stint.Boot = string(c.bytes()), string(c.bytes())
 		m.Promised = c.flag(flagPromised)
 		m.Why = string(c.bytes())
+		if len(c.rest) > 0 { // of a version that knows it
+			m.Silent = c.duration()
+		}
 		out.message = m
 	case kindBeatHello, kindAskHello:
 		m := hello{to: k, session: c.number()}
