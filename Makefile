@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest lab-rabbitmq lab-watchdog clean
+.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest lab-rabbitmq lab-watchdog lab-ocf lab-drbd clean
 
 # One static, stripped, versioned binary.
 build:
@@ -81,6 +81,22 @@ $(KERNEL)/softdog.ko:
 	mv $(KERNEL)/package/boot/vmlinuz-* $(KERNEL)/vmlinuz
 	cd $(KERNEL)/package/lib/modules/*/kernel/drivers/watchdog && mv watchdog.ko softdog.ko $(KERNEL)
 	rm -rf $(KERNEL)/package $(KERNEL)/*.deb
+
+# Debian's resource agents under Mainstay on three light hosts, one of them promoted on one.
+lab-ocf: build
+	go test ./lab -count=1 -timeout 0 -v -run 'TestOCF$$' -faults
+
+# A real DRBD (8.4, of Debian's cloud kernel) driven by its own resource agent, on two machines of
+# QEMU without KVM (apt-get install qemu-system-x86). Ten minutes; the packages are fetched once.
+DRBD ?= $(HOME)/.cache/mainstay-drbd
+lab-drbd: $(DRBD)/linux $(DRBD)/drbd
+	go test ./service -count=1 -timeout 30m -v -run 'TestDRBD$$' -drbd $(DRBD)
+
+$(DRBD)/linux $(DRBD)/drbd:
+	mkdir -p $(DRBD)
+	cd $(DRBD) && apt-get download -q $$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $$2}') drbd-utils
+	dpkg -x $(DRBD)/linux-image-*.deb $(DRBD)/linux
+	dpkg -x $(DRBD)/drbd-utils_*.deb $(DRBD)/drbd
 
 clean:
 	rm -rf bin dist

@@ -972,9 +972,9 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 		}
 	}
 	for name, s := range a.services {
-		if v, ok := a.spec.Service(name); ok && v.Mode == fleet.ActivePassive {
+		if v, ok := a.spec.Service(name); ok && v.Mode.Exclusive() {
 			s.Generation = m.Running["service/"+name]
-			if s.Phase == fleet.Stopped || s.Phase == fleet.Failed || s.Phase == fleet.Absent {
+			if p := plan.Exclusive(v, s).Phase; p == fleet.Stopped || p == fleet.Failed || p == fleet.Absent {
 				s.Generation = m.Seen["service/"+name] // a lower one it will refuse
 			}
 		}

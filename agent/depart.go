@@ -52,17 +52,17 @@ func (a *Agent) Stay() {
 // LetGo stops and gives back whatever this host still has, and waits until that is
 // done, or ctx ends. It says whether the host is free.
 func (a *Agent) LetGo(ctx context.Context) bool {
-	a.mu.Lock()
-	deeds := a.hand.LetGo("this host is shutting down")
-	if len(deeds) > 0 {
-		a.cfg.Log.Info("what this host still has is stopped and given back", "things", len(deeds))
-		if err := a.keep(); err != nil {
-			a.cfg.Log.Error("keep what binds this host", "error", err)
+	return a.awaitFree(ctx, func() bool {
+		deeds := a.hand.LetGo(a.spec, "this host is shutting down")
+		if len(deeds) > 0 {
+			a.cfg.Log.Info("what this host still has is stopped and given back", "things", len(deeds))
+			if err := a.keep(); err != nil {
+				a.cfg.Log.Error("keep what binds this host", "error", err)
+			}
 		}
-	}
-	a.queue(deeds, nil)
-	a.mu.Unlock()
-	return a.awaitFree(ctx, func() bool { return true })
+		a.queue(deeds, nil)
+		return true
+	})
 }
 
 // awaitFree waits until this host has nothing that only one may have, and also says
@@ -72,7 +72,7 @@ func (a *Agent) awaitFree(ctx context.Context, also func() bool) bool {
 	defer ticker.Stop()
 	for {
 		a.mu.Lock()
-		free := a.hand.Free() && also()
+		free := also() && a.hand.Free()
 		a.mu.Unlock()
 		if free {
 			return true

@@ -41,6 +41,14 @@ const calmSample = time.Second
 // systemd answers nobody for the better part of a second.
 const stateDeadline = 3 * time.Second
 
+// patience is how long a copy may take to say how it is: some kinds know better.
+func patience(c service.Copy) time.Duration {
+	if own, ok := c.(interface{ Patience() time.Duration }); ok {
+		return own.Patience()
+	}
+	return stateDeadline
+}
+
 // startDeadline is how long a copy that has never answered may take to.
 const startDeadline = 5 * time.Second
 
@@ -107,7 +115,7 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 
 // observe asks once and tells the agent.
 func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
-	asking, cancel := context.WithTimeout(ctx, stateDeadline)
+	asking, cancel := context.WithTimeout(ctx, patience(w.copy))
 	defer cancel()
 	s, err := w.copy.State(asking)
 	if err != nil {
@@ -326,7 +334,7 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	w.busy.Lock()
 	defer w.busy.Unlock()
 	phase := fleet.Starting
-	if o.Verb == fleet.VerbStop {
+	if o.Verb == fleet.VerbStop || o.Verb == fleet.VerbDemote {
 		phase = fleet.Stopping
 	}
 	a.mu.Lock()
@@ -345,32 +353,44 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 		a.mu.Unlock()
 		a.poke(w.look)
 	}()
-	switch o.Verb {
-	case fleet.VerbStart:
+	p, can := w.copy.(service.Promoter)
+	var err error
+	switch {
+	case o.Verb == fleet.VerbStart:
 		return w.copy.Start(ctx)
-	case fleet.VerbRestart:
+	case o.Verb == fleet.VerbRestart:
 		return w.copy.Restart(ctx)
-	case fleet.VerbTend:
+	case o.Verb == fleet.VerbTend:
 		t, ok := w.copy.(service.Tender)
 		if !ok {
 			return fmt.Errorf("tend %s: kind %s knows no steps", w.service.Name, w.service.Kind)
 		}
 		return t.Tend(ctx, o.Step, o.With, o.Key)
+	case o.Verb == fleet.VerbStop:
+		err = w.copy.Stop(ctx)
+	case !can:
+		return fmt.Errorf("%s %s: its kind %s knows no roles", o.Verb, w.service.Name, w.service.Kind)
+	case o.Verb == fleet.VerbPromote:
+		return p.Promote(ctx)
+	default:
+		err = p.Demote(ctx)
 	}
-	if err := w.copy.Stop(ctx); err != nil {
+	if err != nil || !w.service.Mode.Exclusive() {
 		return err
 	}
-	if w.service.Mode != fleet.ActivePassive {
-		return nil
-	}
-	// Only now, when it surely runs no more, is the generation given up.
+	// Only now, when it surely runs no more, or is promoted no more, is the generation
+	// given up.
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hand.Stopped(o.Thing, o.Generation)
-	stopped := fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why}
-	a.services[w.service.Name] = stopped.Follows(a.services[w.service.Name], a.cfg.Wall())
+	now := fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why}
+	if o.Verb == fleet.VerbDemote {
+		now = a.services[w.service.Name]
+		now.Role = fleet.RoleUnpromoted
+	}
+	a.services[w.service.Name] = now.Follows(a.services[w.service.Name], a.cfg.Wall())
 	if err := a.keep(); err != nil {
-		return fmt.Errorf("stop %s: it is stopped, but this could not be kept: %w", w.service.Name, err)
+		return fmt.Errorf("%s %s: it is done, but this could not be kept: %w", o.Verb, w.service.Name, err)
 	}
 	return nil
 }

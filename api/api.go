@@ -316,11 +316,11 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 			ss.Copies[host] = c
 		}
 		s.Services = append(s.Services, ss)
-		if v.Mode == fleet.ActivePassive {
+		if v.Mode.Exclusive() {
 			h := holdingStatus(w, v.Thing())
 			if h.Host != "" {
 				c := ss.Copies[h.Host]
-				h.Works = c.Phase == fleet.Running && c.Generation == h.Generation
+				h.Works = c.Phase == fleet.Running && c.Generation == h.Generation && c.Role != fleet.RoleUnpromoted
 			}
 			s.Holdings = append(s.Holdings, h)
 		}

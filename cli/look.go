@@ -181,6 +181,9 @@ func writeStatus(out io.Writer, s api.Status) error {
 		for _, host := range fleet.Sorted(v.Copies) {
 			c := v.Copies[host]
 			text := host + " " + phaseOf(c)
+			if c.Role == fleet.RolePromoted {
+				text += " (promoted)"
+			}
 			if v.Writer == host {
 				text += " (writer)"
 			}

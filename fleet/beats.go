@@ -11,7 +11,7 @@ func (s Spec) Beats(host Host) (every, length time.Duration) {
 	return s.Timing.SlowBeat, s.Timing.SlowLease
 }
 
-// CanHold says whether an address or an active/passive service may live there.
+// CanHold says whether an address, an active/passive service or a promoted role may live there.
 func (s Spec) CanHold(host Host) bool {
 	for _, a := range s.Addresses {
 		if s.MayCarry(a, host) {
@@ -19,7 +19,7 @@ func (s Spec) CanHold(host Host) bool {
 		}
 	}
 	for _, v := range s.Services {
-		if v.Mode != ActivePassive {
+		if !v.Mode.Exclusive() {
 			continue
 		}
 		for _, home := range s.Homes(v) {

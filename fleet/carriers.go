@@ -87,6 +87,10 @@ type ServiceState struct {
 	// Unready is since when it has not been ready, by its own host's clock, which is
 	// Report.Wall too; zero while it is.
 	Unready time.Time `json:"unready,omitzero"`
+	// Role and Score are of a copy in mode promoted: "promoted" unless it surely is not,
+	// and how well it could be, in its agent's words; below 1 it could not.
+	Role  string `json:"role,omitempty"`
+	Score int    `json:"score,omitempty"`
 }
 
 // Follows returns s as it follows another state of the same copy at now: one that was
@@ -103,6 +107,12 @@ func (s ServiceState) Follows(before ServiceState, now time.Time) ServiceState {
 	}
 	return s
 }
+
+// The roles of a copy in mode promoted.
+const (
+	RolePromoted   = "promoted"
+	RoleUnpromoted = "unpromoted"
+)
 
 // Phases of a service's copy.
 const (
@@ -185,7 +195,9 @@ const (
 	VerbStart   Verb = "start"
 	VerbStop    Verb = "stop"
 	VerbRestart Verb = "restart"
-	VerbTend    Verb = "tend"     // take a step that the service's kind knows (Order.Step)
+	VerbTend    Verb = "tend"    // take a step that the service's kind knows (Order.Step)
+	VerbPromote Verb = "promote" // a copy in mode promoted
+	VerbDemote  Verb = "demote"
 	VerbFence   Verb = "fence"    // power a host off and prove it
 	VerbConfirm Verb = "confirm"  // ask once more whether a fenced host is off
 	VerbPowerOn Verb = "power-on" // after what was taken from it has arrived

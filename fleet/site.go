@@ -441,7 +441,7 @@ func complete(v *Service, s Spec) {
 	}
 	if v.OnFailure == "" {
 		v.OnFailure = FailBlock
-		if v.Mode == ActivePassive {
+		if v.Mode.Exclusive() {
 			v.OnFailure = FailMove
 		}
 	}
@@ -478,7 +478,7 @@ func (r *reader) service(v *Service, f field) {
 	names := "a list of names"
 	r.record(f, "a mapping such as {restarts: {count: 3, within: 10m}}", []column{
 		{"kind", r.text(&v.Kind, "a kind such as systemd")},
-		{"mode", func(f field) { r.text((*string)(&v.Mode), "active/active or active/passive")(f) }},
+		{"mode", func(f field) { r.text((*string)(&v.Mode), "active/active, active/passive or promoted")(f) }},
 		{"why", r.text(&v.Why, "one sentence")},
 		{"units", r.list(&v.Units, "a list of systemd units")},
 		{"start", r.list(&v.Start, "a command as a list of words")},

@@ -424,7 +424,7 @@ func (c *checker) services() {
 		if v.Kind == "" {
 			c.fault(at+"/kind", "service", "", "is missing", "a kind such as systemd")
 		}
-		c.oneOf(at+"/mode", "mode", string(v.Mode), string(ActiveActive), string(ActivePassive))
+		c.oneOf(at+"/mode", "mode", string(v.Mode), string(ActiveActive), string(ActivePassive), string(Promoted))
 		c.oneOf(at+"/on_failure", "on-failure", string(v.OnFailure), string(FailMove), string(FailFence), string(FailBlock))
 		if v.Mode == ActiveActive && (v.OnFailure == FailMove || v.OnFailure == FailFence) {
 			// Every home has its copy already: there is nowhere to move to, and a fence would
@@ -664,7 +664,7 @@ func rings(edges map[string][]string) [][]string {
 func (c *checker) exclusive() {
 	var single []string
 	for _, v := range c.s.Services {
-		if v.Mode != ActivePassive {
+		if !v.Mode.Exclusive() {
 			continue
 		}
 		var bare, mute []string // without a fence; and without a proof at all
@@ -689,7 +689,7 @@ func (c *checker) exclusive() {
 			c.fault(at+"/on_failure", "fence", string(FailFence), "asks for a fence, and these hosts have none: "+some(bare), "fence: {driver: ...} on them, or on_failure: move or block")
 		}
 		if len(mute) > 0 {
-			c.warn(at, "fence", "", fmt.Sprintf("is active/passive and may live on hosts without a fence (%s): if one of them is lost, no proof is possible, and the service waits until the host returns or a person swears that it is off (rules 6 and 7)", some(mute)),
+			c.warn(at, "fence", "", fmt.Sprintf("is %s and may live on hosts without a fence (%s): if one of them is lost, no proof is possible, and the service waits until the host returns or a person swears that it is off (rules 6 and 7)", v.Mode, some(mute)),
 				"fence: {driver: redfish, ...} on these hosts, or mode: active/active if it can be")
 		}
 	}

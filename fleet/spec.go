@@ -97,7 +97,13 @@ type Mode string
 const (
 	ActiveActive  Mode = "active/active"
 	ActivePassive Mode = "active/passive"
+	// Promoted: a copy runs on every home, and exactly one of them is promoted.
+	Promoted Mode = "promoted"
 )
+
+// Exclusive says whether one host at a time has the right to something of a service in
+// this mode: to run it, or to be promoted.
+func (m Mode) Exclusive() bool { return m == ActivePassive || m == Promoted }
 
 // OnFailure says what follows when restarting did not help.
 type OnFailure string
@@ -113,7 +119,7 @@ const (
 // adjusted it. Traits, not names, drive the plan.
 type Service struct {
 	Name string `json:"name"`
-	Kind string `json:"kind"` // a row of service.Kinds: "systemd", "exec", "galera"
+	Kind string `json:"kind"` // a row of service.Kinds: "systemd", "exec", "galera", "ocf"
 	Mode Mode   `json:"mode"`
 	Why  string `json:"why"` // why this mode, in one sentence for the operator
 	// Units are the unit's names on the distributions we know; the first one
@@ -144,7 +150,8 @@ type Service struct {
 	Params map[string]string `json:"params,omitempty"`
 }
 
-// Thing is the name under which an active/passive service is held.
+// Thing is the name under which an active/passive service is held, and of one in mode
+// promoted the right to be.
 func (s Service) Thing() string { return "service/" + s.Name }
 
 // Restarts allows Count restarts Within a span before OnFailure follows.

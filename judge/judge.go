@@ -56,7 +56,7 @@ func fast(spec *fleet.Spec) map[string]bool {
 		}
 	}
 	for _, v := range spec.Services {
-		if v.Mode == fleet.ActivePassive {
+		if v.Mode.Exclusive() {
 			for _, home := range spec.Homes(v) {
 				out[home] = true
 			}

@@ -180,8 +180,13 @@ func (n *node) checkMove(w *fleet.Wish) error {
 		}
 	} else if v, ok := n.spec.Service(strings.TrimPrefix(w.Thing, "service/")); ok {
 		w.Thing = v.Thing()
-		if v.Mode != fleet.ActivePassive {
+		if !v.Mode.Exclusive() {
 			return api.Refuse(http.StatusConflict, "mainstay maintenance HOST takes a host out of rotation", "%s is %s: it runs on every one of its hosts and is not moved", v.Name, v.Mode)
+		}
+		for _, with := range v.With {
+			if b, ok := n.spec.Service(strings.TrimPrefix(with, "service/")); ok && with == b.Thing() && b.Mode.Exclusive() {
+				return api.Refuse(http.StatusConflict, fmt.Sprintf("mainstay move %s %s", b.Name, w.To), "%s stands on %s and goes where that goes", v.Name, b.Name)
+			}
 		}
 		if !slices.Contains(n.spec.Homes(v), w.To) {
 			return api.Refuse(http.StatusConflict, "", "%s may not live on %s; it may on %s", v.Name, w.To, strings.Join(n.spec.Homes(v), ", "))

@@ -45,7 +45,7 @@ func Check(ctx context.Context, c Config, file string, text []byte, host string)
 		}
 		s, err := service.Open(v, service.Env{Systemd: system})
 		if err != nil {
-			more = append(more, fleet.Fault{Path: "services/" + v.Name, Rule: "service", Problem: err.Error()})
+			more = append(more, checkService(v.Name, err)...)
 			continue
 		}
 		_ = s.Close() // nothing was changed through it
@@ -66,6 +66,22 @@ func probes() (names []string) {
 		names = append(names, p.Name)
 	}
 	return names
+}
+
+// checkService tells every mistake in a service, one in a parameter on its own line.
+func checkService(name string, err error) (out fleet.Faults) {
+	all := apart(errors.Unwrap(err))
+	if len(all) == 0 {
+		all = []error{err}
+	}
+	for _, err := range all {
+		fault := fleet.Fault{Path: "services/" + name, Rule: "service", Problem: err.Error()}
+		if p, ok := errors.AsType[*service.ParamError](err); ok {
+			fault.Path, fault.Problem = strings.TrimSuffix(fault.Path+"/params/"+p.Param, "/"), p.Text
+		}
+		out = append(out, fault)
+	}
+	return out
 }
 
 // checkFence tells every parameter of a host's fence that its driver refuses, on
@@ -175,12 +191,20 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 				about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "configuration", Problem: problem, Warning: true})
 			}
 		}
+		if own, can := s.(service.Validator); can && err == nil && state.Phase != fleet.Absent {
+			if err := own.Validate(ctx); err != nil {
+				about = append(about, fleet.Fault{Path: "services/" + v.Name + "/params", Rule: "service", Problem: "will not do on this host: " + err.Error(),
+					Warning: errors.Is(err, service.ErrUnknown)})
+			}
+		}
 		_ = s.Close() // nothing was changed through it
 		switch {
 		case err != nil:
 			// No answer in time says nothing against the file.
 			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: "nobody knows its state on this host: " + err.Error(),
 				Warning: errors.Is(err, service.ErrUnknown) || errors.Is(err, context.DeadlineExceeded)})
+		case state.Phase == fleet.Absent && len(v.Units) == 0:
+			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "program", Problem: "cannot run on this host: " + state.Why, Want: "what it runs installed, or " + v.Name + " without this host"})
 		case state.Phase == fleet.Absent:
 			about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "unit", Problem: fmt.Sprintf("none of its units %v exists on this host", v.Units),
 				Want: "its package installed, a unit that exists, or " + v.Name + " without this host"})

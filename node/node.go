@@ -308,7 +308,7 @@ func (n *node) run(asked context.Context) error {
 	defer addrs.set.Close()
 	n.agent, err = agent.New(agent.Config{
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
-		Addresses: addrs, Balancer: balancer, Env: service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held")},
+		Addresses: addrs, Balancer: balancer, Env: n.env(),
 		Fence: n.fence, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
 		Watchdog: watchdogOf(me), Now: vip.Now, Wall: time.Now, Log: n.log,
 	})

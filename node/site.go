@@ -376,16 +376,21 @@ func (n *node) siteOf(host string) string {
 	return out
 }
 
+// env is what this host's copies of services share.
+func (n *node) env() service.Env {
+	return service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held"), Shims: filepath.Join(n.cfg.Run, "ocf"), Kept: filepath.Join(n.cfg.State, "ocf")}
+}
+
 // forgetServices takes back what was prepared on this host for services that the
 // file in use when it last started still named.
 func (n *node) forgetServices(ctx context.Context) {
 	path := filepath.Join(n.cfg.State, "site.known.yaml")
-	env := service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held")}
+	env := n.env()
 	if text, err := os.ReadFile(path); err == nil {
 		former, _ := fleet.Read(path, text, service.Catalogue())
 		for _, v := range former.Services {
 			now, stays := n.spec.Service(v.Name)
-			if v.Mode != fleet.ActivePassive || stays && now.Mode == fleet.ActivePassive && slices.Contains(n.spec.Homes(now), n.host) || !slices.Contains(former.Homes(v), n.host) {
+			if !v.Mode.Exclusive() || stays && now.Mode == v.Mode && slices.Contains(n.spec.Homes(now), n.host) || !slices.Contains(former.Homes(v), n.host) {
 				continue
 			}
 			c, err := service.Open(v, env)

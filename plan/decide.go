@@ -218,7 +218,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 // patient says whether a verb may take long: its answer is awaited.
 func patient(v fleet.Verb) bool {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbTend, fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return true
 	}
 	return false
@@ -399,7 +399,7 @@ func (d *decision) inEffect(h fleet.Holding) bool {
 		return r.Stint == h.Stint && a.Generation == h.Generation && a.Phase == fleet.Speaking
 	}
 	s := r.Services[name]
-	return s.Generation == h.Generation && s.Phase == fleet.Running
+	return s.Generation == h.Generation && s.Phase == fleet.Running && s.Role != fleet.RoleUnpromoted
 }
 
 // rounds asks the ears about every host that holds something and has been silent,
@@ -494,6 +494,10 @@ func (d *decision) settle() {
 			continue
 		}
 		h, held := d.w.State.Holdings[wish.Thing]
+		if why := d.follows(h, wish.To); why != "" {
+			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s cannot be moved to %s: %s", wish.Thing, wish.To, why)))
+			continue
+		}
 		if held && h.Host == wish.To && d.inEffect(h) {
 			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s is on %s as %s wished", wish.Thing, wish.To, wish.By)))
 		}

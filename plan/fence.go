@@ -81,8 +81,8 @@ func (d *decision) needsFence(host string) (boot, why string) {
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
 			v, _ := d.service(name)
-			s := d.w.Reports[host].Services[name]
-			if v.OnFailure == fleet.FailFence && v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(s) {
+			s := Exclusive(v, d.w.Reports[host].Services[name])
+			if v.OnFailure == fleet.FailFence && v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && (!alive(s) || s.Stuck) {
 				return h.Boot, fmt.Sprintf("%s failed %d times there and its rule is to fence", thing, s.Restarts)
 			}
 		}

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"mainstay/fleet"
@@ -26,8 +27,9 @@ type Memory struct {
 	Refused map[string]uint64 `json:"refused,omitempty"`
 	// Held are the addresses that this stint speaks for, with their generation.
 	Held map[string]uint64 `json:"held,omitempty"`
-	// Running are the active/passive services that run under a recorded
-	// generation; unlike addresses they outlive a stint.
+	// Running are the active/passive services that run under a recorded generation,
+	// and those in mode promoted that are promoted under one; unlike addresses they
+	// outlive a stint.
 	Running map[string]uint64 `json:"running,omitempty"`
 }
 
@@ -78,6 +80,8 @@ type Hand struct {
 	// departing: the host shuts down and takes nothing any more.
 	departing bool
 	watchdog  time.Duration // see Arm
+	// lettingGo are the services that LetGo has begun to stop.
+	lettingGo map[string]uint64
 }
 
 // claimLasts bounds the first claim of a host that spoke for nothing: asking who else
@@ -216,7 +220,7 @@ func (h *Hand) Order(o fleet.Order, now fleet.Moment) ([]Deed, *fleet.Effect) {
 		put(&h.memory.Refused, o.Thing, max(o.Generation, h.memory.Refused[o.Thing]))
 		delete(h.memory.Held, o.Thing)
 		return append(deeds, Deed{Do: DoRelease, Thing: o.Thing, Generation: o.Generation, Order: o}), nil
-	case fleet.VerbStart, fleet.VerbRestart:
+	case fleet.VerbStart, fleet.VerbRestart, fleet.VerbPromote:
 		if o.Generation > 0 {
 			put(&h.memory.Seen, o.Thing, o.Generation)
 			put(&h.memory.Running, o.Thing, o.Generation)
@@ -231,8 +235,9 @@ func (h *Hand) Depart(on bool) { h.departing = on }
 
 // LetGo is what a host does with what it still has when its shutdown waits no more:
 // it stops what it runs alone and gives every address back, so that others may have
-// them by its word.
-func (h *Hand) LetGo(why string) []Deed {
+// them by its word. It is asked again until the host is Free: what others stand on is
+// stopped only when they have stopped.
+func (h *Hand) LetGo(spec fleet.Spec, why string) []Deed {
 	var deeds []Deed
 	for _, thing := range fleet.Sorted(h.memory.Held) {
 		g := h.memory.Held[thing]
@@ -242,12 +247,26 @@ func (h *Hand) LetGo(why string) []Deed {
 	h.memory.Held = nil
 	for _, thing := range fleet.Sorted(h.memory.Running) {
 		g := h.memory.Running[thing]
+		if h.lettingGo[thing] == g || h.carries(spec, thing) {
+			continue
+		}
+		put(&h.lettingGo, thing, g)
 		deeds = append(deeds, Deed{Do: DoPerform, Thing: thing, Generation: g, Why: why, Order: fleet.Order{
 			Key: fmt.Sprintf("let-go/%s/%d", thing, g), Verb: fleet.VerbStop, To: h.host, Boot: h.memory.Boot, Stint: h.memory.Stint,
 			Epoch: h.memory.Epoch, Thing: thing, Generation: g, Why: why,
 		}})
 	}
 	return deeds
+}
+
+// carries says whether a service that stands on thing still runs here.
+func (h *Hand) carries(spec fleet.Spec, thing string) bool {
+	for i := range spec.Services {
+		if _, runs := h.memory.Running[spec.Services[i].Thing()]; runs && slices.Contains(spec.Services[i].With, thing) {
+			return true
+		}
+	}
+	return false
 }
 
 // Free says whether this host has nothing any more that only one may have, and all
@@ -265,7 +284,8 @@ func (h *Hand) Free() bool {
 // silent here under that generation, and the word may be given.
 func (h *Hand) Released(thing string, generation uint64) { h.giveUp(thing, generation) }
 
-// Stopped notes that an active/passive service surely runs here no more: only
+// Stopped notes that an active/passive service surely runs here no more, or that one
+// in mode promoted surely is not promoted: only
 // now is the generation given up, because that word frees it for others.
 func (h *Hand) Stopped(thing string, generation uint64) {
 	h.giveUp(thing, generation)
@@ -298,9 +318,9 @@ func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 	if o.Boot != "" && o.Boot != h.memory.Boot {
 		return fmt.Sprintf("meant for boot %s, this is %s", o.Boot, h.memory.Boot)
 	}
-	takes := o.Verb == fleet.VerbClaim || o.Generation > 0 && (o.Verb == fleet.VerbStart || o.Verb == fleet.VerbRestart)
+	takes := o.Verb == fleet.VerbClaim || o.Generation > 0 && (o.Verb == fleet.VerbStart || o.Verb == fleet.VerbRestart || o.Verb == fleet.VerbPromote)
 	if !takes {
-		gives := o.Generation > 0 && (o.Verb == fleet.VerbRelease || o.Verb == fleet.VerbStop)
+		gives := o.Generation > 0 && (o.Verb == fleet.VerbRelease || o.Verb == fleet.VerbStop || o.Verb == fleet.VerbDemote)
 		if g := h.memory.Seen[o.Thing]; gives && o.Generation < g {
 			return fmt.Sprintf("generation %d of %s has been seen", g, o.Thing)
 		}

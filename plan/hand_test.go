@@ -60,6 +60,15 @@ func TestWhatAHandRefuses(t *testing.T) {
 			h.Stopped("service/s", 3)
 			o.Verb, o.Thing = fleet.VerbStart, "service/s"
 		},
+		"a promotion of what was demoted": func(h *Hand, o *fleet.Order) {
+			h.Stopped("service/s", 3)
+			o.Verb, o.Thing = fleet.VerbPromote, "service/s"
+		},
+		"a promotion in another stint": func(_ *Hand, o *fleet.Order) { o.Verb, o.Thing, o.Stint = fleet.VerbPromote, "service/s", 2 },
+		"a demotion of a generation that has passed on": func(h *Hand, o *fleet.Order) {
+			h.Order(fleet.Order{Verb: fleet.VerbPromote, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/s", Generation: 4}, at(ms))
+			o.Verb, o.Thing = fleet.VerbDemote, "service/s"
+		},
 		"a stop of a generation that has passed on": func(h *Hand, o *fleet.Order) {
 			h.Order(fleet.Order{Verb: fleet.VerbStart, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/s", Generation: 4}, at(ms))
 			o.Verb, o.Thing = fleet.VerbStop, "service/s"
@@ -101,6 +110,12 @@ func TestTheWordComesLast(t *testing.T) {
 	if h.Memory().GivenUp["address/a"] != 3 {
 		t.Error("released, and no word")
 	}
+	h.Order(fleet.Order{Verb: fleet.VerbPromote, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/p", Generation: 1}, at(ms))
+	h.Order(fleet.Order{Verb: fleet.VerbDemote, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/p", Generation: 1}, at(ms))
+	if m := h.Memory(); m.Running["service/p"] != 1 || m.GivenUp["service/p"] != 0 {
+		t.Errorf("demoted in words before the deed: %+v", m)
+	}
+	h.Stopped("service/p", 1)
 	h.Order(fleet.Order{Verb: fleet.VerbStart, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/s", Generation: 1}, at(ms))
 	if m := h.Memory(); m.Running["service/s"] != 1 || m.GivenUp["service/s"] != 0 {
 		t.Errorf("%+v", m)
@@ -220,6 +235,27 @@ func TestAFirstClaimHasItsTime(t *testing.T) {
 	}
 }
 
+// TestLetGoFromTheTop: what others stand on is stopped only when they have stopped.
+func TestLetGoFromTheTop(t *testing.T) {
+	spec := fleet.Spec{Services: []fleet.Service{{Name: "base"}, {Name: "top", With: []string{"service/base"}}}}
+	h := leased(t)
+	for _, name := range []string{"base", "top"} {
+		h.Order(fleet.Order{Verb: fleet.VerbStart, Boot: "b", Stint: 1, Epoch: 5, Thing: "service/" + name, Generation: 2}, at(0))
+	}
+	for _, want := range []string{"service/top", "", "service/base", ""} {
+		var got string
+		for _, d := range h.LetGo(spec, "it shuts down") {
+			got += d.Thing
+		}
+		if got != want {
+			t.Errorf("it stops %q, want %q", got, want)
+		}
+		if got == "" && want == "" {
+			h.Stopped("service/top", 2)
+		}
+	}
+}
+
 // TestDeparture: a host that shuts down takes nothing any more, and is free only when
 // what it gave back is surely gone.
 func TestDeparture(t *testing.T) {
@@ -236,7 +272,7 @@ func TestDeparture(t *testing.T) {
 	if !refused(t, h, start, ms) {
 		t.Error("a host that shuts down takes a service")
 	}
-	deeds := h.LetGo("it shuts down")
+	deeds := h.LetGo(fleet.Spec{}, "it shuts down")
 	var did []string
 	for _, d := range deeds {
 		did = append(did, d.Do+" "+string(d.Order.Verb)+" "+d.Thing)

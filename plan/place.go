@@ -12,16 +12,17 @@ import (
 // services starts, adopts, restarts, stops and moves services.
 func (d *decision) services() {
 	for _, v := range d.w.Spec.Services {
-		if v.Mode == fleet.ActivePassive {
+		if v.Mode.Exclusive() {
 			d.passive(v)
-			continue
 		}
 		if v.Kind == "rabbitmq" {
 			d.rabbit(v)
 			continue
 		}
 		for _, host := range d.homes[v.Name] {
-			d.active(v, host)
+			if v.Mode != fleet.ActivePassive {
+				d.active(v, host)
+			}
 		}
 	}
 }
@@ -44,6 +45,7 @@ func (d *decision) active(v fleet.Service, host string) {
 		d.wait(about, fmt.Sprintf("a unit: none of %s exists on %s", strings.Join(v.Units, ", "), host), "apt-get install, or take the service out of the site's file")
 	case s.Phase == fleet.Unknown:
 		d.wait(about, "an answer about its state: "+s.Why, "systemctl status on "+host)
+	case s.Stuck && s.Role == fleet.RolePromoted && d.w.State.Holdings[v.Thing()].Host == host: // its holder's affair: keep
 	case s.Stuck && s.Phase == fleet.Running: // not while it is being stopped already
 		if d.budget(v, s, about) {
 			d.order(d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/%d", v.Name, host, s.Restarts), Verb: fleet.VerbRestart,
@@ -100,7 +102,8 @@ func (d *decision) lacks(v fleet.Service, host string) string {
 // accept the order is to know the epoch, and every report names it.
 const VerbInventory fleet.Verb = "inventory"
 
-// passive keeps exactly one copy of an active/passive service running.
+// passive keeps exactly one copy of an active/passive service running, or exactly one of
+// a service in mode promoted promoted.
 func (d *decision) passive(v fleet.Service) {
 	thing := v.Thing()
 	h := d.w.State.Holdings[thing]
@@ -117,7 +120,7 @@ func (d *decision) passive(v fleet.Service) {
 	// A copy without the record is the danger itself: it is stopped, wherever.
 	for _, host := range d.homes[v.Name] {
 		r, ok := d.current(host)
-		s := r.Services[v.Name]
+		s := Exclusive(v, r.Services[v.Name])
 		if !ok || host == h.Host || !d.reaches(host) || !alive(s) {
 			continue
 		}
@@ -130,8 +133,8 @@ func (d *decision) passive(v fleet.Service) {
 			d.put(v, h, host, fmt.Sprintf("it runs there under generation %d: the record, of a restored store, was older", s.Generation))
 			return
 		}
-		d.wait(thing, fmt.Sprintf("%s to stop its copy: the record says %s", host, h.Host), "")
-		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
+		d.wait(thing, fmt.Sprintf("%s to %s its copy: the record says %s", host, gives(v), h.Host), "")
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d", gives(v), v.Name, host, h.Generation), Verb: gives(v), Thing: thing,
 			Generation: s.Generation, Why: fmt.Sprintf("it runs on %s too, where the record does not put it", host)}, host))
 		return
 	}
@@ -183,6 +186,7 @@ func (d *decision) placeFirst(v fleet.Service, h fleet.Holding) {
 	for _, host := range d.homes[v.Name] {
 		r, ok := d.current(host)
 		s, told := r.Services[v.Name]
+		s = Exclusive(v, s)
 		fresh := r.Epoch >= d.w.Epoch || !fleet.Armed(fleet.GuardInventory)
 		if ok && !fresh && d.reaches(host) {
 			// An agent learns of a new epoch by its orders, and this one need not have
@@ -201,8 +205,8 @@ func (d *decision) placeFirst(v fleet.Service, h fleet.Holding) {
 	}
 	switch {
 	case len(running) > 1:
-		d.wait(thing, fmt.Sprintf("a person: it runs on %s, and no record says where it belongs", strings.Join(running, " and ")),
-			"stop it by hand where it does not belong; nothing is started meanwhile")
+		d.wait(thing, fmt.Sprintf("a person: it %s on %s, and no record says where it belongs", is(v), strings.Join(running, " and ")),
+			fmt.Sprintf("%s it by hand where it does not belong; nothing is done meanwhile", gives(v)))
 	case len(running) == 1 && d.blocked[running[0]] == "":
 		d.put(v, h, running[0], "it was found running there and is adopted")
 	case len(running) == 1:
@@ -210,8 +214,10 @@ func (d *decision) placeFirst(v fleet.Service, h fleet.Holding) {
 	case len(silent) > 0 && fleet.Armed(fleet.GuardInventory):
 		d.wait(thing, "word from "+strings.Join(silent, ", ")+" that it does not run there, or a proof that they are off",
 			"mainstay recover oath HOST, once you have seen that the host is off")
+	case len(d.gathering(v)) > 0:
+		d.wait(thing, "the copies on "+strings.Join(d.gathering(v), ", ")+" to start, which may have a better score", "")
 	default:
-		d.give(v, h, "nobody holds it and it runs nowhere")
+		d.give(v, h, "nobody holds it and it "+is(v)+" nowhere")
 	}
 }
 
@@ -230,7 +236,7 @@ func (d *decision) give(v fleet.Service, old fleet.Holding, why string) {
 	if wish, ok := d.moveWish(v.Thing()); ok && slices.Contains(fit, wish.To) {
 		fit = []string{wish.To}
 	}
-	d.put(v, old, d.best(fit, v.Prefer)[0], why)
+	d.put(v, old, d.choose(v, fit), why)
 }
 
 func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
@@ -277,18 +283,23 @@ func (d *decision) cannotRun(v fleet.Service, host string) string {
 	}
 	r, _ := d.current(host)
 	s, told := r.Services[v.Name]
-	switch {
+	switch why := d.unpromotable(v, host); {
 	case !told:
 		return host + " has not reported on it"
+	case why != "":
+		return why
 	case s.Phase == fleet.Absent:
 		return "it is not installed on " + host
-	case v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(s):
+	case v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(Exclusive(v, s)):
 		return fmt.Sprintf("it was started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, host, s.Why)
 	}
 	for _, with := range v.With {
 		if h, held := d.w.State.Holdings[with]; !held || h.Host != host {
 			return fmt.Sprintf("%s is not on %s", with, host)
 		}
+	}
+	if why := d.baseless(v, host); why != "" {
+		return why
 	}
 	if dep := d.lacks(v, host); dep != "" {
 		return fmt.Sprintf("%s waits for %s", host, dep)
@@ -306,7 +317,7 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 			fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", h.Host))
 		return
 	}
-	s := r.Services[v.Name]
+	s := Exclusive(v, r.Services[v.Name])
 	if r.Stint != h.Stint && d.blocked[h.Host] == "" {
 		// The same boot in a later stint: it runs on, and the record follows it.
 		d.put(v, h, h.Host, fmt.Sprintf("%s has begun stint %d and the service is %s there", h.Host, r.Stint, s.Phase))
@@ -320,13 +331,16 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		return
 	}
 	if why := d.armed(h, d.shouldMove(v, h)); why != "" {
-		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: thing,
+		if alive(s) && d.onTop(v, h.Host) {
+			return
+		}
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d", gives(v), v.Name, h.Host, h.Generation), Verb: gives(v), Thing: thing,
 			Generation: h.Generation, Why: why}, h.Host))
 		return
 	}
 	switch {
 	case s.Stuck && s.Phase == fleet.Running && s.Generation == h.Generation:
-		if d.exhausted(v, h, s) {
+		if d.onTop(v, h.Host) || d.exhausted(v, h, s) {
 			return
 		}
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/%d", v.Name, h.Host, s.Restarts), Verb: fleet.VerbRestart, Thing: thing,
@@ -339,7 +353,18 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 		// now: an order that it gets later would be under a record of the past.
 	default:
 		// What runs already under an earlier generation is only told its new one.
-		if d.exhausted(v, h, s) || s.Phase != fleet.Running && !d.offStill(v, h) {
+		if d.exhausted(v, h, s) {
+			return
+		}
+		if why := d.baseless(v, h.Host); why != "" && s.Phase != fleet.Running {
+			d.wait(thing, "what it stands on: "+why, "")
+			return
+		}
+		if why := d.unpromotable(v, h.Host); why != "" && s.Phase != fleet.Running {
+			d.wait(thing, "its copy to be fit: "+why, "")
+			return
+		}
+		if s.Phase != fleet.Running && !d.offStill(v, h) {
 			return
 		}
 		d.startPassive(v, h, h.Why)
@@ -348,7 +373,7 @@ func (d *decision) keep(v fleet.Service, h fleet.Holding) {
 
 func (d *decision) startPassive(v fleet.Service, h fleet.Holding, why string) {
 	s := d.w.Reports[h.Host].Services[v.Name]
-	d.order(d.to(fleet.Order{Key: fmt.Sprintf("start/%s/%s/%d/%d", v.Name, h.Host, h.Generation, s.Restarts), Verb: fleet.VerbStart,
+	d.order(d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d/%d", takes(v), v.Name, h.Host, h.Generation, s.Restarts), Verb: takes(v),
 		Thing: v.Thing(), Generation: h.Generation, Watchdog: h.Watchdog, Why: why}, h.Host))
 }
 
@@ -362,7 +387,7 @@ func (d *decision) offStill(v fleet.Service, h fleet.Holding) bool {
 	if r, ok := d.current(h.From.Host); ok && r.Boot != p.Boot && d.reaches(h.From.Host) {
 		// It is on, in a later boot that speaks: the one that was fenced is dead for
 		// certain, and this one says itself what runs there.
-		if s := r.Services[v.Name]; !alive(s) && s.Phase != fleet.Unknown {
+		if s := Exclusive(v, r.Services[v.Name]); !alive(s) && s.Phase != fleet.Unknown {
 			return true
 		}
 	}
@@ -393,7 +418,7 @@ func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceSt
 	case fleet.FailFence:
 		d.wait(h.Thing, "the fence of "+h.Host+": "+why, "")
 	default:
-		d.order(d.to(fleet.Order{Key: fmt.Sprintf("stop/%s/%s/%d", v.Name, h.Host, h.Generation), Verb: fleet.VerbStop, Thing: h.Thing,
+		d.order(d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d", gives(v), v.Name, h.Host, h.Generation), Verb: gives(v), Thing: h.Thing,
 			Generation: h.Generation, Why: why}, h.Host))
 	}
 	return true
@@ -402,6 +427,9 @@ func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceSt
 // shouldMove says why a service should leave a sound holder; "" if it should not.
 func (d *decision) shouldMove(v fleet.Service, h fleet.Holding) string {
 	for _, with := range v.With {
+		if why := d.undermined(v, with); why != "" {
+			return why
+		}
 		if other, held := d.w.State.Holdings[with]; held && other.Host != h.Host && d.inEffect(other) {
 			return fmt.Sprintf("it wants to be with %s, which is on %s", with, other.Host)
 		}

@@ -47,10 +47,11 @@ func (h *Hand) Bound(spec *fleet.Spec, services map[string]fleet.ServiceState) s
 	}
 	for i := range spec.Services {
 		v := &spec.Services[i]
-		if v.Mode != fleet.ActivePassive {
+		if !v.Mode.Exclusive() {
 			continue
 		}
 		s, told := services[v.Name]
+		s = Exclusive(*v, s)
 		switch {
 		case told && alive(s):
 			return fmt.Sprintf("%s is %s", v.Thing(), s.Phase)
@@ -171,7 +172,7 @@ func (d *decision) stand(v fleet.Service, h fleet.Holding, r *fleet.Report) bool
 	if r.Watchdog == h.Watchdog || r.Stint != h.Stint {
 		return false
 	}
-	s := r.Services[v.Name]
+	s := Exclusive(v, r.Services[v.Name])
 	switch {
 	case r.Watchdog == 0 || alive(s) && s.Generation == h.Generation:
 		h.Watchdog = r.Watchdog

@@ -165,16 +165,21 @@ func (c *execCopy) PIDs(context.Context) ([]int, error) {
 	if c.pidFile == "" {
 		return nil, nil
 	}
-	raw, err := os.ReadFile(c.pidFile)
+	return pidFrom(c.name, c.pidFile)
+}
+
+// pidFrom reads the main process's id from a file.
+func pidFrom(service, file string) ([]int, error) {
+	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("processes of %s: %w", c.name, err)
+		return nil, fmt.Errorf("processes of %s: %w", service, err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
 	if err != nil {
-		return nil, fmt.Errorf("processes of %s: %s: %w", c.name, c.pidFile, err)
+		return nil, fmt.Errorf("processes of %s: %s: %w", service, file, err)
 	}
 	if syscall.Kill(pid, 0) == syscall.ESRCH {
 		return nil, nil // a file left behind

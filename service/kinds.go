@@ -3,17 +3,18 @@
 //
 // A kind of service is one row of the table below: "systemd" (a unit, over
 // D-Bus), "exec" (three commands), "galera" (a unit that is ready only when its
-// database is in the primary component and synced) and "rabbitmq" (one that is ready
-// only when a message passes through its broker). A further kind is one
-// more file here, one more row, and a subject in kinds_test.go, whose contract
-// every row must keep.
+// database is in the primary component and synced), "rabbitmq" (one that is ready
+// only when a message passes through its broker) and "ocf" (a resource agent, as
+// Pacemaker runs them). A further kind is one more file here, one more row, and a
+// subject in kinds_test.go, whose contract every row must keep.
 //
 // Two sentences rule the package. A time-out is unknown, never stopped: whoever
 // reads "stopped" may start the service elsewhere, and then two of them write.
 // And an active/passive service carries a bar on each host: a condition on a
 // file in /run, written before a start and removed before a stop, so that
 // neither a boot nor systemd's own restarts bring up a copy that Mainstay has
-// not asked for.
+// not asked for. The kinds "exec" and "ocf" have no unit to bar: nobody but
+// Mainstay starts such a copy, so a boot brings nothing up.
 //
 // The catalogue (catalogue.go) is the data: which services we know, their units
 // on each distribution, and why each one runs in the mode that it does. The
@@ -21,6 +22,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +56,9 @@ type Copy interface {
 	Forget(ctx context.Context) error
 	// State says which phase the copy is in and why, and how many restarts it
 	// had within the service's window; Ready, Hung and Generation are left to
-	// the caller. Phase is fleet.Unknown whenever err is not nil. fleet.Stopped
+	// the caller, and so is Stuck unless the kind knows by itself that what runs
+	// works no more. Of a service that is promoted on one host it says the role:
+	// "promoted" unless it is surely not, and the score. Phase is fleet.Unknown whenever err is not nil. fleet.Stopped
 	// and fleet.Failed of an active/passive service mean that no process is left,
 	// and are always asked for anew; fleet.Running may be as old as freshTime if
 	// whoever should have told of a change has itself fallen silent.
@@ -107,6 +111,22 @@ type Examiner interface {
 	Examine() []string
 }
 
+// Promoter is a Copy that can be promoted. Demote's nil is the holder's word, as
+// Stop's is: surely this copy is promoted no more.
+type Promoter interface {
+	// Promote returns nil once the copy, which must be running, is promoted. To be
+	// called only under the right to be.
+	Promote(ctx context.Context) error
+	// Demote returns nil once the copy is surely not promoted, at once if it is not.
+	Demote(ctx context.Context) error
+}
+
+// Validator is a Copy that can ask this host whether its parameters will do there.
+// It changes nothing. An error with ErrUnknown says nothing against them.
+type Validator interface {
+	Validate(ctx context.Context) error
+}
+
 // Env is what copies share on one host. The zero value of a path is the one
 // used in production.
 type Env struct {
@@ -117,6 +137,13 @@ type Env struct {
 	// Held holds one file for each active/passive service that may run here on
 	// this boot: /run/mainstay/held.
 	Held string
+	// OCF is where resource agents are (their OCF_ROOT): /usr/lib/ocf. OCFTemp is what
+	// they keep until the next boot (their HA_RSCTMP): /run/resource-agents.
+	OCF, OCFTemp string
+	// Shims is where agents find crm_master and its like, and below it what they had
+	// us remember until the next boot: /run/mainstay/ocf. Kept is what they had us
+	// remember for longer: /var/lib/mainstay/ocf.
+	Shims, Kept string
 }
 
 // Kind is one row of the table.
@@ -124,8 +151,10 @@ type Kind struct {
 	Name   string
 	Doc    string
 	Params []Param
-	// Open makes the copy of a service. It reads the service and touches nothing
-	// else, so that "mainstay check" may open every one and report all mistakes.
+	// More: the service has further parameters, which Open checks itself.
+	More bool
+	// Open makes the copy of a service. It reads the service and changes nothing,
+	// so that "mainstay check" may open every one and report all mistakes.
 	Open func(fleet.Service, Env) (Copy, error)
 }
 
@@ -140,6 +169,15 @@ var (
 	startTimeout = Param{"start_timeout", "how long a start is waited for; systemd's own time-out should be shorter", "100s"}
 	stopTimeout  = Param{"stop_timeout", "how long a stop is waited for; systemd's own time-out should be shorter", "100s"}
 )
+
+var ocfParams = []Param{
+	{"agent", "provider and type of the agent, such as heartbeat:IPaddr2", ""},
+	{"op_start", "how long its start may take; as the agent advises", ""},
+	{"op_stop", "how long its stop may take; as the agent advises", ""},
+	{"op_monitor", "how long its monitor may take; as the agent advises", ""},
+	{"op_promote", "how long its promote may take; as the agent advises", ""},
+	{"op_demote", "how long its demote may take; as the agent advises", ""},
+}
 
 // Kinds is the table of all kinds.
 func Kinds() []Kind {
@@ -189,6 +227,12 @@ func Kinds() []Kind {
 			},
 			Open: openRabbit,
 		},
+		{
+			Name:   "ocf",
+			Doc:    "a resource agent of the OCF, as Pacemaker runs them; its own parameters stand beside these (its meta-data has them)",
+			Params: ocfParams, More: true,
+			Open: openOCF,
+		},
 	}
 }
 
@@ -211,15 +255,18 @@ func Open(s fleet.Service, env Env) (Copy, error) {
 		errs = append(errs, fmt.Errorf("name %q: use lower-case letters, digits, dots and dashes", s.Name))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Params)) {
-		if !slices.ContainsFunc(kinds[i].Params, func(p Param) bool { return p.Name == name }) {
+		if !kinds[i].More && !slices.ContainsFunc(kinds[i].Params, func(p Param) bool { return p.Name == name }) {
 			var known []string
 			for _, p := range kinds[i].Params {
 				known = append(known, p.Name)
 			}
-			errs = append(errs, fmt.Errorf("params: unknown %q; kind %s knows %s", name, s.Kind, strings.Join(known, ", ")))
+			errs = append(errs, &ParamError{name, fmt.Sprintf("unknown %q; kind %s knows %s", name, s.Kind, strings.Join(known, ", "))})
 		}
 	}
 	c, err := kinds[i].Open(s, env.filled())
+	if _, can := c.(Promoter); s.Mode == fleet.Promoted && !can {
+		errs = append(errs, fmt.Errorf("mode: %s needs kind ocf with an agent that can be promoted; kind %s runs active/active or active/passive", s.Mode, s.Kind))
+	}
 	if err := errors.Join(append(errs, err)...); err != nil {
 		if c != nil {
 			err = errors.Join(err, c.Close())
@@ -236,7 +283,22 @@ func (e Env) filled() Env {
 	if e.Held == "" {
 		e.Held = "/run/mainstay/held"
 	}
+	e.OCF = cmp.Or(e.OCF, "/usr/lib/ocf")
+	e.OCFTemp = cmp.Or(e.OCFTemp, "/run/resource-agents")
+	e.Shims = cmp.Or(e.Shims, "/run/mainstay/ocf")
+	e.Kept = cmp.Or(e.Kept, "/var/lib/mainstay/ocf")
 	return e
+}
+
+// ParamError is a mistake in one parameter of the site's file; whoever knows the
+// file adds its name and line. Param "" is the parameters as a whole.
+type ParamError struct {
+	Param string
+	Text  string // what is wrong and what would be right; never a secret
+}
+
+func (e *ParamError) Error() string {
+	return strings.ReplaceAll("params: "+e.Param+": ", ": : ", ": ") + e.Text
 }
 
 // params reads a service's parameters with the defaults of its kind's row and
@@ -267,10 +329,14 @@ func (p *params) add(err error) {
 	}
 }
 
+func (p *params) wrong(param, format string, args ...any) {
+	p.wrongs = append(p.wrongs, &ParamError{param, fmt.Sprintf(format, args...)})
+}
+
 func (p *params) duration(name string) time.Duration {
 	d, err := time.ParseDuration(p.text(name))
 	if err != nil || d <= 0 {
-		p.wrongs = append(p.wrongs, fmt.Errorf("params: %s: %q is not a duration; write one such as 90s or 15m", name, p.text(name)))
+		p.wrong(name, "%q is not a duration; write one such as 90s or 15m", p.text(name))
 	}
 	return d
 }
@@ -278,7 +344,7 @@ func (p *params) duration(name string) time.Duration {
 func (p *params) flag(name string) bool {
 	v, err := strconv.ParseBool(p.text(name))
 	if err != nil {
-		p.wrongs = append(p.wrongs, fmt.Errorf("params: %s: %q is neither true nor false", name, p.text(name)))
+		p.wrong(name, "%q is neither true nor false", p.text(name))
 	}
 	return v
 }

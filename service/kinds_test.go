@@ -29,6 +29,7 @@ var subjects = map[string]func(*testing.T) subject{
 	"galera":   func(t *testing.T) subject { return unitSubject(t, "galera") },
 	"rabbitmq": func(t *testing.T) subject { return unitSubject(t, "rabbitmq") },
 	"exec":     execSubject,
+	"ocf":      ocfSubject,
 }
 
 func unitSubject(t *testing.T, kind string) subject {
@@ -256,7 +257,9 @@ func TestOpenNamesAllMistakes(t *testing.T) {
 		service fleet.Service
 		want    []string
 	}{
-		{"no such kind", fleet.Service{Name: "a", Kind: "ocf"}, []string{`no such kind: "ocf"`, "systemd, exec, galera"}},
+		{"no such kind", fleet.Service{Name: "a", Kind: "upstart"}, []string{`no such kind: "upstart"`, "systemd, exec, galera, rabbitmq, ocf"}},
+		{"no roles", fleet.Service{Name: "a", Kind: "systemd", Mode: fleet.Promoted, Units: []string{"a.service"}}, []string{"mode: promoted needs kind ocf"}},
+		{"ocf", fleet.Service{Name: "a", Kind: "ocf", Params: map[string]string{"agent": "Dummy", "op_start": "soon"}}, []string{`"Dummy" is not the name of a resource agent`, "heartbeat:IPaddr2", "op_start", `"soon" is not a duration`}},
 		{"systemd", fleet.Service{Name: "A b", Kind: "systemd", Units: []string{"keystone"}, Params: map[string]string{"start_timeout": "soon", "pid_file": "x"}},
 			[]string{`name "A b"`, `unknown "pid_file"`, "start_timeout", `"soon" is not a duration`, `"keystone" is not the name of a unit`}},
 		{"no units", fleet.Service{Name: "a", Kind: "systemd"}, []string{"units: none given"}},

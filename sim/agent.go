@@ -650,7 +650,7 @@ func (a *agent) perform(d deed) {
 	case fleet.VerbRoute:
 		a.routes, a.applied = o.Routes, o.Routes.Revision
 		a.done(d, fleet.Done, "")
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote:
 		u := a.host.copy(name)
 		if u == nil {
 			a.done(d, fleet.Broken, o.Thing+" is not a service of this host")
@@ -681,7 +681,7 @@ func (a *agent) operated(d deed, u *unit, err string) {
 		a.done(d, fleet.Broken, err)
 		return
 	}
-	if d.Order.Verb == fleet.VerbStop && u.exclusive() && !u.alive() {
+	if d.Order.Verb == fleet.VerbStop && u.service.Mode.Exclusive() && !u.alive() || d.Order.Verb == fleet.VerbDemote && u.role() != fleet.RolePromoted {
 		a.hand.Stopped(d.Order.Thing, d.Order.Generation)
 		a.keep()
 	}
@@ -797,9 +797,11 @@ func (a *agent) shutDown(gone func()) {
 	a.whenFree(h.clock().Add(departBound), func() bool {
 		return h.clock().Sub(a.departing) >= departLeast && plan.Drained(a.routes, h.name)
 	}, func() {
-		a.queue(a.hand.LetGo("this host is shutting down"), func(fleet.Effect) {})
-		a.keep()
-		a.whenFree(h.clock().Add(letGoBound), func() bool { return true }, func() {
+		a.whenFree(h.clock().Add(letGoBound), func() bool {
+			a.queue(a.hand.LetGo(a.spec, "this host is shutting down"), func(fleet.Effect) {})
+			a.keep()
+			return true
+		}, func() {
 			a.farewell()
 			gone()
 		})
@@ -809,7 +811,7 @@ func (a *agent) shutDown(gone func()) {
 // whenFree goes on as soon as the host has nothing any more that only one may have, at
 // the latest at until.
 func (a *agent) whenFree(until fleet.Moment, also func() bool, then func()) {
-	if a.hand.Free() && also() || !a.host.clock().Before(until) {
+	if also() && a.hand.Free() || !a.host.clock().Before(until) {
 		then()
 		return
 	}
@@ -898,8 +900,10 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		}
 	}
 	for name, st := range a.services { // in whatever order: a map is filled
-		if u := a.host.copy(name); u.exclusive() && st.Phase != fleet.Stopped && st.Phase != fleet.Failed && st.Phase != fleet.Absent {
-			st.Generation = m.Running["service/"+name]
+		if u := a.host.copy(name); u.service.Mode.Exclusive() {
+			if p := plan.Exclusive(*u.service, st).Phase; p != fleet.Stopped && p != fleet.Failed && p != fleet.Absent {
+				st.Generation = m.Running["service/"+name]
+			}
 		}
 		r.Services[name] = st
 	}

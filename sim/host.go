@@ -59,7 +59,7 @@ func (h *host) init() {
 		v := &h.site.spec.Services[i]
 		for _, home := range h.site.spec.Homes(*v) {
 			if home == h.name {
-				h.copies = append(h.copies, &unit{host: h, service: v, phase: fleet.Stopped})
+				h.copies = append(h.copies, &unit{host: h, service: v, phase: fleet.Stopped, score: 10})
 			}
 		}
 	}

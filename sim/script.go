@@ -85,7 +85,7 @@ func Play(sc Story) Result {
 		name, host, _ := strings.Cut(found, "@")
 		u := s.names[host].copy(name)
 		s.watch.found[u] = true
-		u.phase = fleet.Running
+		u.phase, u.promoted = fleet.Running, u.promotable()
 		s.watch.runs(u, true)
 	}
 	for _, h := range s.hosts {
@@ -420,6 +420,10 @@ func init() {
 		})},
 		"deafstops": {2, onHost(func(_ *Site, h *host, rest []string) error {
 			return withUnit(h, rest[0], func(u *unit) { u.deafStops = true })
+		})},
+		"score": {3, onHost(func(_ *Site, h *host, rest []string) error {
+			n, err := strconv.Atoi(rest[1])
+			return errors.Join(err, withUnit(h, rest[0], func(u *unit) { u.score = n; u.notice() }))
 		})},
 		"bmc": {2, onHost(setBMC)},
 		"flush": {1, onHost(func(s *Site, h *host, _ []string) error {

@@ -44,6 +44,9 @@ func Draw(seed uint64) Story {
 	if d.dice.IntN(3) == 0 {
 		sh.Found = append(sh.Found, fmt.Sprintf("manila@n%d", 1+d.dice.IntN(2)))
 	}
+	if sh.Promoted = seed%3 == 0; sh.Promoted && d.dice.IntN(3) == 0 {
+		sh.Found = append(sh.Found, fmt.Sprintf("drbd@c%d", 1+d.dice.IntN(3)))
+	}
 	if d.dice.IntN(8) == 0 {
 		st.Coarse = append(st.Coarse, fmt.Sprintf("c%d", 1+d.dice.IntN(3)))
 	}
@@ -142,6 +145,9 @@ func (d *drawer) service() (host, name string) {
 	case 0:
 		return fmt.Sprintf("n%d", 1+d.dice.IntN(2)), "manila"
 	case 1:
+		if d.story.Shape.Promoted {
+			return pick(d.dice, d.voters...), "drbd"
+		}
 		return pick(d.dice, d.voters...), "keystone"
 	}
 	return pick(d.dice, d.voters...), "cinder"
@@ -236,6 +242,9 @@ func (d *drawer) fault(t time.Duration) {
 		both(fmt.Sprintf("foreign %s %s on", h, a), fmt.Sprintf("foreign %s %s off", h, a))
 	case 30:
 		thing := pick(d.dice, "address/internal", "address/public", "service/cinder")
+		if thing == "service/cinder" && d.story.Shape.Promoted {
+			thing = "service/drbd" // what it stands on
+		}
 		d.add(t, fmt.Sprintf("move %s %s", thing, v))
 	case 31:
 		both(fmt.Sprintf("maintenance %s on", h), fmt.Sprintf("maintenance %s off", h))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"mainstay/fleet"
@@ -28,6 +29,9 @@ type Shape struct {
 	// Clocks is by how many parts in a million the hosts' clocks run fast or slow
 	// at most; the arithmetic allows 100,000 between any two.
 	Clocks int64
+	// Promoted adds a service of which a copy runs on every controller and one is promoted;
+	// cinder stands on it.
+	Promoted bool
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -85,6 +89,10 @@ func (sh Shape) build() fleet.Spec {
 		{Name: "haproxy", Kind: "systemd", Mode: fleet.ActiveActive, Units: []string{"haproxy"}, Roles: []string{"controller"}},
 		{Name: "keystone", Kind: "systemd", Mode: fleet.ActiveActive, Units: []string{"keystone"}, Roles: []string{"controller"},
 			Listen: fleet.Listen{Port: 5000, Backend: 5001, Addresses: []string{"public"}}},
+	}
+	if sh.Promoted {
+		spec.Services[0].With = []string{"service/drbd"}
+		spec.Services = slices.Insert(spec.Services, 1, fleet.Service{Name: "drbd", Kind: "ocf", Mode: fleet.Promoted, Roles: []string{"controller"}, Restarts: restarts, OnFailure: onFailure})
 	}
 	if sh.Hosts >= 2 {
 		spec.Services = append(spec.Services, fleet.Service{Name: "manila", Kind: "systemd", Mode: fleet.ActivePassive, Units: []string{"manila-share"},

@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter), skip and heal.
+// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter), skip, heal and promoted (the site has a service in that mode, drbd, on which cinder stands).
 func Parse(text string) (Story, error) {
 	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
 	lines := bufio.NewScanner(strings.NewReader(text))
@@ -114,6 +114,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Watchdog = d
 		case "arbiter":
 			st.Shape.Arbiter = true
+		case "promoted":
+			st.Shape.Promoted = true
 		case "skip":
 			st.Skips = true
 		case "heal":
@@ -151,6 +153,9 @@ func (st Story) Write() string {
 	}
 	if len(st.Coarse) > 0 {
 		b.WriteString(" coarse=" + strings.Join(st.Coarse, ","))
+	}
+	if sh.Promoted {
+		b.WriteString(" promoted")
 	}
 	if st.Skips {
 		b.WriteString(" skip")

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"time"
 
 	"mainstay/fleet"
@@ -24,6 +25,9 @@ type unit struct {
 	working    bool
 	jobs       int
 	answer     func(err string) // to whoever waits for the one that is carried out
+	promoted   bool             // of one in mode promoted
+	turning    string           // the phase that it shows while it is promoted or demoted
+	score      int              // how well it could be promoted
 }
 
 // job is one order to a unit and who waits for its end.
@@ -48,7 +52,8 @@ func (u *unit) set(phase string) {
 	was := u.alive()
 	u.phase = phase
 	if !u.alive() {
-		u.hung = false
+		u.hung, u.turning = false, ""
+		u.setRole(false)
 	}
 	if is := u.alive(); is != was && u.exclusive() {
 		u.host.site.watch.runs(u, is)
@@ -71,6 +76,9 @@ func (u *unit) notice() {
 func (u *unit) boot() {
 	u.phase, u.hung, u.generation, u.begun, u.pending, u.working = fleet.Stopped, false, 0, nil, nil, false
 	u.life++
+	if u.promotable() {
+		return // no unit of systemd's
+	}
 	if !u.exclusive() || !fleet.Armed(fleet.GuardBar) {
 		life := u.life
 		u.host.site.after(u.host.site.between(200*millisecond, second), func() {
@@ -89,7 +97,8 @@ func (u *unit) off() {
 	if u.alive() && u.exclusive() {
 		u.host.site.watch.runs(u, false)
 	}
-	u.phase, u.hung = fleet.Stopped, false
+	u.setRole(false)
+	u.phase, u.hung, u.turning = fleet.Stopped, false, ""
 }
 
 // start runs it: it takes a while and may fail.
@@ -218,6 +227,7 @@ func (u *unit) work() {
 		done(why)
 		return
 	}
+	u.host.site.watch.stands(u, j)
 	switch j.verb {
 	case fleet.VerbStart:
 		if u.exclusive() {
@@ -233,13 +243,18 @@ func (u *unit) work() {
 		})
 	case fleet.VerbStop:
 		u.stop(done)
+	case fleet.VerbPromote, fleet.VerbDemote:
+		u.turn(j.verb, j.generation, done)
 	}
 }
 
 // state is what the agent finds when it looks.
 func (u *unit) state() fleet.ServiceState {
 	s := u.host.site
-	st := fleet.ServiceState{Phase: u.phase, Ready: u.phase == fleet.Running && !u.hung}
+	st := fleet.ServiceState{Phase: u.phase, Ready: u.phase == fleet.Running && !u.hung, Role: u.role()}
+	if u.promotable() && u.alive() {
+		st.Phase, st.Score = cmp.Or(u.turning, u.phase), u.score
+	}
 	for _, when := range u.begun {
 		if s.elapsed()-when < at(u.service.Restarts.Within) || u.service.Restarts.Within == 0 && s.elapsed()-when < 60*second {
 			st.Restarts++

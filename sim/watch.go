@@ -109,20 +109,25 @@ func (w *watch) excuse(h *host, d time.Duration) {
 	w.excused[h] = max(w.excused[h], w.site.now+at(d)*11/10)
 }
 
-// runs: an active/passive service runs on one host at most.
+// runs: an active/passive service runs on one host at most, and one in mode promoted is
+// promoted on one at most.
 func (w *watch) runs(u *unit, on bool) {
 	s, name := w.site, u.service.Thing()
 	all := slices.DeleteFunc(w.running[name], func(x *unit) bool { return x == u })
+	does, no := "runs", "runs no more"
+	if u.promotable() {
+		does, no = "is promoted", "is promoted no more"
+	}
 	if on {
-		s.tell("%s runs on %s", name, u.host.name)
+		s.tell("%s %s on %s", name, does, u.host.name)
 		for _, other := range all {
 			if !w.found[u] || !w.found[other] {
-				w.fail("one copy", "%s runs on %s and on %s", name, other.host.name, u.host.name)
+				w.fail("one copy", "%s %s on %s and on %s", name, does, other.host.name, u.host.name)
 			}
 		}
 		all = append(all, u)
 	} else {
-		s.tell("%s runs no more on %s", name, u.host.name)
+		s.tell("%s %s on %s", name, no, u.host.name)
 		delete(w.found, u)
 	}
 	w.running[name] = all
@@ -378,7 +383,7 @@ func (w *watch) proves(p, before fleet.Proof) {
 	if p.Boot == before.Boot || p.Kind == "oath" {
 		return
 	}
-	if p.Kind == "watchdog" && !slices.ContainsFunc(h.copies, func(u *unit) bool { return u.exclusive() && u.alive() }) {
+	if p.Kind == "watchdog" && !slices.ContainsFunc(h.copies, func(u *unit) bool { return u.exclusive() && u.alive() || u.role() == fleet.RolePromoted }) {
 		return // a host that has nothing any more may live on
 	}
 	if h.on && h.boot == p.Boot {
@@ -534,6 +539,10 @@ func (s *Site) well() string {
 				return fmt.Sprintf("%s is %s on %s", v.Name, u.phase, home)
 			case v.Mode == fleet.ActivePassive && home == holder && (u.phase != fleet.Running || u.hung):
 				return fmt.Sprintf("%s is %s on %s, which holds it", v.Name, u.phase, home)
+			case v.Mode == fleet.Promoted && (u.phase != fleet.Running || u.hung):
+				return fmt.Sprintf("%s is %s on %s", v.Name, u.phase, home)
+			case v.Mode == fleet.Promoted && u.promoted != (home == holder):
+				return fmt.Sprintf("%s is %s on %s, and the record says %q", v.Name, u.role(), home, holder)
 			case v.Mode == fleet.ActivePassive && home != holder && u.alive():
 				return fmt.Sprintf("%s runs on %s, and the record says %q", v.Name, home, holder)
 			}

@@ -8,4 +8,9 @@ import (
 	"mainstay/cli"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	if code, is := cli.Shim(os.Args, os.Stdout, os.Stderr); is {
+		os.Exit(code)
+	}
+	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
