@@ -38,13 +38,17 @@ type report struct {
 	missing []string
 }
 
-// put adds a file, without what looks like a secret; why it could not be had goes on
-// record.
+// put adds a file, or puts on record why it could not be had.
 func (r *report) put(name string, text []byte, lacks error) error {
-	if lacks != nil {
-		r.missing = append(r.missing, fmt.Sprintf("%s: %s", name, api.Redact([]byte(lacks.Error()))))
-		return nil
+	if lacks == nil {
+		return r.write(name, text)
 	}
+	r.missing = append(r.missing, fmt.Sprintf("%s: %s", name, api.Redact([]byte(lacks.Error()))))
+	return nil
+}
+
+// write adds a file, without what looks like a secret.
+func (r *report) write(name string, text []byte) error {
 	text = api.Redact(text)
 	r.has[name] = true
 	err := r.tar.WriteHeader(&tar.Header{Name: "mainstay-report/" + name, Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()})

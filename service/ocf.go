@@ -505,7 +505,7 @@ func (c *ocfCopy) Patience() time.Duration { return c.limit("monitor") + time.Se
 func (c *ocfCopy) PIDs(ctx context.Context) ([]int, error) {
 	m, err := c.describe(ctx)
 	if err != nil {
-		return nil, nil // nobody can tell
+		return nil, fmt.Errorf("find the processes of %s: %w", c.name, err)
 	}
 	for _, key := range []string{"pidfile", "pid_file", "pid"} {
 		q, known := m.param(key)
