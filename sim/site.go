@@ -28,6 +28,8 @@ type Shape struct {
 	// Clocks is by how many parts in a million the hosts' clocks run fast or slow
 	// at most; the arithmetic allows 100,000 between any two.
 	Clocks int64
+	// Cluster gives the controllers a database whose members share one history.
+	Cluster bool
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -86,6 +88,10 @@ func (sh Shape) build() fleet.Spec {
 		{Name: "keystone", Kind: "systemd", Mode: fleet.ActiveActive, Units: []string{"keystone"}, Roles: []string{"controller"},
 			Listen: fleet.Listen{Port: 5000, Backend: 5001, Addresses: []string{"public"}}},
 	}
+	if sh.Cluster {
+		spec.Services = append(spec.Services, fleet.Service{Name: "db", Kind: "galera", Mode: fleet.ActiveActive, Units: []string{"mariadb"}, Roles: []string{"controller"},
+			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})
+	}
 	if sh.Hosts >= 2 {
 		spec.Services = append(spec.Services, fleet.Service{Name: "manila", Kind: "systemd", Mode: fleet.ActivePassive, Units: []string{"manila-share"},
 			Hosts: []string{"n1", "n2"}, Restarts: restarts, OnFailure: onFailure})
@@ -129,6 +135,7 @@ type Site struct {
 	skips   bool
 	deaf    map[string]bool // HOST/ADDRESS: a claim fails
 	foreign map[string]bool // HOST/ADDRESS: another program has it there
+	cluster *cluster        // nil: the site has none
 }
 
 // count counts what came up.
@@ -199,6 +206,9 @@ func newSite(shape Shape, seed uint64) *Site {
 	}
 	for _, h := range s.hosts {
 		h.init()
+	}
+	if shape.Cluster {
+		s.clustered()
 	}
 	return s
 }

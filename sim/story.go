@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter), skip and heal.
+// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter), cluster, skip and heal.
 func Parse(text string) (Story, error) {
 	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
 	lines := bufio.NewScanner(strings.NewReader(text))
@@ -114,6 +114,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Watchdog = d
 		case "arbiter":
 			st.Shape.Arbiter = true
+		case "cluster":
+			st.Shape.Cluster = true
 		case "skip":
 			st.Skips = true
 		case "heal":
@@ -151,6 +153,9 @@ func (st Story) Write() string {
 	}
 	if len(st.Coarse) > 0 {
 		b.WriteString(" coarse=" + strings.Join(st.Coarse, ","))
+	}
+	if sh.Cluster {
+		b.WriteString(" cluster")
 	}
 	if st.Skips {
 		b.WriteString(" skip")

@@ -24,12 +24,14 @@ type unit struct {
 	working    bool
 	jobs       int
 	answer     func(err string) // to whoever waits for the one that is carried out
+	of         *copyOf          // what it is as a member of a cluster; nil: it is none
 }
 
 // job is one order to a unit and who waits for its end.
 type job struct {
 	verb       fleet.Verb
 	generation uint64
+	epoch      uint64
 	// refuses is asked right before the deed: what came first may have given the
 	// generation up.
 	refuses func() string
@@ -71,6 +73,10 @@ func (u *unit) notice() {
 func (u *unit) boot() {
 	u.phase, u.hung, u.generation, u.begun, u.pending, u.working = fleet.Stopped, false, 0, nil, nil, false
 	u.life++
+	if u.of != nil {
+		u.of.gone()
+		return // it carries the bar as well
+	}
 	if !u.exclusive() || !fleet.Armed(fleet.GuardBar) {
 		life := u.life
 		u.host.site.after(u.host.site.between(200*millisecond, second), func() {
@@ -90,6 +96,9 @@ func (u *unit) off() {
 		u.host.site.watch.runs(u, false)
 	}
 	u.phase, u.hung = fleet.Stopped, false
+	if u.of != nil {
+		u.of.gone()
+	}
 }
 
 // start runs it: it takes a while and may fail.
@@ -161,6 +170,9 @@ func (u *unit) crash() {
 	}
 	u.life++
 	u.pending = nil
+	if u.of != nil {
+		u.of.gone()
+	}
 	u.set(fleet.Failed)
 	if u.working {
 		u.answer("the unit failed")
@@ -218,6 +230,10 @@ func (u *unit) work() {
 		done(why)
 		return
 	}
+	if u.of != nil {
+		u.of.operate(j, done)
+		return
+	}
 	switch j.verb {
 	case fleet.VerbStart:
 		if u.exclusive() {
@@ -244,6 +260,11 @@ func (u *unit) state() fleet.ServiceState {
 		if s.elapsed()-when < at(u.service.Restarts.Within) || u.service.Restarts.Within == 0 && s.elapsed()-when < 60*second {
 			st.Restarts++
 		}
+	}
+	if u.of != nil {
+		st.Replica = u.of.replica()
+		st.Ready = st.Replica.Part == fleet.PartSynced
+		return st
 	}
 	if u.hung && u.phase == fleet.Running {
 		st.Hung, st.Why = true, "no answer, no request finished, no CPU used"
