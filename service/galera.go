@@ -40,9 +40,10 @@ type galeraCopy struct {
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
-	tuned    time.Time // when they were last told; guarded by unitCopy.mu, as is untuned
-	untuned  string    // why they could not be
-	governed bool      // it was prepared: in shadow mode it is not, and its server is told nothing
+	tuned    time.Time     // when they were last told; guarded by unitCopy.mu, as is untuned
+	untuned  string        // why they could not be
+	synced   chan struct{} // closed when what it began with is on disk; nil: not begun. Guarded so too
+	governed bool          // it was prepared: in shadow mode it is not, and its server is told nothing
 
 	ask  sync.Mutex        // held while the storage engine is asked, or the server started
 	last map[string]string // the server's newest words; nil: it did not answer. Guarded by unitCopy.mu, as is at
@@ -149,6 +150,29 @@ func (c *galeraCopy) settleTimers(ctx context.Context, anew bool) {
 	c.mu.Lock()
 	c.tuned, c.untuned = time.Now(), why
 	c.mu.Unlock()
+}
+
+// durable says whether all that the member had when its server began to answer is on its
+// disk. A whole transfer leaves files that nobody synced: a power cut up to half a minute
+// later tore them, and the member could not even say where its data stood (seen in the lab).
+func (c *galeraCopy) durable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.synced != nil {
+		select {
+		case <-c.synced:
+			return true
+		default:
+			return false
+		}
+	}
+	done := make(chan struct{})
+	c.synced = done
+	go func() {
+		defer close(done)
+		_ = c.sync() // what cannot be synced is seen by the server itself
+	}()
+	return false
 }
 
 // tuneAgain is how often the timers are told to a server that has not been restarted.
@@ -288,6 +312,8 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 	}
 	if phase == fleet.Running {
 		r.Part = part(c.last)
+	} else {
+		c.last, c.synced = nil, nil
 	}
 	return r
 }
@@ -351,6 +377,9 @@ func (c *galeraCopy) Ready(ctx context.Context) (bool, string, error) {
 	if err == nil {
 		c.settleTimers(ctx, anew)
 		ready, why := galeraReady(v, u.ID, c.donor)
+		if ready && !c.durable() {
+			ready, why = false, "its data are written to disk, now that it has started"
+		}
 		if full := c.full(); ready && full != "" {
 			ready, why = false, full
 		}

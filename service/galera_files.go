@@ -188,6 +188,15 @@ func (f galeraFiles) vouch() error {
 	return errors.Join(os.Chown(path, int(owner.Uid), int(owner.Gid)), os.Chmod(path, info.Mode().Perm()))
 }
 
+// sync writes all that is on its way to the data's file system.
+func (f galeraFiles) sync() error {
+	d, err := os.Open(f.data)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+}
+
 // full says that there is too little room for the member to go on; "" if there is enough.
 func (f galeraFiles) full() string {
 	var s unix.Statfs_t

@@ -163,6 +163,10 @@ func TestGaleraServerDoesNotAnswer(t *testing.T) {
 	c.status = func(context.Context) (map[string]string, error) {
 		return map[string]string{"wsrep_on": "ON", "wsrep_cluster_status": "Primary", "wsrep_local_state": "4", "wsrep_ready": "ON", "wsrep_connected": "ON"}, nil
 	}
+	if ready, why, err := c.Ready(t.Context()); ready || !strings.Contains(why, "written to disk") || err != nil {
+		t.Errorf("Ready of one that has just started = %v, %q, %v", ready, why, err)
+	}
+	<-c.synced
 	if ready, why, err := c.Ready(t.Context()); !ready || why != "" || err != nil {
 		t.Errorf("Ready = %v, %q, %v", ready, why, err)
 	}
@@ -407,6 +411,10 @@ func TestGaleraTimers(t *testing.T) {
 	}
 	ready := func() bool {
 		is, _, _ := c.Ready(t.Context())
+		if !is && c.synced != nil && down == nil {
+			<-c.synced
+			is, _, _ = c.Ready(t.Context())
+		}
 		return is
 	}
 	if !ready() || !ready() || len(told) != 1 || !strings.Contains(told[0], "evs.suspect_timeout=PT2S; evs.keepalive_period=PT0.5S") {
