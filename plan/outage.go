@@ -157,10 +157,13 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 		}
 	}
 	if len(silent) > 0 {
-		view := common(ms)
+		view := common(ms, len(all))
 		for _, m := range ms {
 			// Another one could only join, and one joins at a time.
 			alone := m.s.Replica.View != view || view == ""
+			if alone && m.s.Replica.View != "" {
+				continue // it could go on with some, and without what another has
+			}
 			if m.down() && !m.fixed && m.host != held && (!alone || joining == "" && len(r.natively) == 0) {
 				r.natively = append(r.natively, m.host)
 			}
@@ -174,7 +177,7 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 		r.why = held + " to have begun the cluster"
 		return r
 	}
-	if names := reunion(ms); held == "" && len(names) > 0 && waited < together {
+	if names := reunion(ms, len(all)); held == "" && len(names) > 0 && waited < together {
 		for _, m := range ms {
 			if m.down() && !m.fixed && slices.Contains(names, m.host) {
 				r.natively = append(r.natively, m.host)
@@ -245,9 +248,13 @@ func find(ms []*member, host string) *member {
 
 // reunion lists the hosts whose members last saw exactly each other in a primary
 // component, if all of them are there; nil if there is no such set.
-func reunion(ms []*member) []string {
+//
+// It must be every member of the site's file: the file that names the last component is
+// put in place without being synced, so after a power cut it may be an older one, of a
+// group without a member that has taken writes since (seen in the lab).
+func reunion(ms []*member, homes int) []string {
 	for _, m := range ms {
-		if m.s.Replica.View == "" || m.waived {
+		if !whole(m, homes) || m.waived {
 			continue
 		}
 		var names []string
@@ -264,12 +271,17 @@ func reunion(ms []*member) []string {
 	return nil
 }
 
-// common is the component that most of the members which are heard last saw.
-func common(ms []*member) string {
+// whole says whether a member last saw all the others.
+func whole(m *member, homes int) bool {
+	return m.s.Replica.View != "" && len(strings.Split(m.s.Replica.Seen, ",")) == homes
+}
+
+// common is the component of all that most of the members which are heard last saw.
+func common(ms []*member, homes int) string {
 	view, most := "", 0
 	seen := map[string]int{}
 	for _, m := range ms {
-		if v := m.s.Replica.View; m.heard && v != "" {
+		if v := m.s.Replica.View; m.heard && whole(m, homes) {
 			if seen[v]++; seen[v] > most {
 				view, most = v, seen[v]
 			}

@@ -133,7 +133,11 @@ func TestOutage(t *testing.T) {
 			w.Flights["join/db/c3/0"] = fleet.Flight{Order: fleet.Order{Verb: VerbJoin, Thing: "service/db", To: "c3", Boot: "b"}, Sent: w.Now, Tries: 1}
 		}, "", "", ""},
 		{"all that last saw each other are there", func(w fleet.World) { viewed(w, "c1", "c2", "c3") }, "start c1 start c2 start c3 =/0", "go on together", ""},
-		{"two of them were left at the end", func(w fleet.World) { viewed(w, "c2", "c3") }, "start c2 start c3 =/0", "c2, c3 to go on together", ""},
+		{"two of them were left at the end", func(w fleet.World) { viewed(w, "c2", "c3") }, "position c2 position c3", "where its data stand", ""},
+		{"two of them think so, and one is silent", func(w fleet.World) {
+			viewed(w, "c1", "c2")
+			silent(w, "c3", time.Second)
+		}, "start c3", "word from c3", ""}, // which can only join
 		{"one is missing of those", func(w fleet.World) {
 			viewed(w, "c1", "c2", "c3")
 			says(w, "c2", func(s *fleet.ServiceState) { s.Replica.View, s.Replica.Seen, s.Replica.Me = "", "", "" })
