@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mainstay/fleet"
+	"mainstay/plan"
 	"mainstay/probe"
 	"mainstay/service"
 )
@@ -23,6 +24,7 @@ type watcher struct {
 	busy    sync.Mutex    // held while an order is carried out
 	look    chan struct{} // look at once
 	doing   string        // phase while an order is carried out; guarded by the agent's lock
+	yield   func()        // ends the wait for a start that is under way, not the start; guarded so too
 	known   bool          // its state and its check have been asked for; guarded so too
 }
 
@@ -130,6 +132,9 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 		s.Ready = ready
 		if why != "" {
 			s.Why = why
+		}
+		if m, ok := w.copy.(service.Member); ok {
+			s.Replica = m.Replica(s.Phase)
 		}
 		asked = w.check(ctx, a, p, &s)
 	} else {
@@ -331,10 +336,20 @@ func askOwn(ctx context.Context, own service.Prober, deadline time.Duration) pro
 
 // operate carries out one order on the copy.
 func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
+	if o.Verb == plan.VerbPosition {
+		// A member waits in its start for peers that may never come, and this order ends it.
+		a.mu.Lock()
+		if w.yield != nil {
+			w.yield()
+		}
+		a.mu.Unlock()
+	}
 	w.busy.Lock()
 	defer w.busy.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	phase := fleet.Starting
-	if o.Verb == fleet.VerbStop || o.Verb == fleet.VerbDemote {
+	if o.Verb == fleet.VerbStop || o.Verb == fleet.VerbDemote || o.Verb == plan.VerbPosition {
 		phase = fleet.Stopping
 	}
 	a.mu.Lock()
@@ -342,18 +357,34 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	why := a.hand.Refuses(o, a.cfg.Now())
 	if why == "" {
 		w.doing = phase
+		switch {
+		case o.Verb == fleet.VerbStart || o.Verb == plan.VerbJoin:
+			w.yield = cancel
+		case o.Generation > 0 && (o.Verb == plan.VerbBootstrap || o.Verb == plan.VerbPosition):
+			// Given up before the deed: were it repeated, by a copy of the order or by a new
+			// process of the agent, a second cluster could begin beside the first. That it
+			// is under way is told in the same breath.
+			a.hand.Spent(o.Thing, o.Generation)
+			s := a.services[w.service.Name]
+			s.Phase, s.Replica = phase, fleet.Replica{}
+			a.services[w.service.Name] = s
+			if err := a.keep(); err != nil {
+				why = err.Error()
+			}
+		}
 	}
 	a.mu.Unlock()
-	if why != "" {
-		return fmt.Errorf("%s %s: %s", o.Verb, w.service.Name, why)
-	}
 	defer func() {
 		a.mu.Lock()
-		w.doing = ""
+		w.doing, w.yield = "", nil
 		a.mu.Unlock()
 		a.poke(w.look)
 	}()
+	if why != "" {
+		return fmt.Errorf("%s %s: %s", o.Verb, w.service.Name, why)
+	}
 	p, can := w.copy.(service.Promoter)
+	m, shares := w.copy.(service.Member)
 	var err error
 	switch {
 	case o.Verb == fleet.VerbStart:
@@ -368,12 +399,18 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 		return t.Tend(ctx, o.Step, o.With, o.Key)
 	case o.Verb == fleet.VerbStop:
 		err = w.copy.Stop(ctx)
-	case !can:
-		return fmt.Errorf("%s %s: its kind %s knows no roles", o.Verb, w.service.Name, w.service.Kind)
-	case o.Verb == fleet.VerbPromote:
+	case o.Verb == plan.VerbJoin && shares:
+		return m.Join(ctx)
+	case o.Verb == plan.VerbPosition && shares:
+		return m.Position(ctx)
+	case o.Verb == plan.VerbBootstrap && shares:
+		return m.Bootstrap(ctx)
+	case o.Verb == fleet.VerbPromote && can:
 		return p.Promote(ctx)
-	default:
+	case o.Verb == fleet.VerbDemote && can:
 		err = p.Demote(ctx)
+	default:
+		return fmt.Errorf("%s %s: its kind %s knows nothing of that", o.Verb, w.service.Name, w.service.Kind)
 	}
 	if err != nil || !w.service.Mode.Exclusive() {
 		return err

@@ -13,7 +13,7 @@
 // Who may look may do these: each host, and operators with the role read. The rest is
 // for root on a voter or a controller, and for operators with the role operate:
 //
-//	POST   /v1/wishes          maintenance, move, disarm, oath
+//	POST   /v1/wishes          maintenance, move, restart, disarm, oath, without
 //	DELETE /v1/wishes/ID       take one back; of a move, ID may be move-THING
 //	POST   /v1/site            a new site file for all hosts, or a preview of it
 //	POST   /v1/voters          replace or remove a member of the store, or move the lead

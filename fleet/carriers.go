@@ -91,6 +91,8 @@ type ServiceState struct {
 	// and how well it could be, in its agent's words; below 1 it could not.
 	Role  string `json:"role,omitempty"`
 	Score int    `json:"score,omitempty"`
+	// Replica is where its data stand, if it shares a history with other copies.
+	Replica Replica `json:"replica,omitzero"`
 }
 
 // Follows returns s as it follows another state of the same copy at now: one that was
@@ -112,6 +114,33 @@ func (s ServiceState) Follows(before ServiceState, now time.Time) ServiceState {
 const (
 	RolePromoted   = "promoted"
 	RoleUnpromoted = "unpromoted"
+)
+
+// Replica is where one copy stands in a history that several share: a member of a
+// Galera cluster, by its own files and its server's words.
+type Replica struct {
+	UUID string `json:"uuid,omitempty"` // of the history; empty: not known, or Empty
+	// Seqno is the newest change that is on its disk, when Known: its storage engine was
+	// asked while the server was down, and it has been down since.
+	Seqno int64 `json:"seqno,omitempty"`
+	Known bool  `json:"known,omitempty"`
+	Empty bool  `json:"empty,omitempty"` // it has no data of any cluster
+	// View names the primary component that it last saw, Seen who was in it (ids,
+	// separated by commas) and Me which of them it was. With these it may go on by
+	// itself when all of them are back; without, it can only join others.
+	View string `json:"view,omitempty"`
+	Seen string `json:"seen,omitempty"`
+	Me   string `json:"me,omitempty"`
+	Part string `json:"part,omitempty"` // one of the parts below; empty: the server does not say
+}
+
+// Parts that a running member plays.
+const (
+	PartSynced  = "synced"  // in the primary component, with all of its data
+	PartDonor   = "donor"   // in it, and gives its data to another, or was told to lag
+	PartJoined  = "joined"  // in it, and catches up
+	PartJoining = "joining" // in it, and gets its data from another
+	PartApart   = "apart"   // in no primary component: it takes no writes
 )
 
 // Phases of a service's copy.

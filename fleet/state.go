@@ -23,6 +23,22 @@ type State struct {
 	// Writers is, by service, the host whose copy takes all writes. It is a
 	// preference, not a right: two writers for a moment cost only retries.
 	Writers map[string]string `json:"writers,omitempty"`
+	// Bootstraps are, by service, who may begin a cluster that has lost all members.
+	Bootstraps map[string]Bootstrap `json:"bootstraps,omitempty"`
+}
+
+// Bootstrap is the recorded right of one boot of one host to begin a cluster whose
+// members are all down, as its first one. It is good for one try: the host gives the
+// generation up before it starts. Without a host nobody has it.
+type Bootstrap struct {
+	Service    string `json:"service"`
+	Generation uint64 `json:"generation"`
+	Host       string `json:"host,omitempty"`
+	Boot       string `json:"boot,omitempty"`
+	Why        string `json:"why,omitempty"`
+	// Since is when all members that can go on by themselves were there.
+	Since time.Time `json:"since,omitzero"`
+	At    time.Time `json:"at,omitzero"`
 }
 
 // Member is a host that has joined. Only its admitted boot may be given rights.
@@ -102,7 +118,7 @@ type Intent struct {
 // Wish is what a person asked for.
 type Wish struct {
 	ID    string    `json:"id"`
-	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "disarm", or "deed"
+	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "without", "restart", "disarm", or "deed"
 	Host  string    `json:"host,omitempty"`
 	Thing string    `json:"thing,omitempty"`
 	To    string    `json:"to,omitempty"`
@@ -110,6 +126,7 @@ type Wish struct {
 	Why   string    `json:"why,omitempty"`
 	By    string    `json:"by"`
 	At    time.Time `json:"at"`
+	Done  []string  `json:"done,omitempty"` // of restart: the hosts that are over
 }
 
 // Deed returns the record of something that a person does beside the plan (a new site
@@ -130,7 +147,7 @@ const (
 
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
-// "proof/HOST", "intent/HOST", "wish/ID" and "writer/SERVICE".
+// "proof/HOST", "intent/HOST", "wish/ID", "writer/SERVICE" and "bootstrap/SERVICE".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -178,6 +195,7 @@ func (s State) Clone() State {
 	s.Intents = maps.Clone(s.Intents)
 	s.Wishes = maps.Clone(s.Wishes)
 	s.Writers = maps.Clone(s.Writers)
+	s.Bootstraps = maps.Clone(s.Bootstraps)
 	return s
 }
 
@@ -206,6 +224,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Wishes, name, r.Value)
 	case "writer":
 		return set(&s.Writers, name, r.Value)
+	case "bootstrap":
+		return set(&s.Bootstraps, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

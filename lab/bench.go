@@ -400,8 +400,10 @@ func (b *bench) silence(ctx context.Context) error {
 	if err := b.stop(ctx, service.QuorumUnit, ""); err != nil {
 		return err
 	}
-	// Mainstay's guard outlives it, and would keep the next one's address silent.
+	// Mainstay's guard outlives it, and would keep the next one's address silent; so do
+	// its bars, and would keep the database down.
 	return b.stop(ctx, strings.Join(units, " ")+" "+service.QuorumUnit, fmt.Sprintf(`nft flush ruleset
+find /etc/systemd/system -name 50-mainstay.conf -delete && systemctl daemon-reload || exit
 ip -o addr show to %s | while read -r _ dev _ addr _; do ip addr del $addr dev $dev || exit; done
 sync || exit`, b.vip))
 }

@@ -242,7 +242,7 @@ func deploySite(ctx context.Context, t *testing.T, cfg Config, c SiteConfig) *si
 	t.Helper()
 	binary := build(ctx, t, "one")
 	l := up(t, cfg)
-	if c.Services == CloudServices {
+	if strings.Contains(c.Services, "mariadb") {
 		if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
 			t.Fatal(err)
 		}

@@ -153,8 +153,16 @@ func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
 		if err := n.checkReset(&w); err != nil {
 			return err
 		}
+	case "without":
+		if err := n.checkWithout(&w); err != nil {
+			return err
+		}
+	case "restart":
+		if err := n.checkRestart(&w); err != nil {
+			return err
+		}
 	default:
-		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath and reset", w.Verb)
+		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath, reset, without and restart", w.Verb)
 	}
 	return n.store.Wish(ctx, []fleet.Record{fleet.Put("wish/"+w.ID, w, fmt.Sprintf("%s wishes: %s %s%s", w.By, w.Verb, w.Host, w.Thing))})
 }
@@ -211,6 +219,42 @@ func (n *node) checkReset(w *fleet.Wish) error {
 	}
 	w.Thing = v.Thing()
 	w.ID = "reset-" + v.Name
+	return nil
+}
+
+// checkRestart completes a wish to restart a service host by host.
+func (n *node) checkRestart(w *fleet.Wish) error {
+	v, ok := n.spec.Service(strings.TrimPrefix(w.Thing, "service/"))
+	switch {
+	case !ok:
+		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no service %q", w.Thing)
+	case v.Mode != fleet.ActiveActive:
+		return api.Refuse(http.StatusConflict, "mainstay move "+v.Name+" HOST", "%s is %s: it runs on one host", v.Name, v.Mode)
+	}
+	w.Thing, w.ID, w.Done = v.Thing(), "restart-"+v.Name, nil
+	return nil
+}
+
+// checkWithout completes a person's word that a cluster may go on without what data
+// only one of its members may have.
+func (n *node) checkWithout(w *fleet.Wish) error {
+	v, ok := n.spec.Service(strings.TrimPrefix(w.Thing, "service/"))
+	switch {
+	case !ok:
+		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no service %q", w.Thing)
+	case v.Kind != "galera":
+		return api.Refuse(http.StatusConflict, "", "%s is of kind %s: its copies share no history that one could go on without", v.Name, v.Kind)
+	case !slices.Contains(n.spec.Homes(v), w.Host):
+		return api.Refuse(http.StatusNotFound, "", "%s has no member on %q; it has on %s", v.Name, w.Host, strings.Join(n.spec.Homes(v), ", "))
+	}
+	for _, host := range n.spec.Homes(v) {
+		// Asked for while all is well it would stand until the day when it costs data.
+		if n.desk.Reports()[host].Services[v.Name].Ready {
+			return api.Refuse(http.StatusConflict, "", "%s serves on %s: nothing waits for %s", v.Name, host, w.Host)
+		}
+	}
+	w.Thing = v.Thing()
+	w.ID = "without-" + v.Name + "-" + w.Host
 	return nil
 }
 

@@ -44,11 +44,13 @@ type decision struct {
 	waits  map[string]int // where in the plan a thing's wait stands
 	// load counts the exclusive things that each host holds or is about to.
 	load map[string]int
+	// rolls is, by service, the host whose copy is being restarted.
+	rolls map[string]string
 }
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, failed: failures(w.Flights)}
+	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
 	for i := range w.Spec.Hosts {
 		host := w.Spec.Hosts[i].Name
 		if why := d.unfit(host); why != "" {
@@ -66,6 +68,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.contracts()
 	d.addresses()
 	d.services()
+	d.rolling()
 	d.fences()
 	d.unready()
 	d.routes()
@@ -218,7 +221,8 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 // patient says whether a verb may take long: its answer is awaited.
 func patient(v fleet.Verb) bool {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap,
+		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return true
 	}
 	return false

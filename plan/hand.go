@@ -301,6 +301,9 @@ func (h *Hand) Lost(thing string) {
 	}
 }
 
+// Spent notes that a right to begin a cluster is used up, or given back unused.
+func (h *Hand) Spent(thing string, generation uint64) { h.giveUp(thing, generation) }
+
 func (h *Hand) giveUp(thing string, generation uint64) {
 	put(&h.memory.GivenUp, thing, max(generation, h.memory.GivenUp[thing]))
 }
@@ -318,7 +321,7 @@ func (h *Hand) refuse(o fleet.Order, now fleet.Moment) string {
 	if o.Boot != "" && o.Boot != h.memory.Boot {
 		return fmt.Sprintf("meant for boot %s, this is %s", o.Boot, h.memory.Boot)
 	}
-	takes := o.Verb == fleet.VerbClaim || o.Generation > 0 && (o.Verb == fleet.VerbStart || o.Verb == fleet.VerbRestart || o.Verb == fleet.VerbPromote)
+	takes := o.Verb == fleet.VerbClaim || o.Verb == VerbBootstrap || o.Generation > 0 && (o.Verb == fleet.VerbStart || o.Verb == fleet.VerbRestart || o.Verb == fleet.VerbPromote)
 	if !takes {
 		gives := o.Generation > 0 && (o.Verb == fleet.VerbRelease || o.Verb == fleet.VerbStop || o.Verb == fleet.VerbDemote)
 		if g := h.memory.Seen[o.Thing]; gives && o.Generation < g {

@@ -15,12 +15,14 @@ func (d *decision) services() {
 		if v.Mode.Exclusive() {
 			d.passive(v)
 		}
-		if v.Kind == "rabbitmq" {
+		switch {
+		case v.Mode == fleet.ActivePassive:
+		case v.Kind == "galera":
+			d.clustered(v)
+		case v.Kind == "rabbitmq":
 			d.rabbit(v)
-			continue
-		}
-		for _, host := range d.homes[v.Name] {
-			if v.Mode != fleet.ActivePassive {
+		default:
+			for _, host := range d.homes[v.Name] {
 				d.active(v, host)
 			}
 		}
@@ -30,14 +32,18 @@ func (d *decision) services() {
 // active keeps one copy of an active/active service running. It needs no admission:
 // a bar is for what only one host may have, and others may wait for this very copy
 // (after a loss of power of all, Galera goes on only with every member).
-func (d *decision) active(v fleet.Service, host string) {
+func (d *decision) active(v fleet.Service, host string) { d.run(v, host, fleet.VerbStart) }
+
+// run is active with the verb by which the copy is started; it says whether it is being
+// started by such an order.
+func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 	x := d.see(host)
 	s, told := x.report.Services[v.Name]
 	if !told || !x.current || !x.reaches || x.maintenance || x.down || s.Phase == fleet.Running && !s.Stuck {
-		return
+		return false
 	}
 	if _, joined := d.w.State.Members[host]; !joined {
-		return
+		return false
 	}
 	about := v.Name + "@" + host
 	switch {
@@ -54,13 +60,17 @@ func (d *decision) active(v fleet.Service, host string) {
 	case s.Phase == fleet.Stopped || s.Phase == fleet.Failed:
 		if dep := d.lacks(v, host); dep != "" {
 			d.wait(about, dep, "")
-			return
+			return false
 		}
 		if d.budget(v, s, about) {
-			d.order(d.to(fleet.Order{Key: fmt.Sprintf("start/%s/%s/%d", v.Name, host, s.Restarts), Verb: fleet.VerbStart,
-				Thing: v.Thing(), Why: "it should run on every " + strings.Join(v.Roles, ", ") + " and is " + s.Phase}, host))
+			o := d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d", start, v.Name, host, s.Restarts), Verb: start,
+				Thing: v.Thing(), Why: "it should run on every " + strings.Join(v.Roles, ", ") + " and is " + s.Phase}, host)
+			flight, flying := d.w.Flights[o.Key]
+			d.order(o)
+			return !flying || flight.Effect == nil || d.rest(o) <= 0
 		}
 	}
+	return false
 }
 
 // budget says whether the service may be restarted once more.

@@ -106,7 +106,7 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 	switch {
 	case !ok:
 		return fleet.RouteOut
-	case d.departs(host) != "" || s.Phase == fleet.Stopping:
+	case d.departs(host) != "" || s.Phase == fleet.Stopping || d.rolls[v.Name] == host:
 		return fleet.RouteDrain
 	case s.Hung || !s.Ready || d.beyond(host, d.w.Spec.ServerNetwork(v)):
 		return fleet.RouteOut

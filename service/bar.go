@@ -15,17 +15,18 @@ import (
 // (docs/DESIGN.md section 3, rule 8). Its file in /run is gone after each boot,
 // so what a boot, a package or an operator's habit starts stays down until the
 // leader has admitted the host and given it the right. The zero bar is that of
-// an active/active service and does nothing.
+// an active/active service and does nothing; a member of a Galera cluster sets it too.
 type bar struct {
 	name string // of the service
 	held string // the file whose existence lets the service start
+	why  string // what the drop-in says
 }
 
 func barOf(s fleet.Service, env Env) bar {
 	if s.Mode != fleet.ActivePassive {
 		return bar{}
 	}
-	return bar{name: s.Name, held: filepath.Join(env.Held, s.Name)}
+	return bar{name: s.Name, held: filepath.Join(env.Held, s.Name), why: "The service " + s.Name + " runs on one host at a time"}
 }
 
 func (b bar) set() bool { return b.held != "" }
@@ -61,13 +62,13 @@ func (b bar) dropIn(units, unit string) string {
 }
 
 func (b bar) text() []byte {
-	return fmt.Appendf(nil, `# Written by Mainstay. The service %[1]s runs on one host at a time. systemd starts it here
+	return fmt.Appendf(nil, `# Written by Mainstay. %[3]s. systemd starts it here
 # only while this file exists: Mainstay writes it before a start, removes it before a
 # stop, and it is gone after each boot. To run the unit without Mainstay, take %[1]s
 # out of the site's file (this drop-in goes with it) or remove this drop-in.
 [Unit]
 ConditionPathExists=%[2]s
-`, b.name, b.held)
+`, b.name, b.held, b.why)
 }
 
 // write puts the file at path, whole or not at all, so that a power cut right

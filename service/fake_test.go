@@ -310,10 +310,17 @@ func (m fakeManager) ResetFailedUnit(name string) *dbus.Error {
 	return nil
 }
 
+func (m fakeManager) UnsetEnvironment([]string) *dbus.Error { return nil }
+
+// KillUnit ends a start that never ends, as SIGKILL does.
 func (m fakeManager) KillUnit(name, _ string, _ int32) *dbus.Error {
 	m.f.mu.Lock()
 	defer m.f.mu.Unlock()
 	m.f.calls = append(m.f.calls, "KillUnit "+name)
+	if u := m.f.units[name]; u.Active == "activating" {
+		u.Active, u.Sub, u.Result, u.Processes = "failed", "failed", "signal", nil
+		m.f.emit(name)
+	}
 	return nil
 }
 

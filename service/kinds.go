@@ -127,6 +127,22 @@ type Validator interface {
 	Validate(ctx context.Context) error
 }
 
+// Member is a copy that shares a history with the copies on other hosts. Its Start lets
+// it go on with those that it last saw. To be called only by order of the leader, who
+// compares all members.
+type Member interface {
+	Copy
+	// Replica is where its data stand; asked right after State, and Ready if it runs.
+	Replica(phase string) fleet.Replica
+	// Join starts it so that it can only join others.
+	Join(ctx context.Context) error
+	// Position ends it, puts aside what it could go on from by itself, and finds out
+	// where its data stand: Replica says it from then on, until it is started.
+	Position(ctx context.Context) error
+	// Bootstrap starts it as the first one of its cluster.
+	Bootstrap(ctx context.Context) error
+}
+
 // Env is what copies share on one host. The zero value of a path is the one
 // used in production.
 type Env struct {
@@ -199,7 +215,7 @@ func Kinds() []Kind {
 		},
 		{
 			Name: "galera",
-			Doc:  "a systemd unit of MariaDB with Galera; ready when synced in the primary component; never bootstraps by itself",
+			Doc:  "a systemd unit of MariaDB with Galera; ready when synced in the primary component; a cluster is begun only by the leader's order",
 			Params: []Param{
 				{"start_timeout", "how long a start is waited for: members recover together, and one may send its whole state", "20m"},
 				{"stop_timeout", "how long a stop is waited for", "16m"},
@@ -208,6 +224,7 @@ func Kinds() []Kind {
 				{"address", "the server: the path of its socket, or host:port", "/run/mysqld/mysqld.sock"},
 				{"query_timeout", "how long a status query may take", "1s"},
 				{"data", "the server's data directory, to read its position while it is down", "/var/lib/mysql"},
+				{"suspect_timeout", "after how long a silence the group goes on without a member (evs.suspect_timeout and what belongs to it); 0s leaves the server's own configuration", "2s"},
 				{"donor_ready", "true: a member that sends its state to another keeps taking traffic", "false"},
 			},
 			Open: openGalera,

@@ -156,7 +156,8 @@ func contract(t *testing.T, s subject) {
 	}
 	held := filepath.Join(s.env.Held, "thing")
 	isHeld := func() bool { _, err := os.Stat(held); return err == nil }
-	exclusive := s.service.Mode == fleet.ActivePassive
+	// A member of a cluster carries the bar in every mode.
+	exclusive := s.service.Mode == fleet.ActivePassive || s.service.Kind == "galera"
 
 	phase(fleet.Stopped)
 	must("Prepare", c.Prepare(ctx))

@@ -650,15 +650,28 @@ func (a *agent) perform(d deed) {
 	case fleet.VerbRoute:
 		a.routes, a.applied = o.Routes, o.Routes.Revision
 		a.done(d, fleet.Done, "")
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
 		u := a.host.copy(name)
 		if u == nil {
 			a.done(d, fleet.Broken, o.Thing+" is not a service of this host")
 			return
 		}
 		proc, life := &a.host.agentProcess, a.host.agentProcess.life
-		refuses := func() string { return a.hand.Refuses(o, a.host.clock()) }
-		u.operate(job{verb: o.Verb, generation: o.Generation, refuses: refuses, done: func(err string) {
+		refuses := func() string {
+			why := a.hand.Refuses(o, a.host.clock())
+			if why == "" && o.Generation > 0 && (o.Verb == plan.VerbBootstrap || o.Verb == plan.VerbPosition) {
+				a.hand.Spent(o.Thing, o.Generation) // before the deed, and told with its beginning
+				st := u.state()
+				st.Phase = fleet.Starting
+				a.services[u.service.Name] = st
+				a.keep()
+			}
+			return why
+		}
+		if o.Verb == plan.VerbPosition && u.working && u.of != nil && u.phase == fleet.Starting {
+			u.of.ended("it waits no more")
+		}
+		u.operate(job{verb: o.Verb, generation: o.Generation, epoch: o.Epoch, refuses: refuses, done: func(err string) {
 			if proc.life != life {
 				return
 			}

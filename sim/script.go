@@ -483,6 +483,13 @@ func init() {
 				"root swears that "+h.name+" is off"))
 			return nil
 		})},
+		"empty": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			return withUnit(h, "db", func(u *unit) { u.of.wiped() })
+		})},
+		"loseview": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			return withUnit(h, "db", func(u *unit) { u.of.view, u.of.seen = "", nil })
+		})},
+		"without": {1, onHost(func(s *Site, h *host, _ []string) error { s.without(h); return nil })},
 		"transfer": {0, func(s *Site, args []string) error {
 			for _, v := range s.quorum.voters {
 				if v.member.leads() && !v.quorumProcess.stopped() {
@@ -904,6 +911,10 @@ func expect(s *Site, args []string) error {
 			}
 		}
 		return wrong("the waits are %v", waits)
+	case "primary":
+		if have := s.cluster.primaryOn(); have != strings.Join(args[1:], ", ") {
+			return wrong("it is primary on %s", have)
+		}
 	case "severed":
 		a, ok := s.spec.Address(args[1])
 		if why := s.severed(a); !ok || why != "" {

@@ -32,6 +32,8 @@ type Shape struct {
 	// Promoted adds a service of which a copy runs on every controller and one is promoted;
 	// cinder stands on it.
 	Promoted bool
+	// Cluster gives the controllers a database whose members share one history.
+	Cluster bool
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -94,6 +96,10 @@ func (sh Shape) build() fleet.Spec {
 		spec.Services[0].With = []string{"service/drbd"}
 		spec.Services = slices.Insert(spec.Services, 1, fleet.Service{Name: "drbd", Kind: "ocf", Mode: fleet.Promoted, Roles: []string{"controller"}, Restarts: restarts, OnFailure: onFailure})
 	}
+	if sh.Cluster {
+		spec.Services = append(spec.Services, fleet.Service{Name: "db", Kind: "galera", Mode: fleet.ActiveActive, Units: []string{"mariadb"}, Roles: []string{"controller"},
+			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})
+	}
 	if sh.Hosts >= 2 {
 		spec.Services = append(spec.Services, fleet.Service{Name: "manila", Kind: "systemd", Mode: fleet.ActivePassive, Units: []string{"manila-share"},
 			Hosts: []string{"n1", "n2"}, Restarts: restarts, OnFailure: onFailure})
@@ -137,6 +143,7 @@ type Site struct {
 	skips   bool
 	deaf    map[string]bool // HOST/ADDRESS: a claim fails
 	foreign map[string]bool // HOST/ADDRESS: another program has it there
+	cluster *cluster        // nil: the site has none
 }
 
 // count counts what came up.
@@ -207,6 +214,9 @@ func newSite(shape Shape, seed uint64) *Site {
 	}
 	for _, h := range s.hosts {
 		h.init()
+	}
+	if shape.Cluster {
+		s.clustered()
 	}
 	return s
 }

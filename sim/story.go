@@ -26,7 +26,9 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter), skip, heal and promoted (the site has a service in that mode, drbd, on which cinder stands).
+// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
+// cluster (a database whose members share one history), skip, heal and promoted (the site has a service in that mode,
+// drbd, on which cinder stands).
 func Parse(text string) (Story, error) {
 	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
 	lines := bufio.NewScanner(strings.NewReader(text))
@@ -116,6 +118,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Arbiter = true
 		case "promoted":
 			st.Shape.Promoted = true
+		case "cluster":
+			st.Shape.Cluster = true
 		case "skip":
 			st.Skips = true
 		case "heal":
@@ -156,6 +160,9 @@ func (st Story) Write() string {
 	}
 	if sh.Promoted {
 		b.WriteString(" promoted")
+	}
+	if sh.Cluster {
+		b.WriteString(" cluster")
 	}
 	if st.Skips {
 		b.WriteString(" skip")

@@ -28,12 +28,14 @@ type unit struct {
 	promoted   bool             // of one in mode promoted
 	turning    string           // the phase that it shows while it is promoted or demoted
 	score      int              // how well it could be promoted
+	of         *copyOf          // what it is as a member of a cluster; nil: it is none
 }
 
 // job is one order to a unit and who waits for its end.
 type job struct {
 	verb       fleet.Verb
 	generation uint64
+	epoch      uint64
 	// refuses is asked right before the deed: what came first may have given the
 	// generation up.
 	refuses func() string
@@ -79,6 +81,10 @@ func (u *unit) boot() {
 	if u.promotable() {
 		return // no unit of systemd's
 	}
+	if u.of != nil {
+		u.of.gone()
+		return // it carries the bar as well
+	}
 	if !u.exclusive() || !fleet.Armed(fleet.GuardBar) {
 		life := u.life
 		u.host.site.after(u.host.site.between(200*millisecond, second), func() {
@@ -99,6 +105,9 @@ func (u *unit) off() {
 	}
 	u.setRole(false)
 	u.phase, u.hung, u.turning = fleet.Stopped, false, ""
+	if u.of != nil {
+		u.of.gone()
+	}
 }
 
 // start runs it: it takes a while and may fail.
@@ -170,6 +179,9 @@ func (u *unit) crash() {
 	}
 	u.life++
 	u.pending = nil
+	if u.of != nil {
+		u.of.gone()
+	}
 	u.set(fleet.Failed)
 	if u.working {
 		u.answer("the unit failed")
@@ -228,6 +240,10 @@ func (u *unit) work() {
 		return
 	}
 	u.host.site.watch.stands(u, j)
+	if u.of != nil {
+		u.of.operate(j, done)
+		return
+	}
 	switch j.verb {
 	case fleet.VerbStart:
 		if u.exclusive() {
@@ -259,6 +275,11 @@ func (u *unit) state() fleet.ServiceState {
 		if s.elapsed()-when < at(u.service.Restarts.Within) || u.service.Restarts.Within == 0 && s.elapsed()-when < 60*second {
 			st.Restarts++
 		}
+	}
+	if u.of != nil {
+		st.Replica = u.of.replica()
+		st.Ready = st.Replica.Part == fleet.PartSynced
+		return st
 	}
 	if u.hung && u.phase == fleet.Running {
 		st.Hung, st.Why = true, "no answer, no request finished, no CPU used"

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mainstay/api"
+	"mainstay/fleet"
+)
+
+func (a *app) restartCommand() *cobra.Command {
+	var wait time.Duration
+	var cancel bool
+	cmd := &cobra.Command{
+		Use: "restart SERVICE", Short: "Restart an active/active service host by host", Args: cobra.ExactArgs(1),
+		Long: `Restarts one copy after another, each only when all are ready, a database's writer
+last. The one that is restarted is out of the rotation meanwhile. What was done is
+remembered: a new leader goes on with the rest. After an upgrade of the packages on all
+hosts this is the rolling upgrade. --cancel ends it where it is.`,
+		Example: "  mainstay restart mariadb\n  mainstay restart mariadb --cancel",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			ctx, stop := context.WithTimeout(cmd.Context(), wait)
+			defer stop()
+			id := "restart-" + strings.TrimPrefix(args[0], "service/")
+			if cancel {
+				return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape(id), nil, nil)
+			}
+			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "restart", Thing: args[0]}, nil); err != nil {
+				return err
+			}
+			return a.awaitRestart(ctx, c, id)
+		},
+	}
+	cmd.Flags().DurationVar(&wait, "wait", time.Hour, "how long to wait for it")
+	cmd.Flags().BoolVar(&cancel, "cancel", false, "end it where it is")
+	return cmd
+}
+
+// awaitRestart shows how far a rolling restart is until its wish has come true.
+func (a *app) awaitRestart(ctx context.Context, c *api.Client, id string) error {
+	said, done, seen := "", []string{}, false
+	for {
+		var v api.WorldView
+		s, err := c.Status(ctx)
+		if err = errors.Join(err, c.Do(ctx, "GET", "/v1/world", nil, &v)); err == nil {
+			wish, open := v.World.State.Wishes[id]
+			switch {
+			case !open && seen:
+				return a.print(map[string]any{"restarted": wish.Thing, "done": done}, func(w io.Writer) error {
+					_, err := fmt.Fprintln(w, "restarted on every host")
+					return err
+				})
+			case open:
+				seen = true
+				for _, host := range wish.Done[min(len(done), len(wish.Done)):] {
+					fmt.Fprintf(a.err, "restarted on %s\n", host)
+				}
+				done = wish.Done
+			}
+			for _, x := range s.Waits {
+				if open && x.About == wish.Thing && x.For != said {
+					said = x.For
+					fmt.Fprintf(a.err, "%s waits for %s\n", x.About, x.For)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return &exit{exitUnknown, fmt.Errorf("%s: restarted on %d hosts so far; it goes on (mainstay status shows it, --cancel ends it)", id, len(done))}
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (a *app) withoutCommand() *cobra.Command {
+	var host, yes string
+	var cancel bool
+	cmd := &cobra.Command{
+		Use: "service NAME --without HOST", Short: "Let a cluster that lost all its members go on without the data of one", Args: cobra.ExactArgs(1),
+		Long: `A database cluster of which no member is up begins again with the newest data of all
+members of the site's file. One that cannot say where its data stand may be the one
+that has the last commits, so it is waited for. Your word lets the others go on
+without it: what only it has is lost then. A host that is silent must be proved off
+besides (mainstay recover oath HOST). --cancel takes the word back, until a member has begun.`,
+		Example: "  mainstay recover service mariadb --without c3 --its-data-may-be-lost 'both disks are broken, ann'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if host == "" {
+				return &exit{exitUsage, errors.New("say whose data may be lost: --without HOST")}
+			}
+			if cancel {
+				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+					return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("without-"+args[0]+"-"+host), nil, nil)
+				})
+			}
+			if err := a.swearing(&yes, fmt.Sprintf("May what only %s has of %s be lost? Say why", host, args[0])); err != nil {
+				return err
+			}
+			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "without", Thing: args[0], Host: host, Why: yes}, nil)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&host, "without", "", "the host whose member's data are given up")
+	cmd.Flags().BoolVar(&cancel, "cancel", false, "take the word back")
+	cmd.Flags().StringVar(&yes, "its-data-may-be-lost", "", "why; asked for when left out")
+	return cmd
+}
