@@ -223,7 +223,7 @@ func programs(t *testing.T, scripts map[string]string) (calls func() string) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "calls")
 	for name, text := range scripts {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho "+name+" $* >>"+log+"\n"+text), 0o755); err != nil {
+		if err := writeProgram(filepath.Join(dir, name), "#!/bin/sh\necho "+name+" $* >>"+log+"\n"+text); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,10 +71,18 @@ esac
 func script(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "script")
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+	if err := writeProgram(path, text); err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// writeProgram writes a file that is to be run. Nothing is started meanwhile: a child of
+// another test would have it open for writing, and whoever ran it be told "text file busy".
+func writeProgram(path, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, []byte(text), 0o755)
 }
 
 func execSubject(t *testing.T) subject {

@@ -63,7 +63,7 @@ func ocfEnv(t *testing.T, agents map[string]string) Env {
 	env := Env{OCF: filepath.Join(dir, "root"), OCFTemp: filepath.Join(dir, "tmp"), Shims: filepath.Join(dir, "shims"), Kept: filepath.Join(dir, "kept"), Held: filepath.Join(dir, "held")}
 	for name, text := range agents {
 		path := filepath.Join(env.OCF, "resource.d", "test", name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), writeProgram(path, text)); err != nil {
 			t.Fatal(err)
 		}
 	}

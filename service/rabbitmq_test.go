@@ -37,7 +37,7 @@ func openRabbitTest(t *testing.T, unit fakeUnit, tool string) (*fakeSystemd, *ra
 	c.tools = t.TempDir()
 	for _, name := range []string{"rabbitmqctl", "rabbitmq-queues"} {
 		text := "#!/bin/sh\necho \"" + name + " $*\" >>\"$(dirname \"$0\")/calls\"\n" + tool + "\n"
-		if err := os.WriteFile(filepath.Join(c.tools, name), []byte(text), 0o755); err != nil {
+		if err := writeProgram(filepath.Join(c.tools, name), text); err != nil {
 			t.Fatal(err)
 		}
 	}
