@@ -78,7 +78,7 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	for _, w := range faults.Warnings() {
 		a.Warnings = append(a.Warnings, w.Error())
 	}
-	if wrong := n.unsafe(spec); len(wrong) > 0 {
+	if wrong := unsafe(n.spec, spec, n.store.State()); len(wrong) > 0 {
 		return none, api.Refuse(http.StatusConflict, "mainstay apply --help", "%s", strings.Join(wrong, "\n"))
 	}
 	raw, revision, err := n.store.Private(ctx, siteKey)
@@ -126,20 +126,26 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	return a, nil
 }
 
-// unsafe says what of a new file cannot be changed on a running site, or not by one
-// file.
-func (n *node) unsafe(spec fleet.Spec) (out []string) {
-	if spec.Site != n.spec.Site {
-		return []string{fmt.Sprintf("this is site %s, not %s", n.spec.Site, spec.Site)}
+// unsafe says what of a new file cannot be changed on a running site with that state, or
+// not by one file.
+func unsafe(now, spec fleet.Spec, state fleet.State) (out []string) {
+	if spec.Site != now.Site {
+		return []string{fmt.Sprintf("this is site %s, not %s", now.Site, spec.Site)}
 	}
-	if !slices.Equal(spec.Voters(), n.spec.Voters()) {
-		out = append(out, fmt.Sprintf("voters: are %v, and would be %v. Between two lists there would be two majorities that do not meet: a dead voter's place is taken by mainstay voters replace, under its name", n.spec.Voters(), spec.Voters()))
+	if !slices.Equal(spec.Voters(), now.Voters()) {
+		out = append(out, fmt.Sprintf("voters: are %v, and would be %v. Between two lists there would be two majorities that do not meet: a dead voter's place is taken by mainstay voters replace, under its name", now.Voters(), spec.Voters()))
 	}
-	if spec.Timing != n.spec.Timing {
+	if spec.Timing != now.Timing {
 		out = append(out, "timing: while some hosts have the old one and some the new, an ear may call a lease over that still lives. It is changed with every agent stopped, in the file of each host")
 	}
-	state := n.store.State()
-	for _, h := range n.spec.Hosts {
+	if spec.Mode == "shadow" && now.Mode != "shadow" {
+		for _, a := range spec.Addresses {
+			if h := state.Holdings[a.Thing()]; h.Host != "" {
+				out = append(out, fmt.Sprintf("mode: in shadow nobody would keep %s, which %s has: take the addresses out of the file first, and give them to whatever shall have them. If Mainstay shall only do nothing for a while: mainstay disarm on", a.Thing(), h.Host))
+			}
+		}
+	}
+	for _, h := range now.Hosts {
 		next, stays := spec.Host(h.Name)
 		for _, thing := range fleet.Sorted(state.Holdings) {
 			if !stays && state.Holdings[thing].Host == h.Name {

@@ -106,6 +106,34 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// TestUnsafe: a site that acts does not go back to shadow while it has addresses: they
+// would be nobody's, with the guard shut for whoever else takes them.
+func TestUnsafe(t *testing.T) {
+	now := read(t, fleet.Template("beijing", netip.MustParsePrefix("10.0.0.0/24"), service.Catalogue()))
+	now.Mode = "act"
+	shadow := now
+	shadow.Mode = "shadow"
+	thing := now.Addresses[0].Thing()
+	held := fleet.State{Holdings: map[string]fleet.Holding{thing: {Thing: thing, Host: "c1"}}}
+	if out := unsafe(now, shadow, held); len(out) != 1 || !strings.Contains(out[0], thing+", which c1 has") {
+		t.Errorf("to shadow with %s held: %q", thing, out)
+	}
+	for name, out := range map[string][]string{
+		"nobody holds it": unsafe(now, shadow, fleet.State{}),
+		"from shadow":     unsafe(shadow, now, held),
+		"nothing changes": unsafe(now, now, held),
+	} {
+		if len(out) > 0 {
+			t.Errorf("%s: %q", name, out)
+		}
+	}
+	bare := shadow
+	bare.Addresses = nil
+	if out := unsafe(now, bare, held); len(out) > 0 {
+		t.Errorf("without addresses: %q", out)
+	}
+}
+
 // TestWishID: a wish to move is found by the name that a person gave the thing.
 func TestWishID(t *testing.T) {
 	wishes := map[string]fleet.Wish{moveID("address/internal"): {}, moveID("service/flush"): {}, "disarm": {}}
