@@ -334,6 +334,19 @@ func askOwn(ctx context.Context, own service.Prober, deadline time.Duration) pro
 	return probe.Result{Kind: probe.Bad, Why: err.Error()}
 }
 
+// copies is how every copy is at this moment, what is being done to it included. The
+// caller holds the lock.
+func (a *Agent) copies() map[string]fleet.ServiceState {
+	out := make(map[string]fleet.ServiceState, len(a.services))
+	for name, s := range a.services {
+		if w := a.watchers[name]; w != nil && w.doing != "" {
+			s.Phase = w.doing
+		}
+		out[name] = s
+	}
+	return out
+}
+
 // operate carries out one order on the copy.
 func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	if o.Verb == plan.VerbPosition {
@@ -355,6 +368,9 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	a.mu.Lock()
 	// What was done while this one waited may have given its generation up.
 	why := a.hand.Refuses(o, a.cfg.Now())
+	if why == "" {
+		why = plan.Obstructed(&a.spec, o, a.copies())
+	}
 	if why == "" {
 		w.doing = phase
 		switch {

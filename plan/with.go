@@ -116,3 +116,36 @@ func (d *decision) onTop(v fleet.Service, host string) bool {
 	}
 	return len(out) > 0
 }
+
+// Obstructed says which other copy of a host keeps an order from being carried out there
+// now; "" if none does. services is how the copies are at this moment. What a leader knew
+// may be over when its order arrives: a start that was long on its way comes beside the end
+// of what it stands on.
+func Obstructed(spec *fleet.Spec, o fleet.Order, services map[string]fleet.ServiceState) string {
+	kind, name := split(o.Thing)
+	v, ok := spec.Service(name)
+	if kind != "service" || !ok || !v.Mode.Exclusive() {
+		return ""
+	}
+	switch o.Verb {
+	case fleet.VerbStart, fleet.VerbPromote:
+		if alive(Exclusive(v, services[name])) {
+			return "" // it stands there already
+		}
+		for _, with := range v.With {
+			kind, base := split(with)
+			b, ok := spec.Service(base)
+			if kind == "service" && ok && b.Mode.Exclusive() && Exclusive(b, services[base]).Phase != fleet.Running {
+				return fmt.Sprintf("it stands on %s, which does not work here", with)
+			}
+		}
+	case fleet.VerbStop, fleet.VerbDemote, fleet.VerbRestart:
+		for i := range spec.Services {
+			top := &spec.Services[i]
+			if s := services[top.Name]; top.Mode.Exclusive() && slices.Contains(top.With, o.Thing) && alive(Exclusive(*top, s)) {
+				return fmt.Sprintf("%s stands on it and is %s here", top.Thing(), s.Phase)
+			}
+		}
+	}
+	return ""
+}

@@ -659,6 +659,13 @@ func (a *agent) perform(d deed) {
 		proc, life := &a.host.agentProcess, a.host.agentProcess.life
 		refuses := func() string {
 			why := a.hand.Refuses(o, a.host.clock())
+			if why == "" {
+				copies := map[string]fleet.ServiceState{}
+				for _, u := range a.host.copies {
+					copies[u.service.Name] = u.state()
+				}
+				why = plan.Obstructed(&a.spec, o, copies)
+			}
 			if why == "" && o.Generation > 0 && (o.Verb == plan.VerbBootstrap || o.Verb == plan.VerbPosition) {
 				a.hand.Spent(o.Thing, o.Generation) // before the deed, and told with its beginning
 				st := u.state()

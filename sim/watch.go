@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mainstay/fleet"
+	"mainstay/plan"
 )
 
 // Violation is one thing that must never happen and did.
@@ -306,12 +307,34 @@ func (w *watch) offOrdered(h *host, boot string, first bool) {
 		w.fail("no needless kill", "%s is switched off for its boot %s, and the open intent is %q", h.name, boot, in.Boot)
 	}
 	since, steady := w.steady[h]
-	if well := at(time.Second + 2*w.site.timing.Lease); first && steady && h.boot == boot && w.site.now-since > well && !w.ruled[h.name] && w.reaches(h) {
+	if well := at(time.Second + 2*w.site.timing.Lease); first && steady && h.boot == boot && w.site.now-since > well && !w.ruled[h.name] && !h.broke() && w.reaches(h) {
 		w.fail("no healthy host is fenced", "%s is switched off and has been heard by a majority of ears for %v", h.name, time.Duration(w.site.now-since))
 	}
 	if steady && h.boot != boot && w.site.now-since > at(time.Second+2*w.site.timing.Lease) {
 		w.fail("no needless kill", "%s is switched off for its boot %s, and boot %s is well", h.name, boot, h.boot)
 	}
+}
+
+// broke says whether a service whose rule is to fence has used its starts up here, now or
+// when an off that comes late was ordered: an intent that began with a silence goes on for
+// that.
+func (h *host) broke() bool {
+	for _, u := range h.copies {
+		v := u.service
+		if v.OnFailure != fleet.FailFence || v.Restarts.Count == 0 || u.alive() {
+			continue
+		}
+		n := 0
+		for _, t := range u.begun {
+			if h.site.elapsed()-t < at(v.Restarts.Within+plan.FenceLasts) {
+				n++
+			}
+		}
+		if n >= v.Restarts.Count {
+			return true
+		}
+	}
+	return false
 }
 
 // reaches says whether a majority of ears has heard the host a moment ago.
