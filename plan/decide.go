@@ -383,10 +383,14 @@ func (d *decision) onItsWay(host, boot string) string {
 	return ""
 }
 
-// arrived says whether a thing works where it was given, or has come to nothing
-// there, which nobody need wait for either.
+// arrived says whether a thing works where it was given, or has come to nothing there, or
+// was given back there, which nobody need wait for either: it may be waiting itself for
+// what only the host can have that is to be admitted.
 func (d *decision) arrived(h fleet.Holding) bool {
 	kind, name := split(h.Thing)
+	if _, free := d.word(h); free {
+		return true
+	}
 	return d.inEffect(h) || h.Blocked != "" || kind == "service" && d.w.Reports[h.Host].Services[name].Phase == fleet.Failed
 }
 

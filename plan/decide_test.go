@@ -68,6 +68,14 @@ func fencing(w fleet.World, e *fleet.Effect) {
 	}
 }
 
+// taken is a service that was taken from c2, which has a new boot now, and given to c3,
+// where it is not seen working yet.
+func taken(w fleet.World) {
+	reboot(w, "c2", "x")
+	w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "c3", Boot: "b", Stint: 1, Generation: 5, From: fleet.Stint{Host: "c2", Boot: "b", N: 1}}
+	w.Reports["c3"].Services["s"] = fleet.ServiceState{Phase: fleet.Starting, Generation: 5}
+}
+
 // reboot lets a host come back in another boot with nothing running.
 func reboot(w fleet.World, host, boot string) {
 	h, r := w.Heard[host], w.Reports[host]
@@ -377,6 +385,13 @@ func TestDecide(t *testing.T) {
 			report(*w, "c3", func(r *fleet.Report) { r.Leaving, r.GoesDown = true, true })
 			w.State.Members["c3"] = fleet.Member{Host: "c3", Admitted: "b", Left: &fleet.Farewell{Boot: "b", Down: true}}
 		}, []string{"member/c2", "intent/c2", "service/s waits"}},
+		{"a new boot waits for what was taken from the former one to arrive", func(w *fleet.World) {
+			taken(*w)
+		}, []string{"host/c2 waits"}},
+		{"but not for what was given back where it should have", func(w *fleet.World) {
+			taken(*w)
+			report(*w, "c3", func(r *fleet.Report) { r.GivenUp = map[string]uint64{"service/s": 5} })
+		}, []string{"member/c2", "proof/c2", "holding/service/s=c1#6"}},
 		{"nor when disarmed", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
