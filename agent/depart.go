@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"mainstay/fleet"
 	"mainstay/plan"
 )
 
@@ -18,6 +19,8 @@ import (
 // shutdown waits for a quorum that is lost.
 
 const (
+	// letGoAgain is how soon what could not be stopped is tried again.
+	letGoAgain = 250 * time.Millisecond
 	// departLook is how often a departing host looks whether it is free.
 	departLook = 20 * time.Millisecond
 	// departLeast is how long it goes on serving at least: the HAProxys of other hosts
@@ -60,7 +63,19 @@ func (a *Agent) LetGo(ctx context.Context) bool {
 				a.cfg.Log.Error("keep what binds this host", "error", err)
 			}
 		}
-		a.queue(deeds, nil)
+		for _, d := range deeds {
+			a.queue([]plan.Deed{d}, func(e fleet.Effect) {
+				if e.Outcome == fleet.Done {
+					return
+				}
+				a.cfg.Log.Warn("let go of what this host still has", "thing", d.Thing, "outcome", e.Outcome, "why", e.Why)
+				time.AfterFunc(letGoAgain, func() {
+					a.mu.Lock()
+					defer a.mu.Unlock()
+					a.hand.LetGoAgain(d.Thing)
+				})
+			})
+		}
 		return true
 	})
 }

@@ -87,6 +87,9 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 	prepare := w.copy.Prepare
 	if a.spec.Mode == "shadow" {
 		prepare = w.copy.Forget // nobody would lift a bar after the next boot
+		if o, ok := w.copy.(service.Onlooker); ok {
+			prepare = o.LookOn
+		}
 	}
 	if err := prepare(ctx); err != nil && ctx.Err() == nil {
 		a.cfg.Log.Error("prepare service", "service", w.service.Name, "error", err)

@@ -135,6 +135,10 @@ func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
 	if n.store == nil {
 		return n.passOn(ctx, "POST", "/v1/wishes", w, nil)
 	}
+	if n.spec.Mode == "shadow" && w.Verb != "maintenance" && w.Verb != "disarm" {
+		// It would stand in the store, and come true on the day when the site begins to act.
+		return api.Refuse(http.StatusConflict, "mainstay events --follow", "the site is in shadow mode: nothing is carried out, and a wish for %s would come true when it begins to act", w.Verb)
+	}
 	switch w.Verb {
 	case "maintenance":
 		if _, ok := n.spec.Host(w.Host); !ok {
@@ -235,6 +239,9 @@ func (n *node) checkRestart(w *fleet.Wish) error {
 	return nil
 }
 
+// servesFor is how long a host's word that its copy serves counts: one comes each second.
+const servesFor = 5 * time.Second
+
 // checkWithout completes a person's word that a cluster may go on without what data
 // only one of its members may have.
 func (n *node) checkWithout(w *fleet.Wish) error {
@@ -247,9 +254,10 @@ func (n *node) checkWithout(w *fleet.Wish) error {
 	case !slices.Contains(n.spec.Homes(v), w.Host):
 		return api.Refuse(http.StatusNotFound, "", "%s has no member on %q; it has on %s", v.Name, w.Host, strings.Join(n.spec.Homes(v), ", "))
 	}
+	reports, told := n.desk.Reports(), n.desk.Told()
 	for _, host := range n.spec.Homes(v) {
 		// Asked for while all is well it would stand until the day when it costs data.
-		if n.desk.Reports()[host].Services[v.Name].Ready {
+		if told[host] != 0 && n.now().Sub(told[host]) < servesFor && reports[host].Services[v.Name].Ready {
 			return api.Refuse(http.StatusConflict, "", "%s serves on %s: nothing waits for %s", v.Name, host, w.Host)
 		}
 	}

@@ -310,7 +310,7 @@ func (n *node) run(asked context.Context) error {
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: n.env(),
 		Fence: n.fence, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
-		Watchdog: watchdogOf(me), Now: vip.Now, Wall: time.Now, Log: n.log,
+		Watchdog: watchdogOf(me, n.spec.Mode), Now: vip.Now, Wall: time.Now, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -78,7 +78,7 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	for _, w := range faults.Warnings() {
 		a.Warnings = append(a.Warnings, w.Error())
 	}
-	if wrong := unsafe(n.spec, spec, n.store.State()); len(wrong) > 0 {
+	if wrong := unsafe(n.spec, spec, n.store.State(), n.desk.Reports()); len(wrong) > 0 {
 		return none, api.Refuse(http.StatusConflict, "mainstay apply --help", "%s", strings.Join(wrong, "\n"))
 	}
 	raw, revision, err := n.store.Private(ctx, siteKey)
@@ -126,9 +126,9 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	return a, nil
 }
 
-// unsafe says what of a new file cannot be changed on a running site with that state, or
-// not by one file.
-func unsafe(now, spec fleet.Spec, state fleet.State) (out []string) {
+// unsafe says what of a new file cannot be changed on a running site with that state and
+// these reports, or not by one file.
+func unsafe(now, spec fleet.Spec, state fleet.State, reports map[string]fleet.Report) (out []string) {
 	if spec.Site != now.Site {
 		return []string{fmt.Sprintf("this is site %s, not %s", now.Site, spec.Site)}
 	}
@@ -143,6 +143,13 @@ func unsafe(now, spec fleet.Spec, state fleet.State) (out []string) {
 			if h := state.Holdings[a.Thing()]; h.Host != "" {
 				out = append(out, fmt.Sprintf("mode: in shadow nobody would keep %s, which %s has: take the addresses out of the file first, and give them to whatever shall have them. If Mainstay shall only do nothing for a while: mainstay disarm on", a.Thing(), h.Host))
 			}
+		}
+	}
+	for _, h := range now.Hosts {
+		next, _ := spec.Host(h.Name)
+		if reports[h.Name].Watchdog > 0 && (next.Watchdog.Device != h.Watchdog.Device || spec.Mode == "shadow" && now.Mode != "shadow") {
+			// The process that would go on does not know it, and nobody kicks it any more.
+			out = append(out, fmt.Sprintf("hosts: the watchdog %s of %s is armed, and would reset the host as soon as no agent keeps it: change the file of that host alone, with its agent stopped and nothing on it (a device with nowayout resets it even so)", h.Watchdog.Device, h.Name))
 		}
 	}
 	for _, h := range now.Hosts {
@@ -396,7 +403,7 @@ func (n *node) forgetServices(ctx context.Context) {
 		former, _ := fleet.Read(path, text, service.Catalogue())
 		for _, v := range former.Services {
 			now, stays := n.spec.Service(v.Name)
-			if !v.Mode.Exclusive() || stays && now.Mode == v.Mode && slices.Contains(n.spec.Homes(now), n.host) || !slices.Contains(former.Homes(v), n.host) {
+			if stays && now.Mode == v.Mode && now.Kind == v.Kind && slices.Contains(n.spec.Homes(now), n.host) || !slices.Contains(former.Homes(v), n.host) {
 				continue
 			}
 			c, err := service.Open(v, env)

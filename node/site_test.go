@@ -115,22 +115,40 @@ func TestUnsafe(t *testing.T) {
 	shadow.Mode = "shadow"
 	thing := now.Addresses[0].Thing()
 	held := fleet.State{Holdings: map[string]fleet.Holding{thing: {Thing: thing, Host: "c1"}}}
-	if out := unsafe(now, shadow, held); len(out) != 1 || !strings.Contains(out[0], thing+", which c1 has") {
+	if out := unsafe(now, shadow, held, nil); len(out) != 1 || !strings.Contains(out[0], thing+", which c1 has") {
 		t.Errorf("to shadow with %s held: %q", thing, out)
 	}
 	for name, out := range map[string][]string{
-		"nobody holds it": unsafe(now, shadow, fleet.State{}),
-		"from shadow":     unsafe(shadow, now, held),
-		"nothing changes": unsafe(now, now, held),
+		"nobody holds it": unsafe(now, shadow, fleet.State{}, nil),
+		"from shadow":     unsafe(shadow, now, held, nil),
+		"nothing changes": unsafe(now, now, held, nil),
 	} {
 		if len(out) > 0 {
 			t.Errorf("%s: %q", name, out)
 		}
 	}
+	armed := now
+	armed.Hosts = append([]fleet.Host{}, now.Hosts...)
+	armed.Hosts[0].Watchdog = fleet.Watchdog{Device: "/dev/watchdog", Timeout: fleet.WatchdogTimeout}
+	kicks := map[string]fleet.Report{armed.Hosts[0].Name: {Watchdog: fleet.WatchdogTimeout}}
+	if out := unsafe(armed, now, fleet.State{}, kicks); len(out) != 1 || !strings.Contains(out[0], "/dev/watchdog of "+armed.Hosts[0].Name) {
+		t.Errorf("an armed watchdog is taken out of the file: %q", out)
+	}
+	if out := unsafe(armed, now, fleet.State{}, nil); len(out) > 0 {
+		t.Errorf("one that is not armed: %q", out)
+	}
 	bare := shadow
 	bare.Addresses = nil
-	if out := unsafe(now, bare, held); len(out) > 0 {
+	if out := unsafe(now, bare, held, nil); len(out) > 0 {
 		t.Errorf("without addresses: %q", out)
+	}
+}
+
+// TestShadowArmsNoWatchdog: it would reset a host for what others run there.
+func TestShadowArmsNoWatchdog(t *testing.T) {
+	h := fleet.Host{Watchdog: fleet.Watchdog{Device: "/dev/watchdog"}}
+	if watchdogOf(h, "shadow") != nil || watchdogOf(h, "act") == nil || watchdogOf(fleet.Host{}, "act") != nil {
+		t.Error("a watchdog is armed where the site acts and its file names one, and nowhere else")
 	}
 }
 

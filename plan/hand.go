@@ -259,6 +259,10 @@ func (h *Hand) LetGo(spec fleet.Spec, why string) []Deed {
 	return deeds
 }
 
+// LetGoAgain lets LetGo try once more what came to nothing: it was refused for what stands
+// on it and was not known to have stopped yet, say.
+func (h *Hand) LetGoAgain(thing string) { delete(h.lettingGo, thing) }
+
 // carries says whether a service that stands on thing still runs here.
 func (h *Hand) carries(spec fleet.Spec, thing string) bool {
 	for i := range spec.Services {

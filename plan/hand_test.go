@@ -283,6 +283,13 @@ func TestDeparture(t *testing.T) {
 	if refuse := h.Refuses(deeds[1].Order, at(ms)); refuse != "" {
 		t.Errorf("its own stop is refused: %s", refuse)
 	}
+	if again := h.LetGo(fleet.Spec{}, "it shuts down"); len(again) > 0 {
+		t.Errorf("what is being stopped is stopped once more: %v", again)
+	}
+	h.LetGoAgain("service/s")
+	if again := h.LetGo(fleet.Spec{}, "it shuts down"); len(again) != 1 || again[0].Thing != "service/s" {
+		t.Errorf("what could not be stopped is not tried again: %v", again)
+	}
 	if h.Free() {
 		t.Error("it is free before anything is gone")
 	}

@@ -364,7 +364,7 @@ func (d *decision) clustered(v fleet.Service) {
 		ms = append(ms, member{
 			host: host, s: s, heard: joined && told && x.current && x.reaches && d.w.Heard[host].Rival == "", fresh: x.report.Epoch >= d.w.Epoch,
 			old:  d.w.Now.Sub(d.w.Told[host]) > toldFor,
-			mute: d.w.Verdicts[host].Condition == fleet.Suspect, dead: d.deadNow(host), waived: waived, mum: d.mum(v, b, host), fixed: x.maintenance || x.down,
+			mute: d.w.Verdicts[host].Condition == fleet.Suspect, dead: d.offNow(host), waived: waived, mum: d.mum(v, b, host), fixed: x.maintenance || x.down,
 		})
 		given = max(given, x.report.GivenUp[thing])
 	}
@@ -449,12 +449,19 @@ func (d *decision) clustered(v fleet.Service) {
 	}
 }
 
+// offNow says whether the newest boot that we know of a host is proved off. The contract of
+// a watchdog does not prove that: a host that had nothing which only one may have lives on,
+// and with it a member of a cluster.
+func (d *decision) offNow(host string) bool {
+	return d.deadNow(host) && d.w.State.Proofs[host].Kind != "watchdog"
+}
+
 // joiner is the host whose member was ordered to start a moment ago, "" if none was: an
 // order without an answer may be carried out late.
 func (d *decision) joiner(v fleet.Service) string {
 	for _, key := range fleet.Sorted(d.w.Flights) {
 		f := d.w.Flights[key]
-		if f.Order.Thing != v.Thing() || f.Order.Verb != VerbJoin && f.Order.Verb != fleet.VerbStart || f.Order.Boot != d.w.Heard[f.Order.To].Stint.Boot || d.deadNow(f.Order.To) {
+		if f.Order.Thing != v.Thing() || f.Order.Verb != VerbJoin && f.Order.Verb != fleet.VerbStart || f.Order.Boot != d.w.Heard[f.Order.To].Stint.Boot || d.offNow(f.Order.To) {
 			continue
 		}
 		if r, ok := d.current(f.Order.To); ok && d.w.Told[f.Order.To].After(f.Sent) && r.Services[v.Name].Phase == fleet.Running {
@@ -495,7 +502,7 @@ func (d *decision) positionKey(v fleet.Service, b fleet.Bootstrap, host string) 
 // is gone: no order under it, however late, can begin anything.
 func (d *decision) spent(b fleet.Bootstrap) bool {
 	r, ok := d.current(b.Host)
-	return d.deadNow(b.Host) || ok && (r.Boot != b.Boot || r.GivenUp["bootstrap/"+b.Service] >= b.Generation)
+	return d.offNow(b.Host) || ok && (r.Boot != b.Boot || r.GivenUp["bootstrap/"+b.Service] >= b.Generation)
 }
 
 // tried says whether the try to begin a cluster that a record allowed is over: the boot

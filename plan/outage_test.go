@@ -195,6 +195,12 @@ func TestOutage(t *testing.T) {
 			silent(w, "c3", time.Second)
 			waive(w, "c3")
 		}, "join-like", "word from c3", "recover oath c3"},
+		{"one has outlived its watchdog, which says nothing of a member", func(w fleet.World) {
+			dead(w, "c3")
+			p := w.State.Proofs["c3"]
+			p.Kind = "watchdog"
+			w.State.Proofs["c3"] = p
+		}, "join-like", "word from c3: it may be in a primary component", "recover oath c3"},
 		{"one is proved off, and may have the newest data", func(w fleet.World) { dead(w, "c3") }, "join-like", "c3, which is off", "recover service db --without c3"},
 		{"it is, and a person gives its data up", func(w fleet.World) {
 			dead(w, "c3")

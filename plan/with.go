@@ -129,6 +129,9 @@ func Obstructed(spec *fleet.Spec, o fleet.Order, services map[string]fleet.Servi
 	}
 	switch o.Verb {
 	case fleet.VerbStart, fleet.VerbPromote:
+		if o.Verb != takes(v) {
+			return "" // a copy in mode promoted is started everywhere, and stands on nothing until it is promoted
+		}
 		if alive(Exclusive(v, services[name])) {
 			return "" // it stands there already
 		}

@@ -11,7 +11,7 @@ import (
 func TestObstructed(t *testing.T) {
 	spec := fleet.Spec{Services: []fleet.Service{
 		{Name: "drbd", Mode: fleet.Promoted}, {Name: "fs", Mode: fleet.ActivePassive, With: []string{"service/drbd", "address/x"}},
-		{Name: "api", Mode: fleet.ActiveActive, With: []string{"service/fs"}},
+		{Name: "db", Mode: fleet.Promoted, With: []string{"service/fs"}}, {Name: "api", Mode: fleet.ActiveActive, With: []string{"service/fs"}},
 	}}
 	copyOf := func(phase, role string) fleet.ServiceState { return fleet.ServiceState{Phase: phase, Role: role} }
 	promoted, unpromoted := copyOf(fleet.Running, fleet.RolePromoted), copyOf(fleet.Running, fleet.RoleUnpromoted)
@@ -33,6 +33,9 @@ func TestObstructed(t *testing.T) {
 		{"a demotion below what starts", fleet.VerbDemote, "service/drbd", promoted, copyOf(fleet.Starting, ""), false},
 		{"a restart below what stops", fleet.VerbRestart, "service/drbd", promoted, copyOf(fleet.Stopping, ""), false},
 		{"a stop of what is on top", fleet.VerbStop, "service/fs", promoted, copyOf(fleet.Running, ""), true},
+		{"a start of a copy that is to be promoted elsewhere", fleet.VerbStart, "service/db", unpromoted, stopped, true},
+		{"a promotion on what does not run", fleet.VerbPromote, "service/db", unpromoted, stopped, false},
+		{"a promotion on what runs", fleet.VerbPromote, "service/db", promoted, copyOf(fleet.Running, ""), true},
 		{"a promotion", fleet.VerbPromote, "service/drbd", unpromoted, stopped, true},
 		{"an address", fleet.VerbRelease, "address/x", promoted, copyOf(fleet.Running, ""), true},
 	} {

@@ -121,6 +121,13 @@ type Promoter interface {
 	Demote(ctx context.Context) error
 }
 
+// Onlooker is a Copy that needs something on its host to be asked at all, and has more
+// than a bar to forget. In shadow mode LookOn takes the place of Forget.
+type Onlooker interface {
+	// LookOn makes ready what State needs, and takes back a bar; nothing else.
+	LookOn(ctx context.Context) error
+}
+
 // Validator is a Copy that can ask this host whether its parameters will do there.
 // It changes nothing. An error with ErrUnknown says nothing against them.
 type Validator interface {
@@ -169,6 +176,8 @@ type Kind struct {
 	Params []Param
 	// More: the service has further parameters, which Open checks itself.
 	More bool
+	// Cluster: all copies are members of one cluster, so none of them runs alone.
+	Cluster bool
 	// Open makes the copy of a service. It reads the service and changes nothing,
 	// so that "mainstay check" may open every one and report all mistakes.
 	Open func(fleet.Service, Env) (Copy, error)
@@ -214,8 +223,9 @@ func Kinds() []Kind {
 			Open: openExec,
 		},
 		{
-			Name: "galera",
-			Doc:  "a systemd unit of MariaDB with Galera; ready when synced in the primary component; a cluster is begun only by the leader's order",
+			Name:    "galera",
+			Cluster: true,
+			Doc:     "a systemd unit of MariaDB with Galera; ready when synced in the primary component; a cluster is begun only by the leader's order",
 			Params: []Param{
 				{"start_timeout", "how long a start is waited for: members recover together, and one may send its whole state", "20m"},
 				{"stop_timeout", "how long a stop is waited for", "16m"},
@@ -230,8 +240,9 @@ func Kinds() []Kind {
 			Open: openGalera,
 		},
 		{
-			Name: "rabbitmq",
-			Doc:  "a systemd unit of RabbitMQ; ready when it sees a majority of its cluster and a message passes through it; joins nodes one at a time",
+			Name:    "rabbitmq",
+			Cluster: true,
+			Doc:     "a systemd unit of RabbitMQ; ready when it sees a majority of its cluster and a message passes through it; joins nodes one at a time",
 			Params: []Param{
 				{"start_timeout", "how long a start is waited for; a node that waits for others goes on waiting by itself", "45s"},
 				{"stop_timeout", "how long a stop is waited for; systemd's own time-out should be shorter", "2m"},
@@ -283,6 +294,9 @@ func Open(s fleet.Service, env Env) (Copy, error) {
 	c, err := kinds[i].Open(s, env.filled())
 	if _, can := c.(Promoter); s.Mode == fleet.Promoted && !can {
 		errs = append(errs, fmt.Errorf("mode: %s needs kind ocf with an agent that can be promoted; kind %s runs active/active or active/passive", s.Mode, s.Kind))
+	}
+	if kinds[i].Cluster && s.Mode == fleet.ActivePassive {
+		errs = append(errs, fmt.Errorf("mode: kind %s is a cluster of all its copies and runs active/active; a server that runs on one host at a time is of kind systemd", s.Kind))
 	}
 	if err := errors.Join(append(errs, err)...); err != nil {
 		if c != nil {

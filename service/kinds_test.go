@@ -121,6 +121,12 @@ func TestKinds(t *testing.T) {
 				}
 				s := make(t)
 				s.service.Name, s.service.Kind, s.service.Mode = "thing", k.Name, mode
+				if k.Cluster && mode == fleet.ActivePassive {
+					if _, err := Open(s.service, s.env); err == nil || !strings.Contains(err.Error(), "runs active/active") {
+						t.Errorf("a member of a cluster on one host at a time: %v", err)
+					}
+					return
+				}
 				s.service.Restarts = fleet.Restarts{Count: 3, Within: time.Hour}
 				contract(t, s)
 			})

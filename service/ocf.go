@@ -168,6 +168,12 @@ func (c *ocfCopy) Prepare(context.Context) error {
 	return nil
 }
 
+// LookOn gives the agent what its monitor needs, and takes the bar's file away: without
+// our programs it would find those of a Pacemaker that still runs the host, and write there.
+func (c *ocfCopy) LookOn(ctx context.Context) error {
+	return errors.Join(c.Prepare(ctx), c.bar.drop())
+}
+
 // Forget takes away the bar's file and what the agent had us remember.
 func (c *ocfCopy) Forget(context.Context) error {
 	return errors.Join(c.bar.drop(), attributes{c.env, c.name}.forget())

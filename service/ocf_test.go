@@ -558,6 +558,10 @@ func TestShims(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "reboot"), filepath.Join(dir, "attributes")); err != nil || a.score() != 7 {
 		t.Errorf("score = %d, %v; want 7", a.score(), err)
 	}
+	looker := ocfCopy{env: Env{Shims: dir, Kept: a.env.Kept, OCFTemp: filepath.Join(dir, "tmp")}, name: "db"}
+	if err := looker.LookOn(t.Context()); err != nil || a.score() != 7 {
+		t.Errorf("in shadow mode a look costs the agent what it remembers: %d, %v", a.score(), err)
+	}
 	if err := a.forget(); err != nil || a.score() != 0 {
 		t.Errorf("forgotten: score = %d, %v", a.score(), err)
 	}

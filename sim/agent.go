@@ -818,7 +818,13 @@ func (a *agent) shutDown(gone func()) {
 		return h.clock().Sub(a.departing) >= departLeast && plan.Drained(a.routes, h.name)
 	}, func() {
 		a.whenFree(h.clock().Add(letGoBound), func() bool {
-			a.queue(a.hand.LetGo(a.spec, "this host is shutting down"), func(fleet.Effect) {})
+			for _, d := range a.hand.LetGo(a.spec, "this host is shutting down") {
+				a.queue([]plan.Deed{d}, func(e fleet.Effect) {
+					if e.Outcome != fleet.Done {
+						a.host.agentProcess.in(250*millisecond, func() { a.hand.LetGoAgain(d.Thing) })
+					}
+				})
+			}
 			a.keep()
 			return true
 		}, func() {
@@ -938,7 +944,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 // same says whether two reports say the same, apart from their number and time.
 func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
-		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Refused == b.Refused && a.Watchdog == b.Watchdog &&
+		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
 		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && a.Refused == b.Refused
 }

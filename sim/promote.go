@@ -25,10 +25,10 @@ func (u *unit) setRole(promoted bool) {
 func (w *watch) stands(u *unit, j job) {
 	for _, o := range u.host.copies {
 		on := o.phase == fleet.Running && (!o.promotable() || o.promoted)
-		switch starts := j.verb == fleet.VerbStart; {
+		switch starts := j.verb == fleet.VerbStart && !u.promotable(); {
 		case starts && slices.Contains(u.service.With, o.service.Thing()) && !on && u.phase != fleet.Running:
 			w.fail("what it stands on", "%s starts on %s, and %s is %s there", u.service.Thing(), u.host.name, o.service.Thing(), cmp.Or(o.role(), o.phase))
-		case !starts && j.verb != fleet.VerbPromote && slices.Contains(o.service.With, u.service.Thing()) && o.alive() && u.role() != fleet.RoleUnpromoted:
+		case !starts && j.verb != fleet.VerbPromote && j.verb != fleet.VerbStart && slices.Contains(o.service.With, u.service.Thing()) && o.alive() && u.role() != fleet.RoleUnpromoted:
 			w.fail("what it stands on", "%s shall %s on %s, and %s is %s on it", u.service.Thing(), j.verb, u.host.name, o.service.Thing(), o.phase)
 		}
 	}
