@@ -402,8 +402,7 @@ func (n *node) forgetServices(ctx context.Context) {
 	if text, err := os.ReadFile(path); err == nil {
 		former, _ := fleet.Read(path, text, service.Catalogue())
 		for _, v := range former.Services {
-			now, stays := n.spec.Service(v.Name)
-			if stays && now.Mode == v.Mode && now.Kind == v.Kind && slices.Contains(n.spec.Homes(now), n.host) || !slices.Contains(former.Homes(v), n.host) {
+			if !forgotten(former, n.spec, v, n.host) {
 				continue
 			}
 			c, err := service.Open(v, env)
@@ -420,6 +419,14 @@ func (n *node) forgetServices(ctx context.Context) {
 	if err := replaceFile(path, n.text, 0o600); err != nil {
 		n.log.Error("keep which services this host was prepared for", "error", err)
 	}
+}
+
+// forgotten says whether a host was prepared for a service as the former file had it, and
+// is not for what the present one makes of it: another kind or mode has another bar, or none.
+func forgotten(former, present fleet.Spec, v fleet.Service, host string) bool {
+	now, stays := present.Service(v.Name)
+	same := stays && now.Mode == v.Mode && now.Kind == v.Kind && slices.Contains(present.Homes(now), host)
+	return slices.Contains(former.Homes(v), host) && !same
 }
 
 // changes says in words what a new file changes, one line for each.

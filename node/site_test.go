@@ -12,8 +12,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"mainstay/api"
 	"mainstay/fleet"
 	"mainstay/service"
+	"mainstay/store"
 )
 
 // successorMark makes this test binary what succeed starts.
@@ -141,6 +143,39 @@ func TestUnsafe(t *testing.T) {
 	bare.Addresses = nil
 	if out := unsafe(now, bare, held, nil); len(out) > 0 {
 		t.Errorf("without addresses: %q", out)
+	}
+}
+
+// TestForgotten: a bar goes with the service, with its kind, its mode and its home, or
+// nothing would start it after the next boot.
+func TestForgotten(t *testing.T) {
+	spec := func(v ...fleet.Service) fleet.Spec { return fleet.Spec{Services: v} }
+	was := fleet.Service{Name: "mariadb", Kind: "galera", Mode: fleet.ActiveActive, Hosts: []string{"c1", "c2"}}
+	kind, mode, home := was, was, was
+	kind.Kind, mode.Mode, home.Hosts = "systemd", fleet.ActivePassive, []string{"c2"}
+	for name, c := range map[string]struct {
+		now  fleet.Spec
+		host string
+		want bool
+	}{
+		"as before": {spec(was), "c1", false}, "left out": {spec(), "c1", true}, "another kind": {spec(kind), "c1", true}, "another mode": {spec(mode), "c1", true},
+		"no home any more": {spec(home), "c1", true}, "never was one": {spec(), "c9", false},
+	} {
+		if got := forgotten(spec(was), c.now, was, c.host); got != c.want {
+			t.Errorf("%s: forgotten is %v", name, got)
+		}
+	}
+}
+
+// TestWishesInShadow: what would come true on the day when the site begins to act is not
+// taken; what a person may take back then is.
+func TestWishesInShadow(t *testing.T) {
+	n := &node{spec: fleet.Spec{Mode: "shadow", Hosts: []fleet.Host{{Name: "c1"}}}, store: &store.Client{}}
+	for _, verb := range []string{"move", "oath", "reset", "without", "restart"} {
+		var refusal *api.Refusal
+		if err := n.Wish(t.Context(), fleet.Wish{Verb: verb, Host: "c1"}); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "shadow") {
+			t.Errorf("a wish for %s: %v", verb, err)
+		}
 	}
 }
 
