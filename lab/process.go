@@ -117,6 +117,16 @@ func (l *Lab) processes(host string) ([]int, error) {
 			found[pid] = true
 		}
 	}
+	// Whoever was killed while it started a host has left a shell behind that is in none
+	// of these yet, and goes on to be nspawn.
+	for _, m := range l.Hosts {
+		if host != "" && host != m.Name {
+			continue
+		}
+		for _, pid := range all {
+			found[pid] = found[pid] || starts(pid, l.hostPath(m, "root"))
+		}
+	}
 	delete(found, os.Getpid())
 	var out []int
 	for _, pid := range all {
@@ -202,6 +212,12 @@ func signalEach(sig unix.Signal, done map[int]bool, list func() ([]int, error)) 
 		reached = append(reached, p)
 	}
 	return reached, nil
+}
+
+// starts says whether a process is nspawn with that root, or about to become it.
+func starts(pid int, root string) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && slices.Contains(strings.Split(string(data), "\x00"), "--directory="+root)
 }
 
 // killAll kills all processes of a host until there are none.
