@@ -507,7 +507,7 @@ func (l *Lab) down(ctx context.Context) error {
 // links, nftables tables and cgroups. It is empty after Down.
 func (l *Lab) Leftovers() ([]string, error) {
 	var out []string
-	procs, err := l.processes("")
+	procs, err := l.remains("")
 	if err != nil {
 		return nil, err
 	}

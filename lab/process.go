@@ -117,16 +117,6 @@ func (l *Lab) processes(host string) ([]int, error) {
 			found[pid] = true
 		}
 	}
-	// Whoever was killed while it started a host has left a shell behind that is in none
-	// of these yet, and goes on to be nspawn.
-	for _, m := range l.Hosts {
-		if host != "" && host != m.Name {
-			continue
-		}
-		for _, pid := range all {
-			found[pid] = found[pid] || starts(pid, l.hostPath(m, "root"))
-		}
-	}
 	delete(found, os.Getpid())
 	var out []int
 	for _, pid := range all {
@@ -214,6 +204,31 @@ func signalEach(sig unix.Signal, done map[int]bool, list func() ([]int, error)) 
 	return reached, nil
 }
 
+// remains lists the processes of a host, or with "" of the whole lab, and those that are
+// about to become one: whoever was killed while it started a host has left a shell behind
+// that is in none of its namespaces yet, and goes on to be nspawn.
+func (l *Lab) remains(host string) ([]int, error) {
+	out, err := l.processes(host)
+	if err != nil {
+		return nil, err
+	}
+	all, err := pids()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range l.Hosts {
+		if host != "" && host != m.Name {
+			continue
+		}
+		for _, pid := range all {
+			if !slices.Contains(out, pid) && starts(pid, l.hostPath(m, "root")) {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out, nil
+}
+
 // starts says whether a process is nspawn with that root, or about to become it.
 func starts(pid int, root string) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -225,7 +240,7 @@ func (l *Lab) killAll(ctx context.Context, host string) error {
 	return waitFor(ctx, 20*time.Second, "the processes of "+host+" to end", func() (bool, error) {
 		none := true
 		killed, err := signalEach(unix.SIGKILL, map[int]bool{}, func() ([]int, error) {
-			list, err := l.processes(host)
+			list, err := l.remains(host)
 			none = len(list) == 0
 			return list, err
 		})
