@@ -324,6 +324,11 @@ func TestDecide(t *testing.T) {
 			w.Leader = "c3"
 			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
 		}, []string{"member/c2", "service/s waits", "host/c2 waits"}},
+		{"also when it said so while the intent was written down", func(w *fleet.World) {
+			fencing(*w, nil)
+			w.Leader = "c1"
+			report(*w, "c2", func(r *fleet.Report) { r.Leaving = true })
+		}, []string{"member/c2", "-intent/c2", "service/s waits"}},
 		{"also by a leader who was not told so", func(w *fleet.World) {
 			hush(*w, "c2")
 			w.Leader = "c3"

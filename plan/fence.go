@@ -193,6 +193,10 @@ func (d *decision) pursue(in fleet.Intent) {
 	f, sent := d.w.Flights[o.Key]
 	left := in.Lasts - d.w.Now.Sub(f.Sent)
 	switch {
+	case !sent && d.unwatched(in.Host, in.Boot):
+		// It said so while the intent was being written down.
+		d.record(fleet.Remove("intent/"+in.Host, "somebody stopped the agent of "+in.Host+", and its fence was not ordered yet"))
+		return
 	case !sent && d.back(in):
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again before its fence was ordered"))
 		return

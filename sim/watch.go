@@ -29,7 +29,7 @@ type watch struct {
 	lapsed     map[*host]at          // since when it has not
 	promises   map[string]map[string]bool
 	epochs     map[string]uint64  // by boot: the newest epoch of an order accepted
-	farewells  map[parting]uint32 // in which life of the voter's agent it was heard
+	farewells  map[parting]parted // in which life of the voter's agent it was heard, and when
 	ruled      map[string]bool    // its newest intent follows a service's rule, not silence
 	stop       *Violation
 	leaderAt   at // when somebody last led
@@ -56,7 +56,7 @@ type patienceOf struct {
 func newWatch(s *Site) *watch {
 	return &watch{
 		site: s, speakers: make([][]*host, len(s.spec.Addresses)), excused: map[*host]at{}, running: map[string][]*unit{}, found: map[*unit]bool{},
-		patience: map[string]*patienceOf{}, steady: map[*host]at{}, stints: map[*host]fleet.Stint{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]uint32{},
+		patience: map[string]*patienceOf{}, steady: map[*host]at{}, stints: map[*host]fleet.Stint{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]parted{},
 	}
 }
 
@@ -290,11 +290,16 @@ func (w *watch) silent(ear *host, stint fleet.Stint) {
 // parting is the farewell of an agent, as one voter heard it.
 type parting struct{ voter, host, boot string }
 
+type parted struct {
+	life uint32
+	at   at
+}
+
 // told: the last thing that a voter's agent was told by a host's.
 func (w *watch) told(voter *host, r *fleet.Report) {
 	p := parting{voter.name, r.Host, r.Boot}
 	if r.Leaving && !r.GoesDown {
-		w.farewells[p] = voter.agentProcess.life
+		w.farewells[p] = parted{voter.agentProcess.life, w.site.now}
 	} else if len(w.farewells) > 0 {
 		delete(w.farewells, p)
 	}
@@ -420,7 +425,8 @@ func (w *watch) proves(p, before fleet.Proof) {
 func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	s, decided := w.site, deed.at
 	h := s.names[in.Host]
-	if life, left := w.farewells[parting{deed.host, in.Host, in.Boot}]; left && life == s.names[deed.host].agentProcess.life {
+	// What was said after the decision, while the store wrote it down, ends the intent.
+	if p, left := w.farewells[parting{deed.host, in.Host, in.Boot}]; left && p.life == s.names[deed.host].agentProcess.life && p.at <= decided {
 		w.fail("no needless kill", "%s is to be fenced by %s, whom its agent has told that a person stops it", in.Host, deed.host)
 	}
 	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence")
