@@ -118,7 +118,7 @@ type Intent struct {
 // Wish is what a person asked for.
 type Wish struct {
 	ID    string    `json:"id"`
-	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "without", "restart", "disarm", or "deed"
+	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "reset", "without", "restart", "disarm", or "deed"
 	Host  string    `json:"host,omitempty"`
 	Thing string    `json:"thing,omitempty"`
 	To    string    `json:"to,omitempty"`

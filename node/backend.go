@@ -233,7 +233,7 @@ func (n *node) checkRestart(w *fleet.Wish) error {
 	case !ok:
 		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no service %q", w.Thing)
 	case v.Mode != fleet.ActiveActive:
-		return api.Refuse(http.StatusConflict, "mainstay move "+v.Name+" HOST", "%s is %s: it runs on one host", v.Name, v.Mode)
+		return api.Refuse(http.StatusConflict, "mainstay move "+v.Name+" HOST", "%s is %s: what only one host has is moved by the word of who has it", v.Name, v.Mode)
 	}
 	w.Thing, w.ID, w.Done = v.Thing(), "restart-"+v.Name, nil
 	return nil

@@ -147,9 +147,9 @@ func unsafe(now, spec fleet.Spec, state fleet.State, reports map[string]fleet.Re
 	}
 	for _, h := range now.Hosts {
 		next, _ := spec.Host(h.Name)
-		if reports[h.Name].Watchdog > 0 && (next.Watchdog.Device != h.Watchdog.Device || spec.Mode == "shadow" && now.Mode != "shadow") {
+		if r := reports[h.Name]; r.Watchdog > 0 && !r.Leaving && (next.Watchdog.Device != h.Watchdog.Device || spec.Mode == "shadow" && now.Mode != "shadow") {
 			// The process that would go on does not know it, and nobody kicks it any more.
-			out = append(out, fmt.Sprintf("hosts: the watchdog %s of %s is armed, and would reset the host as soon as no agent keeps it: change the file of that host alone, with its agent stopped and nothing on it (a device with nowayout resets it even so)", h.Watchdog.Device, h.Name))
+			out = append(out, fmt.Sprintf("hosts: the watchdog %s of %s is armed, and would reset the host as soon as no agent keeps it: stop the agent of %[2]s first, with nothing on it (docs/OPERATING.md, Watchdogs)", h.Watchdog.Device, h.Name))
 		}
 	}
 	for _, h := range now.Hosts {

@@ -136,6 +136,10 @@ func TestUnsafe(t *testing.T) {
 	if out := unsafe(armed, now, fleet.State{}, kicks); len(out) != 1 || !strings.Contains(out[0], "/dev/watchdog of "+armed.Hosts[0].Name) {
 		t.Errorf("an armed watchdog is taken out of the file: %q", out)
 	}
+	stopped := map[string]fleet.Report{armed.Hosts[0].Name: {Watchdog: fleet.WatchdogTimeout, Leaving: true}}
+	if out := unsafe(armed, now, fleet.State{}, stopped); len(out) > 0 {
+		t.Errorf("its agent was stopped in good order: %q", out)
+	}
 	if out := unsafe(armed, now, fleet.State{}, nil); len(out) > 0 {
 		t.Errorf("one that is not armed: %q", out)
 	}
