@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -97,5 +99,60 @@ func TestStuckHandsBlockNobody(t *testing.T) {
 	}
 	if n != 2001 { // the drop that the agent began with, and 1000 times one renewal and one claim
 		t.Errorf("%d deeds wait", n)
+	}
+}
+
+// ending is a host whose hand is stuck in a claim until its stint has ended.
+type ending struct {
+	Addresses
+	end func()
+}
+
+func (e *ending) Others(context.Context, netip.Addr) ([]net.HardwareAddr, error) { return nil, nil }
+
+func (e *ending) Drop(context.Context) error { return nil }
+
+func (e *ending) Claim(context.Context, netip.Addr, fleet.Moment) (time.Duration, error) {
+	e.end()
+	return 0, nil
+}
+
+// TestClaimOutlivesItsStint: a claim under way when its stint ends must leave nothing
+// that the next stint would count as its own (HOLES 69).
+func TestClaimOutlivesItsStint(t *testing.T) {
+	const thing, generation = "address/internal", 3
+	spec := fleet.Spec{Site: "test", Timing: fleet.Presets()["room"], Hosts: []fleet.Host{{Name: "c1", Voter: true}}, Addresses: []fleet.Address{{Name: "internal", Addr: netip.MustParseAddr("10.0.0.200")}}}
+	now := fleet.Moment(time.Hour)
+	e := &ending{}
+	a, err := New(Config{
+		Host: "c1", Boot: "b", Spec: spec, Run: t.TempDir(), Addresses: e, Log: slog.New(slog.DiscardHandler),
+		Now: func() fleet.Moment { return now }, Wall: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := a.next()
+	a.do(t.Context(), first) // the drop that an agent begins with
+	a.hand.Ack("c1", a.hand.Stint(), now-1, now)
+	deeds, refused := a.hand.Order(fleet.Order{Verb: fleet.VerbClaim, Thing: thing, Generation: generation, Boot: "b", Stint: a.hand.Stint().N}, now)
+	if refused != nil {
+		t.Fatal(refused.Why)
+	}
+	stint := a.hand.Stint().N
+	e.end = func() {
+		now = now.Add(spec.Timing.Lease + time.Millisecond)
+		a.mu.Lock()
+		a.queue(a.hand.Tick(now), nil)
+		a.mu.Unlock()
+	}
+	a.do(t.Context(), deed{Deed: deeds[0]})
+	if a.hand.Stint().N != stint+1 {
+		t.Fatal("the stint did not end")
+	}
+	if len(a.speaking) > 0 {
+		t.Errorf("the new stint counts as its own %v", a.speaking)
+	}
+	if d, ok := a.next(); !ok || d.Do != plan.DoDrop {
+		t.Errorf("behind the claim waits %q, not the drop", d.Do)
 	}
 }

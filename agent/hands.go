@@ -196,8 +196,10 @@ func (a *Agent) claimNow(ctx context.Context, d deed, addr netip.Addr) {
 	}
 	a.mu.Lock()
 	a.late = late
-	a.speaking[nameOf(d.Thing)] = d.Generation
-	a.hand.Kept(until)
+	if a.hand.Held(d.Thing) == d.Generation { // else its stint ended meanwhile, and the drop waits behind this claim
+		a.speaking[nameOf(d.Thing)] = d.Generation
+		a.hand.Kept(until)
+	}
 	a.mu.Unlock()
 	a.done(d, nil)
 }

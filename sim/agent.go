@@ -624,8 +624,10 @@ func (a *agent) claimNow(d deed, i int, next func()) {
 		a.put(i, until, now)
 		if !a.tooLate(until) {
 			s.watch.claims(a.host, d.Thing, d.Generation)
-			a.speaking[name] = d.Generation
-			a.hand.Kept(until)
+			if a.hand.Held(d.Thing) == d.Generation {
+				a.speaking[name] = d.Generation
+				a.hand.Kept(until)
+			}
 		}
 		a.done(d, fleet.Done, "")
 		next()
