@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -149,6 +150,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer unlock()
 	limitThreads(n.spec)
+	if me, _ := n.spec.Host(n.host); !me.Voter {
+		beSmall()
+	}
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
 	go n.awaitSuccessor(ctx, leave)
@@ -160,6 +164,16 @@ func limitThreads(s fleet.Spec) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(threads(s))
 	}
+}
+
+// beSmall lets the garbage of a host without a vote grow to half of what it needs, where
+// Go's rule is as much again and 4 MB at least: there are thousands of such hosts, and
+// they make little. A voter's leader makes much, and its beats must not wait for it.
+func beSmall() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	time.AfterFunc(time.Minute, debug.FreeOSMemory) // what only the start needed
 }
 
 // threads is how many threads may run Go's code at once, in the agent and in the store.

@@ -23,21 +23,21 @@ type worlds struct {
 	dir string
 	n   atomic.Uint64
 	log *slog.Logger
-	put chan api.WorldView
+	put chan *api.WorldView
 }
 
 func newWorlds(dir string, log *slog.Logger) (*worlds, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
-	return &worlds{dir: dir, log: log, put: make(chan api.WorldView, 1024)}, nil
+	return &worlds{dir: dir, log: log, put: make(chan *api.WorldView, 1024)}, nil
 }
 
 // keep queues a World and returns the id under which it will be found.
 func (k *worlds) keep(w fleet.World, p fleet.Plan) string {
 	id := fmt.Sprintf("%08d.w%08d", w.Epoch, k.n.Add(1))
 	select {
-	case k.put <- api.WorldView{ID: id, World: bare(w), Plan: p}:
+	case k.put <- &api.WorldView{ID: id, World: bare(w), Plan: p}:
 		return id
 	default:
 		return "" // the disk is far behind; the decision does not wait for it
@@ -57,7 +57,7 @@ func (k *worlds) run(done <-chan struct{}) {
 	}
 }
 
-func (k *worlds) write(v api.WorldView) error {
+func (k *worlds) write(v *api.WorldView) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
