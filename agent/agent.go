@@ -93,6 +93,9 @@ type Config struct {
 	Balancer                  Balancer // nil where no HAProxy runs
 	Env                       service.Env
 	Fence                     Fencer
+	// Unrenewed says why this host's certificate ends soon; "" if it does not. It answers
+	// at once; nil on a host that has none.
+	Unrenewed func() string
 	// Watchdog arms this host's watchdog; with keep a time-out that it has is never made
 	// longer. Nil where the site's file names none.
 	Watchdog func(keep bool) (Watchdog, error)
@@ -986,6 +989,9 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	r.Fences = a.fences
 	if a.cfg.Balancer != nil {
 		r.Refused = a.cfg.Balancer.Refused()
+	}
+	if a.cfg.Unrenewed != nil {
+		r.Unrenewed = a.cfg.Unrenewed()
 	}
 	return r
 }

@@ -36,7 +36,7 @@ func (a *app) completions(root *cobra.Command) {
 		"fence test":     {a.hosts},
 		"voters lead":    {a.voters},
 		"voters remove":  {a.voters},
-		"voters replace": {a.voters, a.hosts},
+		"voters replace": {a.voters, a.voters},
 		"recover oath":   {a.hosts},
 		"join":           {words()},
 	} {

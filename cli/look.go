@@ -254,6 +254,10 @@ func undoing(w fleet.Wish) string {
 		return "mainstay maintenance " + w.Host + " off"
 	case "disarm":
 		return "mainstay disarm off"
+	case "restart":
+		return "mainstay restart " + strings.TrimPrefix(w.Thing, "service/") + " --cancel"
+	case "without":
+		return "mainstay recover service " + strings.TrimPrefix(w.Thing, "service/") + " --without " + w.Host + " --cancel"
 	}
 	return ""
 }

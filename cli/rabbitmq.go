@@ -43,7 +43,7 @@ What was set aside lies beside the new data, as NODE.before-..., until the next 
 			}
 			w.Why = yes
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-				return c.Do(ctx, "POST", "/v1/wishes", w, nil)
+				return a.wish(ctx, c, w, "recorded: mainstay events --follow shows how it is done")
 			})
 		},
 	}

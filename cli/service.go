@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
 	"time"
 
@@ -35,7 +34,7 @@ hosts this is the rolling upgrade. --cancel ends it where it is.`,
 			defer stop()
 			id := "restart-" + strings.TrimPrefix(args[0], "service/")
 			if cancel {
-				return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape(id), nil, nil)
+				return a.unwish(ctx, c, id, "the restart of %s ends where it is", args[0])
 			}
 			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "restart", Thing: args[0]}, nil); err != nil {
 				return err
@@ -101,14 +100,15 @@ besides (mainstay recover oath HOST). --cancel takes the word back, until a memb
 			}
 			if cancel {
 				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-					return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("without-"+args[0]+"-"+host), nil, nil)
+					return a.unwish(ctx, c, "without-"+args[0]+"-"+host, "the data of %s on %s are waited for again", args[0], host)
 				})
 			}
 			if err := a.swearing(&yes, fmt.Sprintf("May what only %s has of %s be lost? Say why", host, args[0])); err != nil {
 				return err
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "without", Thing: args[0], Host: host, Why: yes}, nil)
+				return a.wish(ctx, c, fleet.Wish{Verb: "without", Thing: args[0], Host: host, Why: yes},
+					"%s may go on without the data of %s: mainstay status says what it waits for still", args[0], host)
 			})
 		},
 	}

@@ -197,15 +197,19 @@ func (a *app) joinCommand() *cobra.Command {
 	var host string
 	var renew bool
 	cmd := &cobra.Command{
-		Use: "join VOTER [TOKEN]", Short: "Let this host join a site", Args: cobra.RangeArgs(1, 2),
+		Use: "join VOTER [TOKEN]", Short: "Let this host join a site", Args: cobra.RangeArgs(0, 2),
 		Long: `Asks a voter for this host's certificate and the site's file, with a one-time token
 made there by "mainstay token". The token also tells this host whom to trust. It
 is read from the standard input when left out, so that it need not be in your
-shell's history. With --renew, asks for a new certificate with the present one.`,
+shell's history. With --renew, asks for a new certificate with the present one; a
+voter makes its own, also when the present one has expired.`,
 		Example: "  mainstay join 10.0.0.11 < token\n  mainstay join 10.0.0.11 mainstay1...\n  mainstay join --renew 10.0.0.11",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if renew {
-				return a.renewCertificate(cmd.Context(), args[0])
+				return a.renewCertificate(cmd.Context(), args)
+			}
+			if len(args) == 0 {
+				return usage(cmd.CommandPath(), errors.New("which voter? give its address"))
 			}
 			if len(args) == 2 {
 				return a.join(cmd.Context(), args[0], host, args[1])
@@ -301,21 +305,28 @@ func (a *app) pendingRequest(host string) (csr, key []byte, err error) {
 	return csr, key, nil
 }
 
-func (a *app) renewCertificate(ctx context.Context, voter string) error {
+func (a *app) renewCertificate(ctx context.Context, voter []string) error {
+	const said = "%s has a new certificate; what runs takes it by itself"
 	files := &trust.Files{Dir: a.dirs.tls()}
-	id, err := files.Load()
-	var expired *trust.ExpiredError
-	if errors.As(err, &expired) {
-		return fmt.Errorf("%w; it is too late to renew: join again with a new token (mainstay token, on a voter)", err)
+	if _, err := trust.LoadCA(a.dirs.tls()); err == nil {
+		host, err := node.RenewSelf(a.node())
+		if err != nil {
+			return err
+		}
+		return a.done(map[string]string{"host": host}, said, host)
 	}
+	id, err := files.Load()
 	if err != nil {
 		return err
+	}
+	if len(voter) == 0 {
+		return usage("mainstay join", errors.New("which voter? give its address: this host has not the CA's key"))
 	}
 	csr, key, err := trust.NewRequest(id.Name)
 	if err != nil {
 		return err
 	}
-	c := api.NewTLS(withPort(voter), files.Client(""))
+	c := api.NewTLS(withPort(voter[0]), files.Client(""))
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -326,7 +337,7 @@ func (a *app) renewCertificate(ctx context.Context, voter string) error {
 	if err := files.Install(answer.Grant, key); err != nil {
 		return err
 	}
-	return a.done(map[string]string{"host": id.Name}, "%s has a new certificate; what runs takes it by itself", id.Name)
+	return a.done(map[string]string{"host": id.Name}, said, id.Name)
 }
 
 // favour asks the kernel to run this process before others. Where tasks are

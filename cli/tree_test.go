@@ -146,6 +146,8 @@ func TestEveryDeedAnswers(t *testing.T) {
 	deeds := [][]string{
 		{"maintenance", "c1", "on", "--why", "disks"}, {"maintenance", "c1", "off"}, {"disarm", "on"}, {"disarm", "off"},
 		{"recover", "oath", "c1", "--i-have-seen-that-it-is-off", "cord in my hand"}, {"backup", h.path("backup")}, {"token"},
+		{"restart", "keystone", "--cancel"}, {"recover", "service", "keystone", "--without", "c1", "--its-data-may-be-lost", "burnt"},
+		{"recover", "service", "keystone", "--without", "c1", "--cancel"}, {"recover", "rabbitmq", "c1", "--messages-may-be-lost", "replies only"},
 		{"voters", "lead", "c1"}, {"move", "internal", "c1"}, {"fence", "test"}, {"version"},
 		{"init", "--site", "beijing"}, {"init", "--host", "c1"}, {"token", "--operator", "ann", "--to", h.path("ann")},
 	}
@@ -210,7 +212,7 @@ func TestComplete(t *testing.T) {
 		{running, "move ", "internal"},
 		{running, "move internal ", "c1 n1"},
 		{running, "voters replace ", "c1"},
-		{running, "voters replace c1 ", "c1 n1"},
+		{running, "voters replace c1 ", "c1"},
 		{running, "why ", "host/c1 host/n1 address/internal service/keystone"},
 		{running, "status -o ", "json yaml"},
 		{running, "check --host ", "c1 n1"},

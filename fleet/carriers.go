@@ -40,6 +40,9 @@ type Report struct {
 	// Refused says why this host's HAProxy goes on with an older configuration than the
 	// site's file asks for.
 	Refused string `json:"refused,omitempty"`
+	// Unrenewed says why this host's certificate ends within three weeks: without one it
+	// is out of the site.
+	Unrenewed string `json:"unrenewed,omitempty"`
 	// GoesDown says that the host shuts down or reboots in good order: it takes
 	// nothing new, and what it holds shall go elsewhere first.
 	GoesDown bool `json:"goes_down,omitempty"`

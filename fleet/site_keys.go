@@ -53,7 +53,7 @@ func Keys() []Key {
 		{"services/NAME/listen/network", "the network over which HAProxy reaches the copies", "that of the first address"},
 		{"services/NAME/restarts/count", "so many restarts within that span, then on_failure", "3"},
 		{"services/NAME/restarts/within", "the span", "10m0s"},
-		{"services/NAME/on_failure", "what follows when restarting did not help: block (a person decides); active/passive also move, or fence (its host is proved off first)", "move for active/passive, else block"},
+		{"services/NAME/on_failure", "what follows when restarting did not help: block (active/active: its copy is left down and told until the first failure is that long ago; active/passive: a person decides); active/passive also move, or fence (its host is proved off first)", "move for active/passive, else block"},
 		{"services/NAME/params", "parameters of its kind, {NAME: VALUE}", ""},
 		{"timing/preset", "rack (quiet network, disks that fsync within 20 ms), room or wide (slow disks, voters some kilometres apart); timing: PRESET is short for it", "room"},
 		{"timing/beat", "the interval of heartbeats of hosts that can hold something exclusive", "the preset's"},

@@ -433,8 +433,40 @@ func patiently(ctx context.Context, bound time.Duration, change func() error) er
 const changeBound = 12 * time.Second
 
 func (n *node) grant(host fleet.Host, csr string) (api.JoinAnswer, error) {
+	return grant(n.cfg, n.keys, host, csr)
+}
+
+// RenewSelf gives a voter a new certificate by the CA's key that it has, also when the
+// present one has expired: a site whose voters were all off for that long has nobody
+// else to ask. It returns the host's name.
+func RenewSelf(c Config) (string, error) {
+	files := trust.Files{Dir: c.tls()}
+	id, err := files.Load()
+	if expired, is := errors.AsType[*trust.ExpiredError](err); is {
+		id.Name = expired.Host
+	} else if err != nil {
+		return "", err
+	}
+	spec, _, err := ReadSite(c.siteFile())
+	keys, keysErr := trust.LoadBeatKeys(c.tls())
+	csr, key, csrErr := trust.NewRequest(id.Name)
+	if err := errors.Join(err, keysErr, csrErr); err != nil {
+		return "", err
+	}
+	me, ok := spec.Host(id.Name)
+	if !ok || !me.Voter {
+		return "", fmt.Errorf("%s is no voter by %s: mainstay token on a voter, then mainstay join VOTER here", id.Name, c.siteFile())
+	}
+	a, err := grant(c, keys, me, string(csr))
+	if err != nil {
+		return "", err
+	}
+	return id.Name, files.Install(a.Grant, key)
+}
+
+func grant(c Config, keys trust.BeatKeys, host fleet.Host, csr string) (api.JoinAnswer, error) {
 	var none api.JoinAnswer
-	ca, err := trust.LoadCA(n.cfg.tls())
+	ca, err := trust.LoadCA(c.tls())
 	if err != nil {
 		return none, err
 	}
@@ -446,7 +478,7 @@ func (n *node) grant(host fleet.Host, csr string) (api.JoinAnswer, error) {
 	if err != nil {
 		return none, api.Refuse(http.StatusBadRequest, "", "%v", err)
 	}
-	site, err := os.ReadFile(n.cfg.siteFile())
+	site, err := os.ReadFile(c.siteFile())
 	if err != nil {
 		return none, fmt.Errorf("read the site's file: %w", err)
 	}
@@ -456,8 +488,8 @@ func (n *node) grant(host fleet.Host, csr string) (api.JoinAnswer, error) {
 		if err != nil {
 			return none, err
 		}
-		g.CAKey, g.Beat = string(key), n.keys
-	} else if g.Beat, err = n.keys.For(host.Name); err != nil {
+		g.CAKey, g.Beat = string(key), keys
+	} else if g.Beat, err = keys.For(host.Name); err != nil {
 		return none, err
 	}
 	return api.JoinAnswer{Grant: g, Site: string(site)}, nil
@@ -477,11 +509,16 @@ func (n *node) renew(ctx context.Context) {
 	ticker := time.NewTicker(time.Hour)
 	defer ticker.Stop()
 	for {
+		said := ""
 		if due, err := n.files.Due(); err == nil && due {
 			if err := n.renewNow(ctx); err != nil && ctx.Err() == nil {
 				n.log.Error("renew this host's certificate", "error", err, "help", "mainstay join --renew")
+				if ends, known := n.files.Ends(); known == nil && time.Until(ends) < soonExpired {
+					said = fmt.Sprintf("it ends on %s, and no new one came: %v", ends.UTC().Format(time.RFC3339), err)
+				}
 			}
 		}
+		n.unrenewed.Store(&said)
 		select {
 		case <-ctx.Done():
 			return
@@ -553,13 +590,18 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		if err != nil {
 			return none, err
 		}
+		remove := func() error { return n.store.RemoveVoter(ctx, d.Host) }
 		if !slices.ContainsFunc(all, func(v store.Voter) bool { return v.Name == d.Host }) {
-			return none, api.Refuse(http.StatusNotFound, "mainstay status", "%s is no member of the store", d.Host)
+			peer := neverStarted(n.spec, d.Host, all)
+			if peer == "" {
+				return none, api.Refuse(http.StatusNotFound, "mainstay status", "%s is no member of the store", d.Host)
+			}
+			remove = func() error { return n.store.RemoveLearner(ctx, peer) }
 		}
 		if err := tell(); err != nil {
 			return none, err
 		}
-		if err := patiently(ctx, changeBound, func() error { return n.store.RemoveVoter(ctx, d.Host) }); err != nil {
+		if err := patiently(ctx, changeBound, remove); err != nil {
 			return none, err
 		}
 		return api.VoterAnswer{Text: d.Host + " is no member of the store any more"}, nil
@@ -567,6 +609,10 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		host, ok := n.spec.Host(d.Host)
 		if !ok {
 			return none, n.noHost(d.Host)
+		}
+		if !host.Voter {
+			return none, api.Refuse(http.StatusConflict, fmt.Sprintf("mainstay voters replace %s %s, for a new machine under the old name", d.Dead, d.Dead),
+				"%s is no voter by the site's file: its store would never start, and the vote of %s would be gone", d.Host, d.Dead)
 		}
 		// Two machines under one name would be two ears that count as one.
 		if h, ok := n.agent.Heard()[d.Dead]; ok && n.now().Sub(h.Last) < n.spec.Timing.Silence(fleet.CoarseLate) {
@@ -576,10 +622,20 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		if err != nil {
 			return none, err
 		}
+		all, err := n.store.Voters(ctx)
+		if err != nil {
+			return none, err
+		}
 		if err := tell(); err != nil {
 			return none, err
 		}
 		err = patiently(ctx, changeBound, func() error {
+			// A machine that broke before its first start, and comes back elsewhere.
+			if old := neverStarted(n.spec, d.Host, all); old != "" && old != peer {
+				if err := n.store.RemoveLearner(ctx, old); err != nil {
+					return err
+				}
+			}
 			_, err := n.store.ReplaceVoter(ctx, d.Dead, d.Host, peer)
 			return err
 		})
@@ -600,6 +656,23 @@ func (n *node) Voters(ctx context.Context, d api.VoterDeed) (api.VoterAnswer, er
 		return api.VoterAnswer{Token: token, Text: fmt.Sprintf("%s takes the place of %s. On it, within %v: mainstay join %s TOKEN && systemctl enable --now mainstay", d.Host, d.Dead, tokenLife, at)}, nil
 	}
 	return none, api.Refuse(http.StatusBadRequest, "", "no such deed: %q; there are lead, remove and replace", d.Do)
+}
+
+// neverStarted is the peer of a member that has no name, for it never started, and is
+// this host's: it is where the file has it, or where the file has nobody any more.
+func neverStarted(s fleet.Spec, host string, all []store.Voter) string {
+	owner := map[string]string{}
+	for _, h := range s.Hosts {
+		if peer, err := PeerURL(h); err == nil {
+			owner[peer] = h.Name
+		}
+	}
+	for _, v := range all {
+		if v.Name == "" && v.Learner && (owner[v.Peer] == "" || owner[v.Peer] == host) {
+			return v.Peer
+		}
+	}
+	return ""
 }
 
 // Backup implements api.Backend.

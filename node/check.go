@@ -144,6 +144,10 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 	if joined {
 		host = id.Name
 	}
+	if ends, known := files.Ends(); err == nil && known == nil && time.Until(ends) < soonExpired {
+		own = append(own, fleet.Fault{Rule: "certificate", Value: filepath.Join(c.tls(), trust.CertFile), Warning: true, Problem: "expires on " + ends.UTC().Format(time.RFC3339) + "; the agent renews it 30 days before, so it was not running or could not",
+			Want: "a running agent, or mainstay join --renew"})
+	}
 	me, ok := spec.Host(host)
 	switch {
 	case !ok && joined:

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/big"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"mainstay/balance"
 	"mainstay/fleet"
 	"mainstay/service"
+	"mainstay/store"
 	"mainstay/trust"
 )
 
@@ -348,5 +350,79 @@ func certificate(t *testing.T, dir, host string, made time.Time) {
 	files := trust.Files{Dir: dir, Now: func() time.Time { return made }}
 	if err := files.Install(trust.Grant{CA: string(ca.PEM()), Certificate: string(cert), Beat: keys}, key); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRenewSelf: a voter that was off for longer than its certificate lasts has the CA's
+// key, and perhaps nobody to ask. A host without the key must be let in anew.
+func TestRenewSelf(t *testing.T) {
+	made := time.Now().Add(-trust.HostLife - time.Hour)
+	c := Config{Config: t.TempDir()}
+	text := "site: test\nnetworks: {a: {cidr: 10.9.0.0/24}}\nhosts:\n  \"c[1-3]\": {roles: [controller], addresses: {a: 10.9.0.1}}\n  n1: {roles: [compute], addresses: {a: 10.9.0.9}}\n"
+	if err := os.WriteFile(c.siteFile(), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := trust.NewCA("test", made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, can := range map[string]bool{"c1": true, "n1": false} {
+		if err := os.RemoveAll(c.tls()); err != nil {
+			t.Fatal(err)
+		}
+		csr, key, err := trust.NewRequest(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := ca.SignCSR(csr, trust.HostSpec{Name: host, Voter: can}, made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := trust.Grant{CA: string(ca.PEM()), Certificate: string(cert), Beat: trust.NewBeatKeys()}
+		if can {
+			secret, err := ca.KeyPEM()
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.CAKey = string(secret)
+		}
+		if err := (&trust.Files{Dir: c.tls(), Now: func() time.Time { return made }}).Install(g, key); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (&trust.Files{Dir: c.tls()}).Load(); err == nil {
+			t.Fatal("the certificate has not expired")
+		}
+		got, err := RenewSelf(c)
+		if (err == nil) != can || can && got != host {
+			t.Errorf("%s renews itself: %q, %v", host, got, err)
+		}
+		if _, err := (&trust.Files{Dir: c.tls()}).Load(); (err == nil) != can {
+			t.Errorf("%s afterwards: %v", host, err)
+		}
+	}
+}
+
+// TestNeverStarted: a member that broke before its first start has no name; it is the
+// host's that the file has there, or whoever's comes back elsewhere.
+func TestNeverStarted(t *testing.T) {
+	at := func(addr string) fleet.Host {
+		return fleet.Host{Addresses: map[string]netip.Addr{"a": netip.MustParseAddr(addr)}}
+	}
+	c1, c3 := at("10.9.0.1"), at("10.9.0.3")
+	c1.Name, c3.Name = "c1", "c3"
+	s := fleet.Spec{Hosts: []fleet.Host{c1, c3}}
+	peer := func(addr string) string { return "https://" + addr + ":" + strconv.Itoa(QuorumPort) }
+	for _, c := range []struct {
+		what, host, want string
+		member           store.Voter
+	}{
+		{"its own", "c3", peer("10.9.0.3"), store.Voter{Peer: peer("10.9.0.3"), Learner: true}},
+		{"another's", "c1", "", store.Voter{Peer: peer("10.9.0.3"), Learner: true}},
+		{"nobody's any more", "c3", peer("10.9.0.7"), store.Voter{Peer: peer("10.9.0.7"), Learner: true}},
+		{"one that started", "c3", "", store.Voter{Name: "c3", Peer: peer("10.9.0.3"), Learner: true}},
+	} {
+		if got := neverStarted(s, c.host, []store.Voter{{Name: "c1", Peer: peer("10.9.0.1")}, c.member}); got != c.want {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
 	}
 }

@@ -97,10 +97,12 @@ type node struct {
 	// known to be shutting down, 0 if it is not.
 	bye      atomic.Bool
 	down     atomic.Int64
-	applying atomic.Int32  // operators' questions about a new file that are being answered
-	renewed  chan struct{} // a new file was taken: a new process shall read it
-	taking   sync.Mutex    // one new file at a time
-	offered  uint64        // the highest epoch in which a file was taken; guarded by taking
+	applying atomic.Int32 // operators' questions about a new file that are being answered
+	// unrenewed says why this host's certificate will end; "" if it will not.
+	unrenewed atomic.Pointer[string]
+	renewed   chan struct{} // a new file was taken: a new process shall read it
+	taking    sync.Mutex    // one new file at a time
+	offered   uint64        // the highest epoch in which a file was taken; guarded by taking
 }
 
 // ReadSite reads and checks a site's file; every mistake is in the error.
@@ -324,6 +326,12 @@ func (n *node) run(asked context.Context) error {
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: n.env(),
 		Fence: n.fence, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
+		Unrenewed: func() string {
+			if said := n.unrenewed.Load(); said != nil {
+				return *said
+			}
+			return ""
+		},
 		Watchdog: watchdogOf(me, n.spec.Mode), Now: vip.Now, Wall: time.Now, Log: n.log,
 	})
 	if err != nil {

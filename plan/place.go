@@ -48,7 +48,7 @@ func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 	about := v.Name + "@" + host
 	switch {
 	case s.Phase == fleet.Absent:
-		d.wait(about, fmt.Sprintf("a unit: none of %s exists on %s", strings.Join(v.Units, ", "), host), "apt-get install, or take the service out of the site's file")
+		d.wait(about, "what it is made of: "+s.Why, "apt-get install on "+host+", or take the service out of the site's file")
 	case s.Phase == fleet.Unknown:
 		d.wait(about, "an answer about its state: "+s.Why, "systemctl status on "+host)
 	case s.Stuck && s.Role == fleet.RolePromoted && d.w.State.Holdings[v.Thing()].Host == host: // its holder's affair: keep
@@ -76,8 +76,12 @@ func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 // budget says whether the service may be restarted once more.
 func (d *decision) budget(v fleet.Service, s fleet.ServiceState, about string) bool {
 	if v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count {
-		d.wait(about, fmt.Sprintf("a person: restarted %d times within %v and failed again (%s)", s.Restarts, v.Restarts.Within, s.Why),
-			fmt.Sprintf("journalctl -u %s; then mainstay maintenance HOST on and off to try anew", strings.Join(v.Units, " -u ")))
+		_, host, one := strings.Cut(about, "@")
+		if !one {
+			host = "its hosts"
+		}
+		d.wait(about, fmt.Sprintf("a person: restarted %d times within %v and failed again (%s); tried again when the first of these is that long ago", s.Restarts, v.Restarts.Within, s.Why),
+			lookAt(&v, host)+"; to try at once, start it there")
 		return false
 	}
 	return true

@@ -10,12 +10,16 @@ import (
 )
 
 // refusals names each host whose HAProxy goes on with an older configuration: what
-// is new in the site's file, or in a snippet, is not in force there.
+// is new in the site's file, or in a snippet, is not in force there; and each whose
+// certificate is not renewed.
 func (d *decision) refusals() {
 	for i := range d.w.Spec.Hosts {
 		host := d.w.Spec.Hosts[i].Name
 		if r, ok := d.current(host); ok && r.Refused != "" {
 			d.wait("haproxy/"+host, "a person: it goes on with an older configuration ("+r.Refused+")", "mainstay check, on "+host)
+		}
+		if r, ok := d.current(host); ok && r.Unrenewed != "" {
+			d.wait("certificate/"+host, "a new certificate of this host: "+r.Unrenewed, "mainstay join --renew VOTER, on "+host)
 		}
 	}
 }

@@ -36,6 +36,7 @@ type execCopy struct {
 
 	mu       sync.Mutex
 	restarts restarts
+	wanted   bool // it ran here or was started here, and was not stopped since
 }
 
 func openExec(s fleet.Service, env Env) (Copy, error) {
@@ -83,6 +84,7 @@ func (c *execCopy) State(ctx context.Context) (fleet.ServiceState, error) {
 	switch code {
 	case lsbRunning:
 		st.Phase = fleet.Running
+		c.want(true)
 	case lsbStopped:
 		st.Phase = fleet.Stopped
 	default:
@@ -106,11 +108,25 @@ func (c *execCopy) Start(ctx context.Context) error {
 	if st.Phase != fleet.Stopped {
 		return fmt.Errorf("start %s: not tried, it is %s: %s", c.name, st.Phase, st.Why)
 	}
+	if c.want(true) {
+		c.mu.Lock()
+		c.restarts.add(1) // it ended by itself, or its last start failed
+		c.mu.Unlock()
+	}
 	return c.act(ctx, "start", c.start, c.startTime, fleet.Running)
+}
+
+// want notes whether the copy is to run on, and says whether it was.
+func (c *execCopy) want(on bool) (was bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was, c.wanted = c.wanted, on
+	return was
 }
 
 // Stop runs the stop command, unless the status says that it is stopped.
 func (c *execCopy) Stop(ctx context.Context) error {
+	defer c.want(false) // whoever looks meanwhile may still see it run
 	barred := c.bar.drop()
 	if st, err := c.State(ctx); err == nil && (st.Phase == fleet.Stopped || st.Phase == fleet.Absent) {
 		return barred

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,6 +22,8 @@ type subject struct {
 	env     Env
 	// hang makes it answer nothing from now on.
 	hang func()
+	// end makes a running copy end by itself; nil where the kind's own tests do.
+	end func()
 }
 
 // subjects has one entry for each row of the table.
@@ -44,11 +47,17 @@ func unitSubject(t *testing.T, kind string) subject {
 		params["data"] = t.TempDir()
 		params["address"] = filepath.Join(t.TempDir(), "none.sock")
 	}
-	return subject{
+	x := subject{
 		service: fleet.Service{Units: []string{"other.service", "thing.service"}, Params: params},
 		env:     Env{Systemd: s, Units: f.Units, Held: filepath.Join(t.TempDir(), "held")},
 		hang:    func() { f.freeze(); t.Cleanup(f.thaw) },
 	}
+	if kind == "systemd" {
+		x.end = func() {
+			f.change("thing.service", func(u *fakeUnit) { u.Active, u.Sub, u.Result, u.Processes = "failed", "failed", "exit-code", nil })
+		}
+	}
+	return x
 }
 
 func newSystemd(t *testing.T, f *fakeSystemd) *Systemd {
@@ -101,6 +110,11 @@ func execSubject(t *testing.T) subject {
 			Params: map[string]string{"pid_file": pidFile, "status_timeout": "2s", "stop_timeout": "2s"},
 		},
 		env: Env{Held: filepath.Join(t.TempDir(), "held")},
+		end: func() {
+			if out, err := exec.Command(path, "stop").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		},
 		hang: func() {
 			if err := os.WriteFile(filepath.Join(filepath.Dir(path), "hang"), nil, 0o644); err != nil {
 				t.Fatal(err)
@@ -215,6 +229,23 @@ func contract(t *testing.T, s subject) {
 	must("Stop again", c.Stop(ctx))
 	must("Restart of a stopped copy", c.Restart(ctx))
 	phase(fleet.Running)
+	if s.end != nil {
+		// Whatever ends by itself and is started again has been restarted; whatever was
+		// stopped has not.
+		must("Stop", c.Stop(ctx))
+		must("Start", c.Start(ctx))
+		before := phase(fleet.Running).Restarts
+		s.end()
+		for phase := fleet.Running; phase == fleet.Running; {
+			st, err := c.State(ctx)
+			must("State", err)
+			phase = st.Phase
+		}
+		must("Start of one that ended", c.Start(ctx))
+		if st := phase(fleet.Running); before != 2 || st.Restarts != before+1 {
+			t.Errorf("Restarts = %d, and %d when it had ended and was started again; want 2 and 3", before, st.Restarts)
+		}
+	}
 	must("Forget", c.Forget(ctx))
 	must("Forget again", c.Forget(ctx))
 	if st, err := c.State(ctx); err != nil || st.Phase != fleet.Running {

@@ -29,10 +29,15 @@ type unitCopy struct {
 	found    string // the first of units that existed when last looked
 	restarts restarts
 	counted  int // systemd's own count when last looked
+	// plain: a start of what was to run and ended counts as a restart. Kinds that know
+	// their service better count for themselves what has failed.
+	plain  bool
+	wanted bool // it ran here or was started here, and was not stopped since
 }
 
 func openUnit(s fleet.Service, env Env) (Copy, error) {
 	c, p := newUnit(s, env)
+	c.plain = true
 	return c, errors.Join(p.wrongs...)
 }
 
@@ -159,6 +164,9 @@ func (c *unitCopy) state(ctx context.Context, look func(context.Context, string)
 		why = "no unit here named " + strings.Join(c.units, " or ")
 	}
 	st := fleet.ServiceState{Phase: phase, Why: why, Restarts: c.count(u)}
+	if phase == fleet.Running {
+		c.want(true)
+	}
 	if !c.bar.set() {
 		return st, u, nil
 	}
@@ -258,6 +266,14 @@ func said(u unit) string {
 	return u.Sub + ": " + u.Status
 }
 
+// want notes whether the copy is to run on, and says whether it was.
+func (c *unitCopy) want(on bool) (was bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was, c.wanted = c.wanted, on
+	return was
+}
+
 // Start lifts the bar and has systemd start the unit.
 func (c *unitCopy) Start(ctx context.Context) error { return c.begin(ctx, "StartUnit", c.startTime) }
 
@@ -291,6 +307,11 @@ func (c *unitCopy) begin(ctx context.Context, method string, limit time.Duration
 	if p, _ := phase(u); p == fleet.Running && !u.Queued && method == "StartUnit" {
 		return nil
 	}
+	if p, _ := phase(u); c.want(true) && c.plain && down(p) && method == "StartUnit" {
+		c.mu.Lock()
+		c.restarts.add(1) // it ended by itself, or its last start failed
+		c.mu.Unlock()
+	}
 	if u.Active == "failed" {
 		// Clears systemd's own limit of starts: how often is Mainstay's to say.
 		if err := c.systemd.call(ctx, "ResetFailedUnit", u.ID).Err; err != nil {
@@ -323,6 +344,7 @@ func (c *unitCopy) Stop(ctx context.Context) error {
 	defer cancel()
 	// First the bar: from here on nothing starts it again. Should that fail, it
 	// is stopped all the same, but its word is not given.
+	defer c.want(false) // whoever looks meanwhile may still see it run
 	barred := c.bar.drop()
 	st, u, err := c.state(ctx, c.systemd.look)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -431,6 +432,21 @@ func TestReplaceVoter(t *testing.T) {
 	if again != cluster || !strings.Contains(cluster, "c4="+peer) || strings.Contains(cluster, dead.cfg.Name+"=") {
 		t.Errorf("cluster %q, then %q", cluster, again)
 	}
+	// A newcomer whose machine breaks before its first start has no name to be removed by.
+	check(t, lead.client.RemoveLearner(ctx, "https://"+freePort(t)))
+	check(t, lead.client.RemoveLearner(ctx, lead.cfg.Peer)) // has a name and a vote
+	voters, err := lead.client.Voters(ctx)
+	check(t, err)
+	if len(voters) != 3 || !slices.ContainsFunc(voters, func(v Voter) bool { return v.Learner && v.Name == "" && v.Peer == peer }) {
+		t.Errorf("voters %+v", voters)
+	}
+	check(t, lead.client.RemoveLearner(ctx, peer))
+	if voters, err = lead.client.Voters(ctx); err != nil || len(voters) != 2 {
+		t.Errorf("voters %+v, %v", voters, err)
+	}
+	peer = "https://" + freePort(t) // it comes back elsewhere; etcd's number for one at the same place would be the same within a second
+	cluster, err = calm(ctx, func() (string, error) { return lead.client.ReplaceVoter(ctx, dead.cfg.Name, "c4", peer) })
+	check(t, err)
 	delete(h.rooms, dead.cfg.Name)
 	c4 := h.add("c4", peer, cluster, true)
 	c4.start()
@@ -474,10 +490,8 @@ func TestReplaceVoter(t *testing.T) {
 	// Begun anew with nothing it would have forgotten its votes.
 	_, err = lead.client.AddVoter(ctx, "c4", peer)
 	wantIs(t, err, ErrExists)
-	voters, err := lead.client.Voters(ctx)
-	check(t, err)
-	if len(voters) != 3 {
-		t.Errorf("voters %+v", voters)
+	if voters, err = lead.client.Voters(ctx); err != nil || len(voters) != 3 {
+		t.Errorf("voters %+v, %v", voters, err)
 	}
 	c4.dial()
 	c4.until("what was committed before it came", func(s fleet.State) bool { return s.Holdings["address/a"].Generation == 1 })

@@ -160,6 +160,24 @@ func (c *Client) RemoveVoter(ctx context.Context, name string) error {
 	return c.change(ctx, openChange{Remove: name}, remove)
 }
 
+// RemoveLearner takes out the learner at peer, which never started and so has no name.
+func (c *Client) RemoveLearner(ctx context.Context, peer string) error {
+	ctx, cancel := context.WithTimeout(ctx, opDeadline)
+	defer cancel()
+	all, err := c.members(ctx)
+	if err != nil {
+		return fmt.Errorf("remove learner %s: %w", peer, err)
+	}
+	for _, m := range all {
+		if m.Name == "" && m.IsLearner && slices.Contains(m.PeerURLs, peer) {
+			if _, err := c.kv.MemberRemove(ctx, m.ID); err != nil {
+				return fmt.Errorf("remove learner %s: %w", peer, refusal(err))
+			}
+		}
+	}
+	return nil
+}
+
 // ReplaceVoter removes a dead voter and makes room for its successor, which may
 // be the same host with an empty disk. It answers as AddVoter does; Promote
 // must wait until Settle has closed the removal. It may be repeated.

@@ -19,8 +19,8 @@
 //  2. The joiner calls ParseToken and dials a voter with Token.Client, which goes
 //     on only if the other side shows the CA of that pin and a host certificate
 //     under it. Only then is the secret sent, with a request of NewRequest.
-//  3. The voter calls Invite.Check, marks it used in the store, and CA.SignCSR,
-//     which puts in what the site's file says of the host, never what the request
+//  3. The voter uses the Invite up in the store, once, and calls CA.SignCSR, which
+//     puts in what the site's file says of the host, never what the request
 //     asks for. It answers with a Grant.
 //  4. The joiner calls Files.Install.
 //

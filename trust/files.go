@@ -26,8 +26,12 @@ const (
 	nextKey = "host.key.next"
 )
 
-// renewHint is the command that mends an expired certificate.
-const renewHint = `renew it with "mainstay join --renew"`
+// What mends an expired certificate: a voter has the CA's key, another host must be let
+// in anew.
+const (
+	renewHint = `renew it with "mainstay join --renew"`
+	againHint = `"mainstay token" on a voter, then "mainstay join VOTER" here`
+)
 
 // Files is a host's identity on disk, usually in /etc/mainstay/tls. Its methods
 // may be called from any goroutine; changed files are read again by themselves.
@@ -57,14 +61,20 @@ type stamp struct {
 type ExpiredError struct {
 	File    string // empty when it is the other side's
 	Name    string // whose certificate
+	Host    string // its name alone; empty if it is no host's
 	Expired time.Time
+	Votes   bool // the CA's key is beside the file
 }
 
 func (e *ExpiredError) Error() string {
 	if e.File == "" {
-		return fmt.Sprintf("the certificate of %s expired on %s: there, %s", e.Name, date(e.Expired), renewHint)
+		return fmt.Sprintf("the certificate of %s expired on %s: \"mainstay check\" there says how it gets a new one", e.Name, date(e.Expired))
 	}
-	return fmt.Sprintf("%s: the certificate of %s expired on %s: %s", e.File, e.Name, date(e.Expired), renewHint)
+	hint := againHint
+	if e.Votes {
+		hint = renewHint
+	}
+	return fmt.Sprintf("%s: the certificate of %s expired on %s: %s", e.File, e.Name, date(e.Expired), hint)
 }
 
 // Grant is what a joiner receives: it holds secrets, and is sent only over a
@@ -171,9 +181,24 @@ func (f *Files) Load() (Identity, error) {
 
 func (f *Files) expired() error {
 	if f.now().After(f.pair.Leaf.NotAfter) {
-		return &ExpiredError{File: f.path(CertFile), Name: f.id.String(), Expired: f.pair.Leaf.NotAfter}
+		_, err := os.Stat(f.path(CAKeyFile))
+		e := &ExpiredError{File: f.path(CertFile), Name: f.id.String(), Expired: f.pair.Leaf.NotAfter, Votes: err == nil}
+		if f.id.Kind == KindHost {
+			e.Host = f.id.Name
+		}
+		return e
 	}
 	return nil
+}
+
+// Ends is when the certificate is good no more.
+func (f *Files) Ends() (time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.load(); err != nil {
+		return time.Time{}, err
+	}
+	return f.pair.Leaf.NotAfter, nil
 }
 
 // Due says whether the certificate should be renewed: 30 days or less are left.

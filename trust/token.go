@@ -17,9 +17,6 @@ import (
 // What may be wrong with a token. Errors that wrap these say what to do.
 var (
 	ErrTokenGarbled   = errors.New("not a whole join token")
-	ErrTokenUnknown   = errors.New("this join token was not made here")
-	ErrTokenUsed      = errors.New("this join token has been used")
-	ErrTokenExpired   = errors.New("this join token has expired")
 	ErrTokenOtherSite = errors.New("the other side is not the site that made this token")
 )
 
@@ -44,9 +41,6 @@ type Token struct {
 type Invite struct {
 	Hash    string    `json:"hash"` // SHA-256 of the secret, in hexadecimal; also its key in the store
 	Expires time.Time `json:"expires"`
-	// Used is when a host joined with it; By is that host.
-	Used time.Time `json:"used,omitzero"`
-	By   string    `json:"by,omitempty"`
 }
 
 // NewToken makes a one-time token that is good for ttl. The text is to be given
@@ -119,23 +113,6 @@ func HashSecret(secret string) (string, error) {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:]), nil
-}
-
-// Check says whether a received secret opens this invite now. The caller marks
-// the invite used in one transaction that fails if somebody else did before.
-func (i Invite) Check(secret string, now time.Time) error {
-	hash, err := HashSecret(secret)
-	switch {
-	case err != nil:
-		return err
-	case subtle.ConstantTimeCompare([]byte(hash), []byte(i.Hash)) != 1:
-		return fmt.Errorf("%w: make one on a voter of this site with \"mainstay join --token\"", ErrTokenUnknown)
-	case !i.Used.IsZero():
-		return fmt.Errorf("%w by %s on %s: make a new one on a voter with \"mainstay join --token\"", ErrTokenUsed, i.By, date(i.Used))
-	case !now.Before(i.Expires):
-		return fmt.Errorf("%w on %s: make a new one on a voter with \"mainstay join --token\"", ErrTokenExpired, date(i.Expires))
-	}
-	return nil
 }
 
 // Client is the TLS configuration of a joiner, who has no certificate yet. The
