@@ -72,6 +72,7 @@ func hostFaults(ctx context.Context, t *testing.T) {
 	f.step(t, "V3 established TCP ends when its address moves", f.established)
 	f.step(t, "S1 a hung service", f.hungWeb)
 	f.step(t, "S3 a killed service", f.killedWeb)
+	f.step(t, "a service that will not start any more goes elsewhere", f.failingStarts)
 	f.step(t, "IPv6 and TLS fail over alike", f.secure)
 	for _, m := range f.lab.Hosts {
 		for _, network := range []string{All, "management", "tenant"} {
@@ -193,7 +194,7 @@ func light(t *testing.T, name string) (Config, SiteConfig) {
 				"/etc/systemd/system/" + secureUnit: {Data: []byte(strings.ReplaceAll(benchWebUnit, "web.cfg", "secure.cfg"))},
 				"/etc/mainstay-bench/secure.cfg":    {Data: []byte(strings.ReplaceAll(benchWeb, "5001", "5002"))},
 				"/etc/mainstay/site.pem":            {Data: certificate, Mode: 0o600},
-				"/etc/systemd/system/lone.service":  {Data: []byte("[Service]\nExecStart=/bin/sleep infinity\n")},
+				"/etc/systemd/system/lone.service":  {Data: []byte("[Service]\nExecStartPre=/bin/sh -c '! test -e /run/lone-breaks'\nExecStart=/bin/sleep infinity\n")},
 				// Otherwise systemd would end an agent that is stopped for ten seconds, and the
 				// stories are about what it does when it goes on.
 				"/etc/systemd/system/mainstay.service.d/faults.conf": {Data: []byte("[Service]\nWatchdogSec=0\n")},
@@ -548,6 +549,25 @@ func (f *faulted) hungAgent(t *testing.T) {
 		t.Errorf("lone started on %s at %s, and %s was off at %s only", now.Host, at, h.Host, off)
 	}
 	t.Logf("%s was off after %v, lone started on %s after %v", h.Host, off.Sub(begun).Round(time.Millisecond), now.Host, at.Sub(begun).Round(time.Millisecond))
+}
+
+// failingStarts: the one copy ends and does not start again, however often it is tried.
+// Its host is well and gives it up by its own word.
+func (f *faulted) failingStarts(t *testing.T) {
+	h := f.holding(t, "service/lone")
+	begun := time.Now()
+	f.run(t, h.Host, "touch", "/run/lone-breaks")
+	f.run(t, h.Host, "systemctl", "kill", "-s", "KILL", "lone.service")
+	f.away(t, f.other(h.Host), h.Host, "service/lone")
+	t.Logf("lone went elsewhere after %v", time.Since(begun).Round(time.Millisecond))
+	deeds, err := f.lab.Deeds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(deeds, func(d Deed) bool { return d.Verb == "poweroff" && d.At.After(begun) }) {
+		t.Errorf("a host was switched off for a service that it could stop: %v", deeds)
+	}
+	f.run(t, h.Host, "rm", "/run/lone-breaks")
 }
 
 func (f *faulted) find1(t *testing.T, by, thing string) api.HoldingStatus {
