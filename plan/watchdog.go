@@ -167,7 +167,8 @@ func (d *decision) outlived(host, boot string, outlived time.Duration) {
 // stand keeps the record of an active/passive service's surety as its holder reports it.
 // One report that shows both, the copy alive and the watchdog armed, is enough: a host
 // that has a copy does not stop its watchdog. Before a start the record is renewed, so
-// that no order of before binds its holder to less.
+// that no order of before binds its holder to less; but only when none is on its way
+// (HOLES 70): of a former leader none is, once the host knows of this epoch.
 func (d *decision) stand(v fleet.Service, h fleet.Holding, r *fleet.Report) bool {
 	if r.Watchdog == h.Watchdog || r.Stint != h.Stint {
 		return false
@@ -182,9 +183,20 @@ func (d *decision) stand(v fleet.Service, h fleet.Holding, r *fleet.Report) bool
 		}
 		d.record(fleet.Put("holding/"+h.Thing, h, text))
 		return true
-	case !alive(s) && s.Phase != fleet.Unknown && d.blocked[h.Host] == "":
+	case !alive(s) && s.Phase != fleet.Unknown && d.blocked[h.Host] == "" && r.Epoch == d.w.Epoch && !d.starting(v, h):
 		d.put(v, h, h.Host, fmt.Sprintf("the watchdog of %s was armed or stopped", h.Host))
 		return true
+	}
+	return false
+}
+
+// starting says whether an order of this leader to start what is held, under this very
+// record, may still be carried out.
+func (d *decision) starting(v fleet.Service, h fleet.Holding) bool {
+	for _, f := range d.w.Flights {
+		if o := f.Order; f.Effect == nil && o.Verb == takes(v) && o.Thing == h.Thing && o.To == h.Host && o.Generation == h.Generation {
+			return true
+		}
 	}
 	return false
 }

@@ -137,18 +137,28 @@ func TestSurety(t *testing.T) {
 		reports    time.Duration
 		phase      string
 		generation uint64 // of the copy
+		way        string // what may still be on its way to it
 		want       string // surety and generation of the record; "": none is written
 	}{
-		{"as recorded", dog, fleet.Running, 4, ""},
-		{"stopped", 0, fleet.Running, 4, "0s 4"},
-		{"another time-out", 2 * dog, fleet.Running, 4, "20s 4"},
-		{"another time-out, told another generation", 2 * dog, fleet.Running, 3, ""},
-		{"another time-out, nothing runs", 2 * dog, fleet.Stopped, 4, "20s 5"},
-		{"another time-out, nobody knows what runs", 2 * dog, fleet.Unknown, 4, ""},
+		{"as recorded", dog, fleet.Running, 4, "", ""},
+		{"stopped", 0, fleet.Running, 4, "", "0s 4"},
+		{"another time-out", 2 * dog, fleet.Running, 4, "", "20s 4"},
+		{"another time-out, told another generation", 2 * dog, fleet.Running, 3, "", ""},
+		{"another time-out, nothing runs", 2 * dog, fleet.Stopped, 4, "", "20s 5"},
+		{"another time-out, nothing runs, and the start under the record is on its way", 2 * dog, fleet.Stopped, 4, "start", ""},
+		{"another time-out, nothing runs, and what a former leader ordered may be on its way", 2 * dog, fleet.Stopped, 4, "epoch", ""},
+		{"another time-out, nobody knows what runs", 2 * dog, fleet.Unknown, 4, "", ""},
 	} {
 		w := armed()
 		r := w.Reports["c2"]
 		r.Watchdog = c.reports
+		switch c.way {
+		case "start":
+			o := fleet.Order{Key: "start/s/c2/4/0", Verb: fleet.VerbStart, To: "c2", Thing: "service/s", Generation: 4}
+			w.Flights = map[string]fleet.Flight{o.Key: {Order: o, Sent: w.Now}}
+		case "epoch":
+			r.Epoch--
+		}
 		r.Services["s"] = fleet.ServiceState{Phase: c.phase, Ready: c.phase == fleet.Running, Generation: c.generation}
 		w.Reports["c2"] = r
 		_, p := Turn(w)
