@@ -63,9 +63,11 @@ type Addresses interface {
 	// Sever ends this host's own TCP connections to an address; with local also
 	// those from it.
 	Sever(ctx context.Context, addr netip.Addr, local bool) (int, error)
-	// Watch yields a line for each change to an address or its interface that was
-	// not ours; what can be mended is mended below.
-	Watch(ctx context.Context) <-chan string
+	// Neighbours returns the addresses that were lately found at a MAC.
+	Neighbours(mac net.HardwareAddr) ([]netip.Addr, error)
+	// Watch yields each change to an address or its interface that was not ours; what
+	// can be mended is mended below.
+	Watch(ctx context.Context) <-chan Change
 }
 
 // Balancer tells this host's HAProxy which servers take traffic.
@@ -141,8 +143,10 @@ type Agent struct {
 	speaking map[string]uint64 // address -> generation whose claim took effect
 	severed  map[string]uint64
 	foreign  map[string]string
-	fences   map[string]string // host -> why its fence would prove nothing
+	contests map[string]contest // by address
+	fences   map[string]string  // host -> why its fence would prove nothing
 	links    map[string]bool
+	store    fleet.StoreState // what is wrong with this voter's member of the store
 	paths    lease.Paths
 	services map[string]fleet.ServiceState
 	watchers map[string]*watcher
@@ -219,7 +223,7 @@ func New(cfg Config) (*Agent, error) {
 		work: make(chan struct{}, 1), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
 		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
 		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
-		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, links: map[string]bool{}, beats: map[string]time.Duration{},
+		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, contests: map[string]contest{}, links: map[string]bool{}, beats: map[string]time.Duration{},
 	}
 	if err := os.MkdirAll(cfg.Run, 0o755); err != nil {
 		return nil, fmt.Errorf("make %s: %w", cfg.Run, err)
@@ -957,16 +961,16 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed, Store: a.store,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {
 		g, held := m.Held[addr.Thing()]
 		switch {
 		case held && a.speaking[addr.Name] == g:
-			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking, Contested: a.contested(addr.Name, now)}
 		case held:
-			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
+			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut, Contested: a.contested(addr.Name, now)}
 		case a.foreign[addr.Name] != "":
 			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: a.foreign[addr.Name]}
 		case m.Seen[addr.Thing()] > 0:

@@ -127,9 +127,9 @@ func (a *Agent) renew() {
 	a.mu.Unlock()
 }
 
-// forced marks a claim that is carried out although somebody else answered for
-// the address all the time.
-const forced = "somebody else answers for it all the time"
+// forced marks a claim that is carried out without asking once more who else answers
+// for the address.
+const forced = "nobody else answers any more, or somebody does all the time"
 
 // claimDelay bounds how long a claim waits for another who answers for the
 // address: by then the kernel has ended whoever held it under a lease.
@@ -155,12 +155,16 @@ func (a *Agent) claim(ctx context.Context, d deed) {
 
 // claimLater asks again until nobody else answers for the address or the time
 // is up, and then claims it all the same: the site needs it, and whoever speaks
-// without a right has been named in the log.
+// without a right is named to a person (contend).
 func (a *Agent) claimLater(ctx context.Context, d deed, addr netip.Addr, others []net.HardwareAddr, asked fleet.Moment) {
-	a.cfg.Log.Warn("somebody else answers for an address that this host shall claim", "address", addr, "macs", fmt.Sprint(others))
+	late := true
 	for a.cfg.Now().Sub(asked) < claimDelay {
+		for _, mac := range others {
+			a.contend(addr, mac)
+		}
 		again, err := a.cfg.Addresses.Others(ctx, addr)
 		if err != nil || len(again) == 0 || ctx.Err() != nil {
+			late = false
 			break
 		}
 		others = again
@@ -172,11 +176,14 @@ func (a *Agent) claimLater(ctx context.Context, d deed, addr netip.Addr, others 
 		a.done(d, errors.New("the lease ended while somebody else answered for the address"))
 		return
 	}
-	d.reply(fleet.Effect{Key: d.Order.Key, From: a.cfg.Host, Outcome: fleet.NoWord, Wall: a.cfg.Wall(),
-		Why: fmt.Sprintf("claimed although %v answered for %s for %v", others, addr, claimDelay)})
-	d.reply = nil
+	if late {
+		d.reply(fleet.Effect{Key: d.Order.Key, From: a.cfg.Host, Outcome: fleet.NoWord, Wall: a.cfg.Wall(),
+			Why: fmt.Sprintf("claimed although %v answered for %s for %v", others, addr, claimDelay)})
+		d.reply = nil
+	}
+	d.Why = forced
 	a.mu.Lock()
-	a.line(deed{Deed: plan.Deed{Do: plan.DoClaim, Thing: d.Thing, Generation: d.Generation, Why: forced}})
+	a.line(d)
 	a.mu.Unlock()
 }
 
@@ -389,7 +396,11 @@ func (a *Agent) guardLoss(ctx context.Context) {
 				changes = nil
 				continue
 			}
-			a.cfg.Log.Warn("an address or its interface changed", "what", what)
+			if what.Contested.IsValid() {
+				a.contend(what.Contested, what.MAC)
+				continue
+			}
+			a.cfg.Log.Warn("an address or its interface changed", "what", what.What)
 		case <-ticker.C:
 		}
 	}

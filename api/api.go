@@ -78,8 +78,10 @@ type HostStatus struct {
 	Roles []string `json:"roles"`
 	Voter bool     `json:"voter"`
 	// Store is its part in the store: "votes", "learns" (still catching up: it
-	// counts for no majority), or nothing.
+	// counts for no majority), one of fleet's words for what is wrong with its member,
+	// as StoreWhy explains, or nothing.
 	Store     string          `json:"store,omitempty"`
+	StoreWhy  string          `json:"store_why,omitempty"`
 	Condition fleet.Condition `json:"condition"`
 	Why       string          `json:"why"`
 	Stint     fleet.Stint     `json:"stint"`
@@ -291,6 +293,9 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		if wish, ok := w.State.Wishes["maintenance-"+h.Name]; ok {
 			hs.Maintenance = byWhom(wish)
 		}
+		if speaks(v) {
+			hs.Store, hs.StoreWhy = w.Reports[h.Name].Store.Phase, w.Reports[h.Name].Store.Why
+		}
 		s.Hosts = append(s.Hosts, hs)
 	}
 	for _, a := range w.Spec.Addresses {
@@ -326,6 +331,11 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		}
 	}
 	return s
+}
+
+// speaks says whether a host's word is of now.
+func speaks(v fleet.Verdict) bool {
+	return v.Condition == fleet.Healthy || v.Condition == fleet.Degraded || v.Condition == fleet.Suspect
 }
 
 // byWhom says who wishes it, and why.

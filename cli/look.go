@@ -141,7 +141,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 		fmt.Fprintf(out, "DISARMED by %s: nothing is fenced or moved until: mainstay disarm off\n", s.Disarmed)
 	}
 	// A host without a store knows of nobody's part in it.
-	asked := slices.ContainsFunc(s.Hosts, func(h api.HostStatus) bool { return h.Store != "" })
+	asked := slices.ContainsFunc(s.Hosts, func(h api.HostStatus) bool { return h.Store == "votes" || h.Store == "learns" })
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "\nHOST\tROLES\tCONDITION\tVERSION\tWHY")
 	for _, h := range s.Hosts {
@@ -152,7 +152,10 @@ func writeStatus(out io.Writer, s api.Status) error {
 		if h.Barred != "" {
 			why = "barred: " + h.Barred
 		}
-		if h.Voter && h.Store != "votes" && asked {
+		switch {
+		case h.StoreWhy != "":
+			why += fmt.Sprintf("; ITS STORE IS %s: %s", strings.ToUpper(h.Store), h.StoreWhy)
+		case h.Voter && h.Store != "votes" && asked:
 			why += "; IT DOES NOT VOTE YET: the store can bear one loss less"
 		}
 		if h.Site != "" {
@@ -194,6 +197,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	writeLeaderless(out, s)
 	if ailing := s.Ailing(); len(ailing) > 0 {
 		fmt.Fprintln(out, "\nNOT READY")
 		for _, x := range ailing {

@@ -43,6 +43,8 @@ type Report struct {
 	// Unrenewed says why this host's certificate ends within three weeks: without one it
 	// is out of the site.
 	Unrenewed string `json:"unrenewed,omitempty"`
+	// Store is what is wrong with this voter's member of the store.
+	Store StoreState `json:"store,omitzero"`
 	// GoesDown says that the host shuts down or reboots in good order: it takes
 	// nothing new, and what it holds shall go elsewhere first.
 	GoesDown bool `json:"goes_down,omitempty"`
@@ -61,6 +63,9 @@ type AddressState struct {
 	// is still closed, "foreign" when it was found without our guard.
 	Phase string `json:"phase"`
 	Why   string `json:"why,omitempty"`
+	// Contested names the machine that answers for it as well, by its MAC, and by its name
+	// if it is a host of the site; empty: nobody does, or not any more.
+	Contested string `json:"contested,omitempty"`
 }
 
 // Phases of an address.
@@ -353,7 +358,7 @@ type Event struct {
 	ID    string    `json:"id"` // sorts by time: epoch.sequence
 	At    time.Time `json:"at"`
 	Epoch uint64    `json:"epoch"`
-	Kind  string    `json:"kind"` // "verdict", "record", "order", "effect", "wait", "wish", "alarm", "leader"
+	Kind  string    `json:"kind"` // "verdict", "record", "order", "effect", "wait", "wish", "leader"
 	About string    `json:"about"`
 	Text  string    `json:"text"`
 	By    string    `json:"by"` // the leader's host, or the person

@@ -275,6 +275,9 @@ const wireBound = fleet.GuardLate
 func (s *site) alone(t *testing.T, since time.Time) {
 	t.Helper()
 	for _, o := range Overlaps(s.wire.Claims(since)) {
+		if slices.Contains(o.Hosts[:], Client) {
+			continue // a step makes it the stranger whom no guard of ours binds
+		}
 		if o.Lasted > wireBound {
 			t.Errorf("%s and %s both spoke for %s, for %v from %s on", o.Hosts[0], o.Hosts[1], o.Address, o.Lasted, o.From.Format("15:04:05.000"))
 		} else {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"mainstay/agent"
 	"mainstay/fleet"
 	"mainstay/vip"
 )
@@ -129,14 +130,22 @@ func (a *addresses) Sever(ctx context.Context, addr netip.Addr, local bool) (int
 	return a.set.Sever(ctx, addr, local)
 }
 
-func (a *addresses) Watch(ctx context.Context) <-chan string {
-	out := make(chan string)
+func (a *addresses) Neighbours(mac net.HardwareAddr) ([]netip.Addr, error) {
+	return a.set.Neighbours(mac)
+}
+
+func (a *addresses) Watch(ctx context.Context) <-chan agent.Change {
+	out := make(chan agent.Change)
 	changes := a.set.Watch(ctx)
 	go func() {
 		defer close(out)
 		for c := range changes {
+			told := agent.Change{What: fmt.Sprintf("%s %s %s: %s", c.Kind, c.Addr, c.Interface, c.Why)}
+			if c.Kind == vip.Contested {
+				told.Contested, told.MAC = c.Addr, c.MAC
+			}
 			select {
-			case out <- fmt.Sprintf("%s %s %s: %s", c.Kind, c.Addr, c.Interface, c.Why):
+			case out <- told:
 			case <-ctx.Done():
 				return
 			}

@@ -56,8 +56,6 @@ type raised map[string]bool
 // than a moment, what is held true of a host that is not well, and the end of either.
 func (r raised) note(e fleet.Event) (news, resolved bool) {
 	switch e.Kind {
-	case "alarm":
-		return true, false
 	case "wait":
 		return true, strings.HasSuffix(e.Text, "waits no more")
 	case "verdict":

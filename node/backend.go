@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -73,7 +74,7 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 		s.Leader = n.store.Leader()
 		parts := n.memberships(ctx)
 		for i := range s.Hosts {
-			s.Hosts[i].Store, s.Hosts[i].Site = parts[s.Hosts[i].Name], n.siteOf(s.Hosts[i].Name)
+			s.Hosts[i].Store, s.Hosts[i].Site = cmp.Or(s.Hosts[i].Store, parts[s.Hosts[i].Name]), n.siteOf(s.Hosts[i].Name)
 		}
 	}
 	return s, nil
@@ -83,7 +84,10 @@ func (n *node) leaderStatus(ctx context.Context) (api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	ask := n.store.Leader()
-	if ask == "" || ask == n.host {
+	if ask == "" {
+		return n.askLeader(ctx) // this host's own store may be the one that is missing
+	}
+	if ask == n.host {
 		return api.Status{}, errors.New("no leader is known")
 	}
 	return race(ctx, n.peers.of(ask), func(ctx context.Context, c *api.Client) (api.Status, error) { return c.LocalStatus(ctx) })

@@ -118,6 +118,17 @@ func (n *node) statusElsewhere(ctx context.Context) (api.Status, error) {
 	return askVoters(ctx, n, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.LocalStatus(ctx) })
 }
 
+// askLeader is the leader's view, from the leader itself: no voter asks others in turn.
+func (n *node) askLeader(ctx context.Context) (api.Status, error) {
+	return race(ctx, n.voters(), func(ctx context.Context, c *api.Client) (api.Status, error) {
+		s, err := c.LocalStatus(ctx)
+		if err == nil && s.View != leaderView {
+			err = fmt.Errorf("%s does not lead", s.By)
+		}
+		return s, err
+	})
+}
+
 // followElsewhere follows history as voters tell it, going on with another when one ends.
 func (n *node) followElsewhere(ctx context.Context, after string) <-chan fleet.Event {
 	out := make(chan fleet.Event)

@@ -30,12 +30,15 @@ var (
 	descLead = prometheus.NewDesc("mainstay_leader", "1 on the host that leads", nil, nil)
 	descLive = prometheus.NewDesc("mainstay_lease_alive", "1 while a majority of ears acknowledges this host", nil, nil)
 	descWait = prometheus.NewDesc("mainstay_waits", "how many things wait, on the host that leads: mainstay status names them", nil, nil)
+	descStor = prometheus.NewDesc("mainstay_store_serves", "1 if a voter's member of the store serves, by its own agent's report", []string{"host"}, nil)
+	descSize = prometheus.NewDesc("mainstay_store_bytes", "size of the data of this host's member of the store, of the 2 GiB that are allowed", nil, nil)
+	descSync = prometheus.NewDesc("mainstay_store_fsync_seconds", "how long the disk took for 99 of 100 writes of this host's member of the store since its start", nil, nil)
 	descEra  = prometheus.NewDesc("mainstay_epoch", "the epoch that this host knows", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descEra} {
+	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descStor, descSize, descSync, descEra} {
 		c <- d
 	}
 }
@@ -55,6 +58,10 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		if _, p, leads := n.leader.Look(ctx); leads {
 			gauge(descWait, float64(len(p.Waits)))
 		}
+		if st, err := n.store.Status(ctx); err == nil {
+			gauge(descSize, float64(st.Bytes))
+			gauge(descSync, st.Fsync.Seconds())
+		}
 		cancel()
 		for host, v := range judge.Judge(w) {
 			gauge(descHost, 1, host, string(v.Condition))
@@ -66,6 +73,9 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 	for host, r := range w.Reports {
 		for name, s := range r.Services {
 			gauge(descCopy, bit(s.Ready), name, host)
+		}
+		if h, ok := n.spec.Host(host); ok && h.Voter {
+			gauge(descStor, bit(r.Store.Phase == ""), host)
 		}
 		if host == n.host {
 			gauge(descLive, bit(r.Leased))

@@ -344,6 +344,7 @@ func (n *node) run(asked context.Context) error {
 		})
 		wait.Go(func() { n.worlds.run(ctx.Done()) })
 		wait.Go(func() { n.leader.Run(ctx) })
+		wait.Go(func() { n.watchStore(ctx) })
 		wait.Go(func() { n.keepVoters(ctx) })
 		wait.Go(func() { n.keepSite(ctx) })
 		wait.Go(func() { n.alarms(ctx) })

@@ -216,6 +216,9 @@ func (n *node) tendVoters(ctx context.Context) error {
 
 // memberships says, by host, what its part in the store is: "votes" or "learns".
 func (n *node) memberships(ctx context.Context) map[string]string {
+	if n.store.Leader() == "" {
+		return nil // nobody could answer
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	voters, err := n.store.Voters(ctx)

@@ -73,6 +73,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.unready()
 	d.routes()
 	d.refusals()
+	d.stores()
 	d.settle()
 	if len(d.plan.Records) > 0 {
 		// No power switch is touched on what was seen before a write that may have

@@ -41,6 +41,7 @@ func (d *decision) address(a fleet.Address) {
 		return
 	}
 	d.hushOthers(a, h)
+	d.contested(a, h)
 	why, free := d.addressFree(h)
 	if !free {
 		d.keepAddress(a, h)

@@ -51,7 +51,7 @@ type Status struct {
 	Voters  []Voter `json:"voters"`
 	// Bytes is the size of the data on disk, of the 2 GiB that are allowed.
 	Bytes  int64    `json:"bytes"`
-	Alarms []string `json:"alarms,omitempty"` // "NOSPACE", "CORRUPT"
+	Alarms []string `json:"alarms,omitempty"` // its own: "NOSPACE", "CORRUPT"
 	// Fsync is the 99th percentile of how long the disk took, since the start:
 	// the upper edge of its bucket.
 	Fsync time.Duration `json:"fsync"`
@@ -241,8 +241,10 @@ func (m *member) status() *Status {
 	if b := e.Server.Backend(); b != nil {
 		s.Bytes = b.Size()
 	}
-	for _, a := range e.Server.Alarms() {
-		s.Alarms = append(s.Alarms, a.Alarm.String())
+	for _, a := range e.Server.Alarms() { // all members have those of all
+		if a.MemberID == uint64(e.Server.MemberID()) {
+			s.Alarms = append(s.Alarms, a.Alarm.String())
+		}
 	}
 	s.Fsync = fsyncP99()
 	return s

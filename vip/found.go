@@ -1,10 +1,12 @@
 package vip
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -49,6 +51,22 @@ func (s *Set) Found(ctx context.Context) ([]State, error) {
 		return nil, fmt.Errorf("find addresses: %w", err)
 	}
 	return states(s.rt, managed, speaking)
+}
+
+// Neighbours returns the addresses that this host has lately found at a MAC, by the
+// kernel's own table.
+func (s *Set) Neighbours(mac net.HardwareAddr) ([]netip.Addr, error) {
+	all, err := s.rt.NeighList(0, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	var out []netip.Addr
+	for _, n := range all {
+		if addr, ok := netip.AddrFromSlice(n.IP); ok && bytes.Equal(n.HardwareAddr, mac) {
+			out = append(out, addr.Unmap())
+		}
+	}
+	return out, nil
 }
 
 // Look is Found without a Set: it changes nothing, builds no guard and silences

@@ -152,9 +152,17 @@ func (s *Set) announcer() {
 // tell announces an address once. The caller holds mu, and has just seen that the
 // lease runs.
 func (s *Set) tell(a *address, now fleet.Moment) error {
+	settled := a.told >= len(pauses)-1
 	a.tell = now.Add(pauses[min(a.told, len(pauses)-1)])
 	a.told++
-	if err := s.wire.announce(a.Addr, a.link, s.links[a.link].mac); err != nil {
+	err := s.wire.announce(a.Addr, a.link, s.links[a.link].mac)
+	if settled && a.Addr.Is4() {
+		// A machine that somebody gave the address answers the neighbours' questions and
+		// not our announcements, so nobody here would hear of it. Not so in IPv6: its own
+		// duplicate detection asks us, and an answer to this goes to all and moves them.
+		err = errors.Join(err, s.wire.probe(a.Addr, a.link, s.links[a.link].mac))
+	}
+	if err != nil {
 		return fmt.Errorf("announce on %s: %w", a.Interface, err)
 	}
 	return nil

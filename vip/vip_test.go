@@ -760,6 +760,29 @@ func TestHolderDefends(t *testing.T) {
 	}
 }
 
+// A machine that was given a held address, and does no more than answer for it, is heard
+// again and again, and known by its own address.
+func TestQuietStranger(t *testing.T) {
+	hosts := newNetwork(t, 2)
+	a, b := hosts[0], hosts[1]
+	b.install(v4, 32)
+	s := a.open(nil)
+	keepAlive(t, s, long)
+	changes := s.Watch(t.Context())
+	claim(t, s, v4)
+	for range 2 {
+		if got := change(t, changes, Contested); got.Addr != v4 || !bytes.Equal(got.MAC, b.mac()) {
+			t.Fatalf("%+v", got)
+		}
+	}
+	if !a.ping(hostB, bound) {
+		t.Fatal("b does not answer at its own address")
+	}
+	if got, err := s.Neighbours(b.mac()); err != nil || !slices.Contains(got, hostB) {
+		t.Errorf("at %v are %v: %v", b.mac(), got, err)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	hosts := newNetwork(t, 2)
 	a, b := hosts[0], hosts[1]
