@@ -77,6 +77,8 @@ type member struct {
 	etcd atomic.Pointer[embed.Etcd] // nil while it waits to be started
 	why  atomic.Pointer[string]     // what it waits for before it serves
 	asks chan move
+
+	fsync fsync
 }
 
 // move is a request to hand the lead over.
