@@ -293,7 +293,7 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		if wish, ok := w.State.Wishes["maintenance-"+h.Name]; ok {
 			hs.Maintenance = byWhom(wish)
 		}
-		if speaks(v) {
+		if v.Condition == fleet.Healthy || v.Condition == fleet.Degraded { // else its word is an old one
 			hs.Store, hs.StoreWhy = w.Reports[h.Name].Store.Phase, w.Reports[h.Name].Store.Why
 		}
 		s.Hosts = append(s.Hosts, hs)
@@ -331,11 +331,6 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		}
 	}
 	return s
-}
-
-// speaks says whether a host's word is of now.
-func speaks(v fleet.Verdict) bool {
-	return v.Condition == fleet.Healthy || v.Condition == fleet.Degraded || v.Condition == fleet.Suspect
 }
 
 // byWhom says who wishes it, and why.

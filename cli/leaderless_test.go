@@ -35,7 +35,7 @@ func TestLeaderless(t *testing.T) {
 			[]string{
 				"NO LEADER: nothing is decided", "agents of 2 of the 3 voters acknowledge its host, which needs no store: c1 hears 3.",
 				"  c2  its store is down: no connection\n      help: on c2: systemctl status mainstay-quorum", "  c3  its store is down", "When 2 of the 3 stores serve again", "a lost quorum",
-			}, []string{"VOTE", "  c1  its store"}},
+			}, []string{"VOTE", "  c1  its store", "ALONE"}},
 		{"two hosts are gone", func(s *api.Status) { gone(&s.Hosts[1]); gone(&s.Hosts[2]) },
 			[]string{"c1 hears only 1, so on a host that sees no more it is silent", "  c3  the host is suspect: three beats missed\n      help: look at its power"}, []string{"VOTE"}},
 		{"nothing is known to be amiss", func(*api.Status) {}, []string{"c1 knows of no store that is missing", "port 7402"}, []string{"lost quorum"}},

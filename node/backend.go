@@ -64,7 +64,7 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 	} else if view != leaderView && !local {
 		if s, err := n.leaderStatus(ctx); err == nil {
 			return s, nil
-		} else if w.State.Leader != "" {
+		} else if w.State.Leader != "" && w.State.Leader != n.host {
 			view += "; the leader " + w.State.Leader + " did not answer"
 		}
 	}
