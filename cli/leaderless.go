@@ -30,7 +30,8 @@ func writeLeaderless(out io.Writer, s api.Status) {
 		}
 		voters = append(voters, h.Name)
 		votes = votes || h.Name == s.By
-		why, help := "", plan.StoreHelp(h.Name, h.Store)
+		var why string
+		help := plan.StoreHelp(h.Name, h.Store)
 		switch {
 		case h.Condition != fleet.Healthy && h.Condition != fleet.Degraded:
 			why, help = fmt.Sprintf("the host is %s: %s", h.Condition, h.Why), "look at its power and its networks"
