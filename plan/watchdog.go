@@ -193,7 +193,8 @@ func (d *decision) stand(v fleet.Service, h fleet.Holding, r *fleet.Report) bool
 // starting says whether an order of this leader to start what is held, under this very
 // record, may still be carried out.
 func (d *decision) starting(v fleet.Service, h fleet.Holding) bool {
-	for _, f := range d.w.Flights {
+	for _, key := range fleet.Sorted(d.w.Flights) {
+		f := d.w.Flights[key]
 		if o := f.Order; f.Effect == nil && o.Verb == takes(v) && o.Thing == h.Thing && o.To == h.Host && o.Generation == h.Generation {
 			return true
 		}
