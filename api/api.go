@@ -6,7 +6,7 @@
 //	GET    /v1/events?after=ID history; Accept: text/event-stream follows it
 //	GET    /v1/why/SUBJECT     from an event, a thing, a host or a service back to what was seen
 //	GET    /v1/world           the newest World and Plan of the leader
-//	GET    /v1/worlds/ID       a World that was kept for replay
+//	GET    /v1/worlds/ID       a World that was kept for replay; ?local: on the answering host
 //	GET    /v1/site            the site's file as the answering host has it
 //	GET    /metrics            for Prometheus
 //

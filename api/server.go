@@ -23,7 +23,8 @@ import (
 type Backend interface {
 	Status(ctx context.Context, local bool) (Status, error)
 	World(ctx context.Context) (WorldView, error)
-	KeptWorld(ctx context.Context, id string) (WorldView, error)
+	// KeptWorld finds a World wherever it is kept, or here alone if local.
+	KeptWorld(ctx context.Context, id string, local bool) (WorldView, error)
 	Events(ctx context.Context, after string, limit int) ([]fleet.Event, error)
 	Follow(ctx context.Context, after string) (<-chan fleet.Event, error)
 	// Wish records what a person wants; Unwish takes it back.
@@ -128,7 +129,7 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		return answer(w, v, err)
 	})
 	read("GET /v1/worlds/{id}", func(w http.ResponseWriter, r *http.Request) error {
-		v, err := b.KeptWorld(r.Context(), r.PathValue("id"))
+		v, err := b.KeptWorld(r.Context(), r.PathValue("id"), r.URL.Query().Has("local"))
 		return answer(w, v, err)
 	})
 	read("GET /v1/events", func(w http.ResponseWriter, r *http.Request) error { return events(w, r, b) })

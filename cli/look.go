@@ -388,8 +388,8 @@ func (a *app) whyCommand() *cobra.Command {
 func (a *app) replayCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "replay FILE|ID", Short: "Decide a kept World again and compare", Args: cobra.ExactArgs(1),
-		Long: `Every World that led to orders is kept. replay decides it again with this binary
-and says whether the same orders come out: a bug seen in the field becomes a
+		Long: `Every World that led to orders is kept where the leader was; ask for it by its ID on
+any host. replay decides it again with this binary and says whether the same orders come out: a bug seen in the field becomes a
 test by copying one file. Exit code 3: it decides differently.`,
 		Example: "  mainstay replay 00000007.w000012\n  mainstay replay ./world.json -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -180,8 +180,18 @@ func (s *lightSite) reached(t *testing.T) {
 	if !moved {
 		t.Errorf("the stream ends after %s (%v); it told of bob's wish: %t", last, stream.Err(), wished)
 	}
-	if why := s.run(t, "c1", "mainstay", "why", "public"); !strings.Contains(why, "bob wishes it on "+to) {
+	why := s.run(t, "c1", "mainstay", "why", "public")
+	if !strings.Contains(why, "bob wishes it on "+to) {
 		t.Errorf("why does not name who wished it:\n%s", why)
+	}
+	// What it says is decided again on any host, the leader or not.
+	if _, rest, ok := strings.Cut(why, "mainstay replay "); ok {
+		id, _, _ := strings.Cut(rest, ")")
+		for _, m := range s.lab.Hosts {
+			s.run(t, m.Name, "mainstay", "replay", id)
+		}
+	} else {
+		t.Errorf("why names no World:\n%s", why)
 	}
 	// Whoever reads on from an id gets what came after it, and only that.
 	var rest []fleet.Event

@@ -105,11 +105,11 @@ func (n *node) World(ctx context.Context) (api.WorldView, error) {
 }
 
 // KeptWorld implements api.Backend.
-func (n *node) KeptWorld(ctx context.Context, id string) (api.WorldView, error) {
-	if n.store == nil {
-		return askVoters(ctx, n, func(ctx context.Context, c *api.Client) (v api.WorldView, err error) {
-			return v, c.Do(ctx, "GET", "/v1/worlds/"+url.PathEscape(id), nil, &v)
-		})
+func (n *node) KeptWorld(ctx context.Context, id string, local bool) (api.WorldView, error) {
+	if local || n.store != nil {
+		if v, err := n.worlds.read(id); local || !notKept(err) {
+			return v, err
+		}
 	}
 	return n.worlds.read(id)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -127,6 +128,50 @@ func (n *node) askLeader(ctx context.Context) (api.Status, error) {
 		}
 		return s, err
 	})
+}
+
+// keptElsewhere asks every other voter at once for a World: it is kept where its leader
+// was. That nobody keeps it is said only when all have answered.
+func (n *node) keptElsewhere(ctx context.Context, id string) (api.WorldView, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	type answer struct {
+		voter string
+		view  api.WorldView
+		err   error
+	}
+	answers := make(chan answer, len(n.spec.Hosts))
+	asked := 0
+	for _, voter := range n.spec.Voters() {
+		if voter == n.host {
+			continue
+		}
+		asked++
+		go func() {
+			a := answer{voter: voter}
+			a.view, a.err = race(ctx, n.peers.of(voter), func(ctx context.Context, c *api.Client) (v api.WorldView, err error) {
+				return v, c.Do(ctx, "GET", "/v1/worlds/"+url.PathEscape(id)+"?local", nil, &v)
+			})
+			answers <- a
+		}()
+	}
+	var silent []string
+	for range asked {
+		a := <-answers
+		if a.err == nil {
+			return a.view, nil
+		}
+		if !notKept(a.err) {
+			silent = append(silent, fmt.Sprintf("%s (%v)", a.voter, a.err))
+		}
+	}
+	if len(silent) > 0 {
+		slices.Sort(silent)
+		return api.WorldView{}, api.Refuse(http.StatusServiceUnavailable, "the same again when they answer",
+			"World %s is kept on none of the voters that answered; no word of %s", id, strings.Join(silent, "; "))
+	}
+	return api.WorldView{}, api.Refuse(http.StatusNotFound, "a copy of it, if you have one: mainstay replay FILE",
+		"World %s is kept on no voter: each keeps the newest %d of its own lead", id, worldsKept)
 }
 
 // followElsewhere follows history as voters tell it, going on with another when one ends.

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mainstay/api"
 	"mainstay/fleet"
+	"mainstay/store"
 )
 
 // voter is one that answers what the test says.
@@ -28,7 +30,10 @@ func (v *voter) Status(_ context.Context, local bool) (api.Status, error) {
 	return api.Status{By: v.view, View: v.view}, nil
 }
 func (v *voter) Events(context.Context, string, int) ([]fleet.Event, error) { return v.events, nil }
-func (v *voter) KeptWorld(_ context.Context, id string) (api.WorldView, error) {
+func (v *voter) KeptWorld(_ context.Context, id string, local bool) (api.WorldView, error) {
+	if !local {
+		return api.WorldView{}, errors.New("two voters would ask each other in turn")
+	}
 	if id != v.view {
 		return api.WorldView{}, api.Refuse(404, "", "World %s is not kept here", id)
 	}
@@ -79,13 +84,8 @@ func TestElsewhere(t *testing.T) {
 	if s, err := n.statusElsewhere(t.Context()); err != nil || s.View != leaderView {
 		t.Errorf("the status is %q, %v; want the leader's", s.View, err)
 	}
-	if v, err := n.KeptWorld(t.Context(), leaderView); err != nil || v.ID != leaderView {
+	if v, err := n.KeptWorld(t.Context(), leaderView, false); err != nil || v.ID != leaderView {
 		t.Errorf("a World that only c3 keeps: %v", err)
-	}
-	_, err := n.KeptWorld(t.Context(), "nobody's")
-	var refusal *api.Refusal
-	if !errors.As(err, &refusal) || refusal.Code != 404 || strings.Count(err.Error(), "not kept") != 1 {
-		t.Errorf("a World that nobody keeps: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -108,6 +108,47 @@ func TestElsewhere(t *testing.T) {
 	}
 	if w := <-leads.wishes; w.Verb != "disarm" {
 		t.Errorf("a controller wishes %+v", w)
+	}
+}
+
+// TestKeptElsewhere: a voter finds a World that another one keeps; that none keeps it is
+// said only when all have answered, and of this host alone only when that was asked.
+func TestKeptElsewhere(t *testing.T) {
+	n := plainHost(t, "controller", &voter{view: "c3's"})
+	n.host, n.store = "c2", &store.Client{}
+	var err error
+	if n.worlds, err = newWorlds(t.TempDir(), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.worlds.write(&api.WorldView{ID: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		id    string
+		local bool
+		code  int    // of the refusal; 0: it is found
+		words string // of the refusal
+	}{
+		{"mine", false, 0, ""},
+		{"c3's", false, 0, ""},
+		{"mine", true, 0, ""},
+		{"c3's", true, 404, "not kept on this host"},
+		{"nobody's", false, 503, "no word of c1 ("},
+		{"../secret", false, 400, "no World's id"},
+	} {
+		v, err := n.KeptWorld(t.Context(), c.id, c.local)
+		var refusal *api.Refusal
+		switch {
+		case c.code == 0 && (err != nil || v.ID != c.id):
+			t.Errorf("%s, local %v: %v", c.id, c.local, err)
+		case c.code != 0 && (!errors.As(err, &refusal) || refusal.Code != c.code || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "c3 (")):
+			t.Errorf("%s, local %v: %v; want %d %q", c.id, c.local, err, c.code, c.words)
+		}
+	}
+	n.spec.Hosts = slices.DeleteFunc(n.spec.Hosts, func(h fleet.Host) bool { return h.Name == "c1" }) // which is dead
+	var refusal *api.Refusal
+	if _, err := n.KeptWorld(t.Context(), "nobody's", false); !errors.As(err, &refusal) || refusal.Code != 404 {
+		t.Errorf("all have said that they do not keep it: %v", err)
 	}
 }
 

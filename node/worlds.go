@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,16 +92,22 @@ func (k *worlds) write(v *api.WorldView) error {
 func (k *worlds) read(id string) (api.WorldView, error) {
 	var v api.WorldView
 	if strings.ContainsAny(id, "/\x00") {
-		return v, api.Refuse(400, "", "%q is no World's id", id)
+		return v, api.Refuse(http.StatusBadRequest, "", "%q is no World's id", id)
 	}
 	raw, err := os.ReadFile(filepath.Join(k.dir, id+".json"))
 	if errors.Is(err, os.ErrNotExist) {
-		return v, api.Refuse(404, "Worlds are kept on the host that led: ask there with --server", "World %s is not kept on this host", id)
+		return v, api.Refuse(http.StatusNotFound, "", "World %s is not kept on this host", id)
 	}
 	if err != nil {
 		return v, err
 	}
 	return v, json.Unmarshal(raw, &v)
+}
+
+// notKept says whether a host has said that it keeps no such World.
+func notKept(err error) bool {
+	refusal, ok := errors.AsType[*api.Refusal](err)
+	return ok && refusal.Code == http.StatusNotFound
 }
 
 // bare is a World without what is secret in the site's file, and no decision rests on.
