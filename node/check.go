@@ -151,7 +151,7 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 	me, ok := spec.Host(host)
 	switch {
 	case !ok && joined:
-		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: host, Problem: "is whom this host's certificate names, and the site does not know it"}}, own
+		return fleet.Faults{stranger(host)}, own
 	case !ok:
 		return fleet.Faults{{Path: "hosts", Rule: "certificate", Value: host, Warning: true, Problem: "is the name of no host of this site, so nothing of this host was checked",
 			Want: "--host NAME, the host that this one will be"}}, own
@@ -215,6 +215,11 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 		}
 	}
 	return about, own
+}
+
+// stranger is the fault that the site's file does not know who this host is.
+func stranger(host string) fleet.Fault {
+	return fleet.Fault{Path: "hosts", Rule: "certificate", Value: host, Problem: "is whom this host's certificate names, and the site does not know it"}
 }
 
 // checkHAProxy tells what this host's HAProxy lacks, and what it would refuse, which it

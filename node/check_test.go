@@ -238,16 +238,26 @@ func TestFirstStart(t *testing.T) {
 	}
 	const wrong = "services: {other: {kind: sistemd, mode: active/active, units: [a], roles: [controller]}}\n"
 	write(wrong)
-	if _, err := prepare(c); err == nil || !strings.Contains(err.Error(), "site.yaml:4:") || !strings.Contains(err.Error(), "sistemd") {
+	if _, err := prepare(t.Context(), c); err == nil || !strings.Contains(err.Error(), "site.yaml:4:") || !strings.Contains(err.Error(), "sistemd") {
 		t.Errorf("started: %v", err)
 	}
 	write("")
-	if _, err := prepare(c); err != nil {
+	if _, err := prepare(t.Context(), c); err != nil {
 		t.Error(err)
 	}
 	write(wrong)
-	if _, err := prepare(c); err != nil {
+	if _, err := prepare(t.Context(), c); err != nil {
 		t.Errorf("a host that ran before: %v", err)
+	}
+	// Who has to mend it needs one run.
+	t.Setenv("PATH", t.TempDir()) // no haproxy
+	write("services: {haproxy: {}, other: {kind: sistemd, mode: active/active, units: [a], roles: [controller]}}\ncolour: blue\n")
+	certificate(t, c.tls(), "c1", time.Now().Add(-10*365*24*time.Hour))
+	_, err := prepare(t.Context(), c)
+	for _, want := range []string{"colour", "sistemd", "haproxy is not installed", "10.9.0.1", "expired"} {
+		if err == nil || strings.Count(err.Error(), want) != 1 {
+			t.Errorf("%q is not told, or more than once:\n%v", want, err)
+		}
 	}
 	// The passwords of power switches are for those who use them.
 	text := `site: test
@@ -262,7 +272,7 @@ hosts:
 		if err := os.WriteFile(c.siteFile(), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := prepare(c); (err == nil) != starts {
+		if _, err := prepare(t.Context(), c); (err == nil) != starts {
 			t.Errorf("%s without the BMCs' password: %v", host, err)
 		}
 	}

@@ -129,7 +129,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(cfg.Run, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", cfg.Run, err)
 	}
-	n, err := prepare(cfg)
+	n, err := prepare(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func lock(ctx context.Context, path string) (func(), error) {
 }
 
 // prepare reads everything that may be wrong, before anything is touched.
-func prepare(cfg Config) (*node, error) {
+func prepare(ctx context.Context, cfg Config) (*node, error) {
 	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk(vip.Now)}
 	var errs []error
 	n.renewed = make(chan struct{}, 1)
@@ -241,26 +241,53 @@ func prepare(cfg Config) (*node, error) {
 	errs = append(errs, err)
 	n.boot, err = bootID()
 	errs = append(errs, err)
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if _, ok := spec.Host(n.host); !ok && len(errs) == 0 {
+		errs = append(errs, fleet.Faults{stranger(n.host)})
 	}
-	me, ok := spec.Host(n.host)
-	if !ok {
-		return nil, fmt.Errorf("%s has no host %q, whose certificate is in %s", cfg.siteFile(), n.host, cfg.tls())
-	}
-	if _, err := os.Stat(cfg.worlds()); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(cfg.worlds()); errors.Is(err, fs.ErrNotExist) && len(errs) == 0 {
 		// Nothing leans on a host that never ran. One that did goes on whatever was
 		// damaged meanwhile, and says so (tellFaults).
-		_, faults := Check(context.Background(), cfg, cfg.siteFile(), text, "")
-		wrong := slices.DeleteFunc(faults.Errors(), func(f fleet.Fault) bool {
-			return f.Rule == "fence" && !me.Voter // it asks no power switch, and need not have the passwords
-		})
-		if len(wrong) > 0 {
-			return nil, fmt.Errorf("the first start of this host: %w", wrong)
+		_, faults := Check(ctx, cfg, cfg.siteFile(), text, "")
+		if err := concerning(spec, n.host, faults).Err(); err != nil {
+			errs = append(errs, err)
 		}
+	}
+	if len(errs) > 0 {
+		return nil, n.refuse(ctx, errs)
 	}
 	n.worlds, err = newWorlds(cfg.worlds(), n.log)
 	return n, err
+}
+
+// refuse is why this host does not start and, with it, all else that mainstay check
+// would name here: whoever mends it needs one run.
+func (n *node) refuse(ctx context.Context, why []error) error {
+	if n.text == nil {
+		return errors.Join(why...)
+	}
+	host := n.host
+	if host == "" {
+		host, _ = os.Hostname() // as mainstay check takes it
+	}
+	spec, faults := Check(ctx, n.cfg, n.cfg.siteFile(), n.text, host)
+	faults = concerning(spec, host, faults)
+	all := []error{faults.Err()}
+	for _, err := range why {
+		_, file := errors.AsType[fleet.Faults](err)
+		told := file && len(faults) > 0 || slices.ContainsFunc(faults, func(f fleet.Fault) bool { return f.Problem == err.Error() })
+		if !told {
+			all = append(all, err)
+		}
+	}
+	return errors.Join(all...)
+}
+
+// concerning leaves, of what is wrong, what keeps that host from its duties: without a
+// vote it asks no power switch, and need not have the passwords.
+func concerning(spec fleet.Spec, host string, faults fleet.Faults) fleet.Faults {
+	me, ok := spec.Host(host)
+	return slices.DeleteFunc(faults.Errors(), func(f fleet.Fault) bool { return f.Rule == "fence" && ok && !me.Voter })
 }
 
 func bootID() (string, error) {
