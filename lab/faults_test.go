@@ -68,6 +68,7 @@ func hostFaults(ctx context.Context, t *testing.T) {
 	f.step(t, "a store that follows dies on the addresses' holder", f.deadStore)
 	f.step(t, "the quorum is lost and all agents run", f.lostQuorum)
 	f.step(t, "a stranger answers for an address", f.stranger)
+	f.step(t, "an agent that hangs for good is ended by its watchdog", f.ended)
 	f.step(t, "F6 an agent hangs and what it guarded runs on", f.hungAgent)
 	f.step(t, "V1 a split heals", f.splitHeals)
 	f.step(t, "V2 a cable is plugged in again", f.cable)
@@ -179,6 +180,9 @@ func (s *site) watchProbe(t *testing.T, p Probe) *Log {
 	return log
 }
 
+// unwatched is where a lab of these stories says that systemd does not watch its agents.
+const unwatched = "/etc/systemd/system/mainstay.service.d/faults.conf"
+
 // light is a lab of four hosts without a cloud, of which three vote: a small web server behind HAProxy,
 // in clear and with TLS, and a service of which there may be only one.
 func light(t *testing.T, name string) (Config, SiteConfig) {
@@ -198,9 +202,9 @@ func light(t *testing.T, name string) (Config, SiteConfig) {
 				"/etc/mainstay-bench/secure.cfg":    {Data: []byte(strings.ReplaceAll(benchWeb, "5001", "5002"))},
 				"/etc/mainstay/site.pem":            {Data: certificate, Mode: 0o600},
 				"/etc/systemd/system/lone.service":  {Data: []byte("[Service]\nExecStartPre=/bin/sh -c '! test -e /run/lone-breaks'\nExecStart=/bin/sleep infinity\n")},
-				// Otherwise systemd would end an agent that is stopped for ten seconds, and the
+				// Otherwise systemd would end an agent that is stopped for ten seconds, and most
 				// stories are about what it does when it goes on.
-				"/etc/systemd/system/mainstay.service.d/faults.conf": {Data: []byte("[Service]\nWatchdogSec=0\n")},
+				unwatched: {Data: []byte("[Service]\nWatchdogSec=0\n")},
 			},
 		}, SiteConfig{
 			// Four hosts on a small machine are late now and then; what is played here is
@@ -512,6 +516,45 @@ func (f *faulted) hungLeader(t *testing.T) {
 		f.deed(t)(f.lab.Resume(f.ctx, old, service.AgentUnit))
 	}
 	f.noOldOrders(t, by, epoch, woken)
+}
+
+// ended: an agent hangs and nobody lets it go on. Its addresses work elsewhere; systemd,
+// with the unit's own WatchdogSec, ends it and starts it anew; and its host is well again.
+func (f *faulted) ended(t *testing.T) {
+	victim := f.other(f.holding(t, "service/lone").Host) // else it would be switched off before
+	moves := func(from, to string) { // in force from the agent's next start
+		f.run(t, victim, "sh", "-c", "mv "+from+" "+to+" && systemctl daemon-reload && systemctl restart mainstay")
+		f.await(t, "calm", f.settled)
+	}
+	moves(unwatched, "/root/faults.conf")
+	f.gather(t, victim)
+	show := func(what string) string {
+		return strings.TrimSpace(f.run(t, victim, "systemctl", "show", "-P", what, service.AgentUnit))
+	}
+	if every := show("WatchdogUSec"); every == "0" || every == "infinity" {
+		t.Fatalf("systemd does not watch the agent: %s", every)
+	}
+	before, by := show("NRestarts"), f.other(victim)
+	begun := time.Now()
+	f.deed(t)(f.lab.Hang(f.ctx, victim, service.AgentUnit))
+	f.away(t, by, victim, f.things()...)
+	f.answered(t, f.log, 10)
+	t.Logf("all addresses worked elsewhere and the client was served after %v; %s restarts", time.Since(begun).Round(time.Millisecond), show("NRestarts"))
+	err := until(f.ctx, siteBound, func() error {
+		if now := show("NRestarts"); now == before {
+			return fmt.Errorf("%s restarts, as before", now)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("nobody ended the agent: %v", err)
+	}
+	t.Logf("ended and started anew %v after it hung", time.Since(begun).Round(time.Millisecond))
+	f.awaitFrom(t, by, victim+" to be healthy", func(st api.Status) bool {
+		return slices.ContainsFunc(st.Hosts, func(h api.HostStatus) bool { return h.Name == victim && h.Condition == fleet.Healthy })
+	})
+	t.Logf("%s is healthy after %v", victim, time.Since(begun).Round(time.Millisecond))
+	moves("/root/faults.conf", unwatched)
 }
 
 // silentOn is silent for a host that may have been switched off since.

@@ -384,7 +384,11 @@ func (n *node) run(asked context.Context) error {
 	defer stop()
 	wait.Go(func() { n.peers.run(ctx) })
 	wait.Go(func() { n.renew(ctx) })
-	wait.Go(func() { n.beAlive(ctx) })
+	if n.cfg.Alive != nil {
+		every := time.NewTicker(time.Second)
+		defer every.Stop()
+		wait.Go(func() { beAlive(ctx, every.C, n.agent.Ticking, n.cfg.Alive) })
+	}
 	wait.Go(func() { n.forgetServices(ctx) })
 	wait.Go(func() { n.tellFaults(ctx) })
 	if n.cfg.Ready != nil {
@@ -433,19 +437,14 @@ func (n *node) tellFaults(ctx context.Context) {
 
 // beAlive tells the supervisor that the loops make progress: a beat loop that
 // stopped ticking is a hung agent, and systemd then kills and restarts it.
-func (n *node) beAlive(ctx context.Context) {
-	if n.cfg.Alive == nil {
-		return
-	}
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
+func beAlive(ctx context.Context, tick <-chan time.Time, ticking func() bool, alive func()) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			if n.agent.Ticking() {
-				n.cfg.Alive()
+		case <-tick:
+			if ticking() {
+				alive()
 			}
 		}
 	}
