@@ -206,8 +206,8 @@ func (c *Client) Unsettled(ctx context.Context) (string, error) {
 	return open.String(), nil
 }
 
-// Settle closes the open change. Call it when every ear has confirmed the list
-// of voters given here, and Timing.Promise has passed since. If the voters are
+// Settle closes the open change. Call it when every ear goes by the list of
+// voters given here, and Timing.Promise has passed since. If the voters are
 // others by now it is refused with ErrChanged.
 func (c *Client) Settle(ctx context.Context, confirmed []string) error {
 	ctx, cancel := context.WithTimeout(ctx, opDeadline)
