@@ -18,6 +18,7 @@
 //	POST   /v1/site            a new site file for all hosts, or a preview of it
 //	POST   /v1/voters          replace or remove a member of the store, or move the lead
 //	POST   /v1/tokens          a token with which one host may join
+//	POST   /v1/operators       tells history of a certificate that is made for an operator
 //	POST   /v1/fences          asks the hosts' power switches how they are; switches nothing
 //	GET    /v1/backup          all that the store remembers
 //
@@ -160,6 +161,13 @@ type FenceExam struct {
 type TokenRequest struct {
 	// Valid is how long it shall be good for; 0: a quarter of an hour.
 	Valid time.Duration `json:"valid,omitempty"`
+}
+
+// OperatorRequest is what history is told of an operator's certificate.
+type OperatorRequest struct {
+	Name  string     `json:"name"`
+	Role  trust.Role `json:"role"`
+	Until time.Time  `json:"until"`
 }
 
 // JoinRequest asks for a certificate, with a one-time token's secret or, to

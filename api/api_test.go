@@ -89,6 +89,8 @@ func TestWhoMay(t *testing.T) {
 		{n1, "DELETE", "/v1/wishes/disarm", "", 403},
 		{n1, "POST", "/v1/voters", `{}`, 403},
 		{n1, "POST", "/v1/tokens", `{}`, 403},
+		{n1, "POST", "/v1/operators", `{}`, 403},
+		{read, "POST", "/v1/operators", `{}`, 403},
 		{n1, "GET", "/v1/backup", "", 403},
 		{n1, "POST", "/v1/host/report", `{"host":"n1"}`, 204},
 		{n1, "POST", "/v1/host/report", `{"host":"c1"}`, 403},

@@ -36,6 +36,8 @@ type Backend interface {
 	OfferSite(ctx context.Context, o SiteOffer) error
 	SiteFile(ctx context.Context) ([]byte, error)
 	Token(ctx context.Context, by string, valid time.Duration) (string, error)
+	// Operator tells history that a certificate is made for an operator.
+	Operator(ctx context.Context, by string, r OperatorRequest) error
 	Join(ctx context.Context, r JoinRequest) (JoinAnswer, error)
 	Renew(ctx context.Context, host string, r JoinRequest) (JoinAnswer, error)
 	// Voters replaces or removes a member of the store, or moves the lead.
@@ -176,6 +178,13 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		}
 		token, err := b.Token(r.Context(), who, t.Valid)
 		return answer(w, map[string]string{"token": token}, err)
+	})
+	operate("POST /v1/operators", func(w http.ResponseWriter, r *http.Request, who string) error {
+		var o OperatorRequest
+		if err := decode(r, &o); err != nil {
+			return err
+		}
+		return answer(w, struct{}{}, b.Operator(r.Context(), who, o))
 	})
 	operate("POST /v1/fences", func(w http.ResponseWriter, r *http.Request, _ string) error {
 		var ask FenceRequest

@@ -2,11 +2,17 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mainstay/api"
 	"mainstay/fleet"
+	"mainstay/trust"
 )
 
 func (b *backend) Unwish(_ context.Context, id, _ string) error {
@@ -17,6 +23,55 @@ func (b *backend) Unwish(_ context.Context, id, _ string) error {
 func (b *backend) Wish(_ context.Context, w fleet.Wish) error {
 	b.wishes = append(b.wishes, w)
 	return nil
+}
+
+func (b *backend) Operator(_ context.Context, by string, r api.OperatorRequest) error {
+	if r.Name == "eve" {
+		return api.Refuse(http.StatusConflict, "", "the site's file revokes every certificate of eve")
+	}
+	b.told = append(b.told, fmt.Sprintf("%s: %s may %s", by, r.Name, r.Role))
+	return nil
+}
+
+// TestOperatorIsTold: history hears of an operator's certificate before anybody has it;
+// where no agent is, root gets it all the same, and a warning.
+func TestOperatorIsTold(t *testing.T) {
+	b := &backend{}
+	run := serve(t, b)
+	config, stopped := t.TempDir(), t.TempDir()
+	keys := filepath.Join(config, "tls")
+	if err := os.Mkdir(keys, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := trust.NewCA("test", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ca.Save(keys); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		code int
+		warn string
+		more []string
+	}{
+		{"ann", 0, "", nil},
+		{"eve", 1, "revokes every certificate of eve", nil},
+		{"bob", 0, "warning: history may not tell of this certificate", []string{"--run-dir", stopped}},
+	} {
+		folder := filepath.Join(t.TempDir(), c.name)
+		code, _, errOut := run(append([]string{"token", "--operator", c.name, "--role", "operate", "--to", folder, "--config-dir", config}, c.more...)...)
+		if code != c.code || !strings.Contains(errOut, c.warn) || c.warn == "" && errOut != "" {
+			t.Errorf("%s: exit %d, %q", c.name, code, errOut)
+		}
+		if _, err := os.Stat(filepath.Join(folder, trust.CertFile)); (err == nil) != (c.code == 0) {
+			t.Errorf("%s: the certificate: %v", c.name, err)
+		}
+	}
+	if len(b.told) != 1 || !strings.HasSuffix(b.told[0], ": ann may operate") {
+		t.Errorf("told: %q", b.told)
+	}
 }
 
 // TestMoveCancel: a wish to move is taken back by the very command that an unfinished

@@ -112,6 +112,8 @@ func (a *app) explain(err error) int {
 		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 			err, help = noAgent(a.dirs.socket()), "systemctl status mainstay"
 		}
+	case errors.As(err, &dial) && dial.Op == "remote error": // a TLS alert
+		help = "the host refuses this certificate: is it of that site, and not revoked in the site's file (operators)?"
 	case errors.Is(err, context.DeadlineExceeded):
 		code = exitUnknown
 		if a.server == "" {

@@ -26,6 +26,7 @@ type backend struct {
 	events []fleet.Event
 	wishes []fleet.Wish
 	undone []string
+	told   []string // of operators
 }
 
 func (b *backend) Status(context.Context, bool) (api.Status, error) { return b.status, nil }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -140,11 +141,12 @@ func (a *app) tokenCommand() *cobra.Command {
 		Use: "token", Short: "Make a one-time token by which a host joins, or an operator's certificate", Args: cobra.NoArgs,
 		Long: `Prints a token that lets one host join once, within 15 minutes unless told else. With --operator, writes
 a folder with a certificate by which that person reaches the API from elsewhere
-(mainstay --server HOST --cert FOLDER); only on a voter.`,
+(mainstay --server HOST --cert FOLDER); only on a voter. History tells of it. It is
+good for a year, unless the site's file revokes it: operators: {revoked: [NAME]}.`,
 		Example: "  mainstay token\n  mainstay token --operator ann --role operate --to ./ann",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if operator != "" {
-				return a.operatorCertificate(operator, trust.Role(role), dir)
+				return a.operatorCertificate(cmd.Context(), operator, trust.Role(role), dir)
 			}
 			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				var got map[string]string
@@ -162,7 +164,7 @@ a folder with a certificate by which that person reaches the API from elsewhere
 	return cmd
 }
 
-func (a *app) operatorCertificate(person string, role trust.Role, dir string) error {
+func (a *app) operatorCertificate(ctx context.Context, person string, role trust.Role, dir string) error {
 	if role != trust.Read && role != trust.Operate {
 		return &exit{exitUsage, fmt.Errorf("--role %s: want %s or %s", role, trust.Read, trust.Operate)}
 	}
@@ -177,9 +179,21 @@ func (a *app) operatorCertificate(person string, role trust.Role, dir string) er
 	if err != nil {
 		return err
 	}
-	cert, err := ca.SignOperator(csr, person, role, time.Now(), 365*24*time.Hour)
+	const life = 365 * 24 * time.Hour
+	now := time.Now()
+	cert, err := ca.SignOperator(csr, person, role, now, life)
 	if err != nil {
 		return err
+	}
+	// Told before anybody has it.
+	err = a.ask(ctx, func(ctx context.Context, c *api.Client) error {
+		return c.Do(ctx, "POST", "/v1/operators", api.OperatorRequest{Name: person, Role: role, Until: now.Add(life)}, nil)
+	})
+	if refusal, ok := errors.AsType[*api.Refusal](err); ok && refusal.Code == http.StatusConflict {
+		return err
+	}
+	if err != nil { // root must get in when no agent runs and no quorum is there
+		fmt.Fprintf(a.err, "mainstay: warning: history may not tell of this certificate: %v\n", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("token: %w", err)

@@ -126,6 +126,7 @@ func (h *host) serve() {
 	mux.HandleFunc("DELETE /v1/wishes/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /v1/backup", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "all of it") })
 	mux.HandleFunc("POST /v1/tokens", answer(map[string]string{"token": "mainstay1"}))
+	mux.HandleFunc("POST /v1/operators", answer(struct{}{}))
 	mux.HandleFunc("POST /v1/voters", answer(api.VoterAnswer{Text: "it leads"}))
 	mux.HandleFunc("POST /v1/fences", answer([]api.FenceExam{}))
 	mux.HandleFunc("GET /v1/status", answer(api.Status{

@@ -64,8 +64,8 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 				{"count", r.number(&s.Brakes.Count, "a number of hosts")},
 			})
 		}},
-		{"openstack", func(f field) {
-			r.record(f, "{cloud: NAME}, an entry of clouds.yaml", []column{{"cloud", r.text(&s.Cloud, "an entry of clouds.yaml")}})
+		{"operators", func(f field) {
+			r.record(f, "{revoked: [ann]}", []column{{"revoked", r.list(&s.Operators.Revoked, "a list of operators' names")}})
 		}},
 	})
 	s.Addresses = r.resolve(addresses, s.Networks)

@@ -92,6 +92,17 @@ func (c *checker) site() {
 	if p := c.s.TLS.Certificate; p != "" && !path.IsAbs(p) {
 		c.fault("tls/certificate", "tls", p, "is not an absolute path", "a path such as /etc/mainstay/tls/site.pem")
 	}
+	for i, name := range c.s.Operators.Revoked {
+		at := fmt.Sprintf("operators/revoked/%d", i)
+		switch _, host := c.s.Host(name); {
+		case name == "":
+			c.fault(at, "operators", "", "is not a name", "the NAME of mainstay token --operator NAME")
+		case slices.Contains(c.s.Operators.Revoked[:i], name):
+			c.fault(at, "duplicate", name, "stands here a second time", "each name once")
+		case host:
+			c.warn(at, "operators", name, "is a host, whose certificate is not an operator's", "an operator's name; the certificate of a host is refused once hosts leaves it out")
+		}
+	}
 	for i, a := range c.s.Alarms {
 		// The URL itself is not told: it may hold a token.
 		switch u, err := url.Parse(a); {

@@ -67,6 +67,6 @@ func Keys() []Key {
 		{"brakes/count", "the number of hosts that may be", "5"},
 		{"tls/certificate", "certificate, chain and key in one PEM file, on each host that runs haproxy; a renewed one is taken within a minute", ""},
 		{"alarms", "webhook URLs to which waits, and hosts that are not well, are posted as JSON", ""},
-		{"openstack/cloud", "an entry of clouds.yaml", ""},
+		{"operators/revoked", "names of operators (mainstay token --operator NAME) whose certificates every host refuses, whenever they were made", "none"},
 	}
 }

@@ -18,7 +18,7 @@ services: {y: {?: 1, check: {?: 1}, listen: {?: 1}, restarts: {?: 1}}}
 timing: {?: 1}
 brakes: {?: 1}
 tls: {?: 1}
-openstack: {?: 1}
+operators: {?: 1}
 `, "?", stranger)
 	own := map[string]string{"a": "NAME", "c1": "NAME", "x": "NAME", "y": "NAME"}
 	var known []string

@@ -18,9 +18,9 @@ type Spec struct {
 	Mode      string    `json:"mode"` // "act" or "shadow"
 	TLS       TLS       `json:"tls,omitzero"`
 	Alarms    []string  `json:"alarms,omitempty"` // webhook URLs
+	Operators Operators `json:"operators,omitzero"`
 	Brakes    Brakes    `json:"brakes"`
 	Revision  uint64    `json:"revision"` // of this file in the store; 0 before it was recorded
-	Cloud     string    `json:"cloud,omitempty"`
 }
 
 // Network is one of the site's networks. Hosts beat on each network they share.
@@ -190,6 +190,12 @@ type Listen struct {
 // HAProxy presents.
 type TLS struct {
 	Certificate string `json:"certificate,omitempty"`
+}
+
+// Operators is what the site says of those who come with an operator's certificate.
+type Operators struct {
+	// Revoked are the names whose certificates are refused, whenever they were made.
+	Revoked []string `json:"revoked,omitempty"`
 }
 
 // Brakes bound how much may be fenced at once: many lost at once is our own

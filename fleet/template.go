@@ -120,5 +120,5 @@ brakes: {share: 40, count: 5}
 
 # tls: {certificate: /etc/mainstay/tls/site.pem} # certificate and key, for HAProxy
 # alarms: ["https://alarms.example.org/mainstay"]
-# openstack: {cloud: SITE} # an entry of clouds.yaml
+# operators: {revoked: [ann]} # whose certificates are refused from now on
 `

@@ -50,6 +50,7 @@ func TestMembership(t *testing.T) {
 	t.Run("a host is added", func(t *testing.T) { s.added(t, "c4") })
 	t.Run("an agent is killed and nobody notices", func(t *testing.T) { s.killed(t) })
 	t.Run("people and their tools reach it from outside", func(t *testing.T) { s.reached(t) })
+	t.Run("an operator's certificate is revoked", func(t *testing.T) { s.revoked(t) })
 	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
 	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
 	t.Run("a host shuts down and hands over first", func(t *testing.T) { s.shutDown(t) })

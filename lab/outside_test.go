@@ -211,6 +211,36 @@ func (s *lightSite) reached(t *testing.T) {
 	s.await(t, "calm", s.settled)
 }
 
+// revoked: whom a new site file revokes is refused everywhere, and nobody else is. History
+// tells who was given a certificate, and no new one is made under that name.
+func (s *lightSite) revoked(t *testing.T) {
+	if told := s.run(t, "c1", "mainstay", "events", "-n", "0"); !strings.Contains(told, "makes operator ann a certificate to read, good until ") {
+		t.Errorf("history does not tell of ann's certificate:\n%s", told)
+	}
+	s.config.Extra += "operators: {revoked: [ann]}\n"
+	s.put(t, "c1", "/root/new.yaml", []byte(s.lab.SiteFile(s.config)))
+	s.run(t, "c1", "mainstay", "apply", "/root/new.yaml", "--yes")
+	for _, m := range s.lab.Hosts {
+		as := func(name string) (string, error) {
+			return s.lab.Run(s.ctx, "c1", "mainstay", "--server", s.at(m.Name), "--cert", "/root/"+name, "status", "--local", "-o", "json")
+		}
+		s.eventually(t, m.Name+" to refuse ann", func() error {
+			_, err := as("ann")
+			if err != nil && strings.Contains(err.Error(), "refuses this certificate") {
+				return nil
+			}
+			return errors.Join(errors.New("not refused"), err)
+		})
+		if out, err := as("bob"); err != nil && !strings.Contains(out, `"by"`) { // exit code 3: what it says is its own affair
+			t.Errorf("%s refuses bob: %v", m.Name, err)
+		}
+	}
+	if out, err := s.lab.Run(s.ctx, "c1", "mainstay", "token", "--operator", "ann", "--to", "/root/again"); err == nil || !strings.Contains(err.Error(), "revokes every certificate of ann") {
+		t.Errorf("ann was given another one: %v\n%s", err, out)
+	}
+	s.await(t, "calm", s.settled)
+}
+
 // killed: the agent of the address's holder is killed. A client that asks all the
 // while misses no answer: what the agent guards goes on without it until its lease
 // ends, and it is back before.

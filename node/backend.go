@@ -111,7 +111,7 @@ func (n *node) KeptWorld(ctx context.Context, id string, local bool) (api.WorldV
 			return v, err
 		}
 	}
-	return n.worlds.read(id)
+	return n.keptElsewhere(ctx, id)
 }
 
 // Events implements api.Backend.
@@ -357,6 +357,17 @@ func (n *node) Token(ctx context.Context, by string, valid time.Duration) (strin
 		return "", err
 	}
 	return token, nil
+}
+
+// Operator implements api.Backend: the certificate itself is made by who has the CA's key.
+func (n *node) Operator(ctx context.Context, by string, r api.OperatorRequest) error {
+	if n.store == nil {
+		return n.passOn(ctx, "POST", "/v1/operators", r, nil)
+	}
+	if slices.Contains(n.spec.Operators.Revoked, r.Name) {
+		return api.Refuse(http.StatusConflict, fmt.Sprintf("mainstay token --operator %s-2", r.Name), "the site's file revokes every certificate of %s, and a new one would be refused too", r.Name)
+	}
+	return n.tell(ctx, by, "site", fmt.Sprintf("makes operator %s a certificate to %s, good until %s", r.Name, r.Role, r.Until.UTC().Format(time.RFC3339)))
 }
 
 // Join implements api.Backend: the caller has proved itself by a token's secret.

@@ -339,7 +339,8 @@ func siteCertificate(t *testing.T, from, until time.Duration) []byte {
 	return slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}))
 }
 
-func certificate(t *testing.T, dir, host string, made time.Time) {
+// certificate makes a site of its own for a host, and returns that site's CA.
+func certificate(t *testing.T, dir, host string, made time.Time) *trust.CA {
 	t.Helper()
 	ca, err := trust.NewCA("test", made)
 	if err != nil {
@@ -361,6 +362,7 @@ func certificate(t *testing.T, dir, host string, made time.Time) {
 	if err := files.Install(trust.Grant{CA: string(ca.PEM()), Certificate: string(cert), Beat: keys}, key); err != nil {
 		t.Fatal(err)
 	}
+	return ca
 }
 
 // TestRenewSelf: a voter that was off for longer than its certificate lasts has the CA's

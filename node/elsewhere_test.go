@@ -24,6 +24,7 @@ type voter struct {
 	view   string
 	events []fleet.Event
 	wishes chan fleet.Wish
+	told   chan string
 }
 
 func (v *voter) Status(_ context.Context, local bool) (api.Status, error) {
@@ -46,6 +47,10 @@ func (v *voter) Follow(context.Context, string) (<-chan fleet.Event, error) {
 	}
 	close(c)
 	return c, nil
+}
+func (v *voter) Operator(_ context.Context, by string, r api.OperatorRequest) error {
+	v.told <- by + " " + r.Name
+	return nil
 }
 func (v *voter) Wish(_ context.Context, w fleet.Wish) error {
 	v.wishes <- w
@@ -79,7 +84,7 @@ func plainHost(t *testing.T, role string, leads *voter) *node {
 // TestElsewhere: a host without a store answers all the same, with what the voters that
 // can know it say, although one is dead and one is cut off.
 func TestElsewhere(t *testing.T) {
-	leads := &voter{view: leaderView, events: []fleet.Event{{ID: "1.1", Text: "seen"}, {ID: "1.2", Text: "done"}}, wishes: make(chan fleet.Wish, 1)}
+	leads := &voter{view: leaderView, events: []fleet.Event{{ID: "1.1", Text: "seen"}, {ID: "1.2", Text: "done"}}, wishes: make(chan fleet.Wish, 1), told: make(chan string, 1)}
 	n := plainHost(t, "controller", leads)
 	if s, err := n.statusElsewhere(t.Context()); err != nil || s.View != leaderView {
 		t.Errorf("the status is %q, %v; want the leader's", s.View, err)
@@ -102,6 +107,11 @@ func TestElsewhere(t *testing.T) {
 	}
 	if list, err := n.Events(t.Context(), "", 0); err != nil || len(list) != 2 {
 		t.Errorf("history: %v, %v", list, err)
+	}
+	if err := n.Operator(t.Context(), "root", api.OperatorRequest{Name: "ann"}); err != nil {
+		t.Errorf("told of an operator: %v", err)
+	} else if got := <-leads.told; !strings.HasSuffix(got, " ann") {
+		t.Errorf("told of %q", got)
 	}
 	if err := n.Wish(t.Context(), fleet.Wish{Verb: "disarm"}); err != nil {
 		t.Fatalf("a controller's wish: %v", err)

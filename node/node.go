@@ -215,6 +215,18 @@ func lock(ctx context.Context, path string) (func(), error) {
 	}
 }
 
+// admits says why the site's file refuses somebody whose certificate is good.
+func admits(spec fleet.Spec, id trust.Identity) error {
+	_, known := spec.Host(id.Name)
+	switch {
+	case id.Kind == trust.KindHost && !known:
+		return fmt.Errorf("%s is no host of this site any more", id.Name)
+	case id.Kind == trust.KindOperator && slices.Contains(spec.Operators.Revoked, id.Name):
+		return errors.New("the site's file revokes the certificates of this operator")
+	}
+	return nil
+}
+
 // prepare reads everything that may be wrong, before anything is touched.
 func prepare(ctx context.Context, cfg Config) (*node, error) {
 	n := &node{cfg: cfg, log: cfg.Log, desk: leader.NewDesk(vip.Now)}
@@ -228,12 +240,7 @@ func prepare(ctx context.Context, cfg Config) (*node, error) {
 		n.log.Warn("site file", "warning", w.Error())
 	}
 	n.spec = spec
-	n.files = &trust.Files{Dir: cfg.tls(), Allow: func(id trust.Identity) error {
-		if _, known := spec.Host(id.Name); id.Kind == trust.KindHost && !known {
-			return fmt.Errorf("%s is no host of this site any more", id.Name)
-		}
-		return nil
-	}}
+	n.files = &trust.Files{Dir: cfg.tls(), Allow: func(id trust.Identity) error { return admits(spec, id) }}
 	id, err := n.files.Load()
 	errs = append(errs, err)
 	n.host = id.Name
