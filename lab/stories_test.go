@@ -58,7 +58,6 @@ var virtual = map[string]string{
 	"h42-two-voters":                  "voters that are added: only a dead one is replaced today",
 	"promoted-given-back":             "drawn from a seed: seven computes, and a fence in the same instant as a maintenance",
 	"promoted-late-start":             "a suspended machine with an order in its hands",
-	"promoted-group":                  noScore,
 	"promoted-inventory":              noScore,
 	"promoted-moves":                  noScore,
 }
@@ -66,7 +65,7 @@ var virtual = map[string]string{
 const (
 	noWatchdog = "a watchdog; containers have none, make lab-watchdog plays the host's side on a machine of QEMU"
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
-	noScore    = "a score that is set from outside, or a promoted copy that hangs: Debian's Stateful has a score of its own and no process"
+	noScore    = "a score that is set from outside: Debian's Stateful has its own"
 )
 
 // storyTiming is the lab's: its hosts share two cores, and are late now and then.

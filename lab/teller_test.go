@@ -70,7 +70,7 @@ func speakable(c sim.Command) error {
 	case "failstarts":
 		return known(c.Args[1], "cinder", "manila")
 	case "hang", "resume":
-		return known(arg(c.Args, 1), "agent", "quorum", "all", "disk", "keystone")
+		return known(arg(c.Args, 1), "agent", "quorum", "all", "disk", "keystone", "drbd")
 	case "bmc":
 		return known(c.Args[1], slices.Collect(maps.Keys(bmcFaults))...)
 	case "expect":
@@ -132,7 +132,11 @@ func (p *teller) tell(t *testing.T, st sim.Story, before, sure map[string]string
 			continue
 		}
 		t.Log(c)
-		if err := until(p.ctx, storyBound, func() error { return p.see(c.Args) }); err != nil {
+		bound := storyBound
+		if c.Args[0] == "nolog" { // what was said stays said
+			bound /= 10
+		}
+		if err := until(p.ctx, bound, func() error { return p.see(c.Args) }); err != nil {
 			t.Fatalf("%s: %v", c, err)
 		}
 	}
@@ -404,8 +408,12 @@ func (p *teller) severed(name string) error {
 	if p.idle != nil {
 		return nil
 	}
-	third := p.other(holder, p.from)
-	conn, err := p.lab.Dial(p.ctx, third, "tcp", netip.AddrPortFrom(p.lab.Virtual()[name], 5000).String())
+	if holder == "" {
+		return errors.New("nobody has it")
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, time.Second)
+	defer cancel()
+	conn, err := p.lab.Dial(ctx, p.other(holder, p.from), "tcp", netip.AddrPortFrom(p.lab.Virtual()[name], 5000).String())
 	if err != nil {
 		return err
 	}
@@ -505,6 +513,9 @@ func (p *teller) do(c sim.Command) error {
 	case "failstarts":
 		return p.lab.CopyIn(host, "/run/"+c.Args[1]+".fails", []byte(c.Args[2]+"\n"), 0o644)
 	case "hang", "resume":
+		if c.Args[1] == "drbd" {
+			return p.breaks(host)
+		}
 		signal := p.lab.Hang
 		if c.Verb == "resume" {
 			signal = p.lab.Resume
@@ -544,12 +555,12 @@ func (p *teller) do(c sim.Command) error {
 			if err != nil {
 				return err
 			}
-			api, err := p.lab.APIClient(by)
+			client, err := p.lab.APIClient(by)
 			if err != nil {
 				return err
 			}
-			defer api.Close()
-			return api.Do(p.ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: strings.TrimPrefix(p.thing(host), "address/"), To: c.Args[1]}, nil)
+			defer client.Close()
+			return client.Do(p.ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: strings.TrimPrefix(p.thing(host), "address/"), To: c.Args[1]}, nil)
 		})
 	case "maintenance":
 		return p.wish("maintenance", host, c.Args[1])
@@ -580,6 +591,22 @@ func (p *teller) shutDown(host string) error {
 	}
 	_, err = p.lab.Run(p.ctx, host, "systemctl", "--no-block", "poweroff")
 	return err
+}
+
+// breaks lets the copy of a resource agent answer with an error until it is stopped: it
+// has no process that could hang.
+func (p *teller) breaks(host string) error {
+	state := p.copies.marks["service/drbd"].file
+	if err := p.lab.CopyIn(host, state+".rc", []byte("1\n"), 0o644); err != nil {
+		return err
+	}
+	p.policies.Go(func() {
+		_ = until(p.story, storyBound, func() error { // what is not mended is not well at the end
+			_, err := p.lab.Run(p.story, host, "sh", "-c", "test ! -e "+state+" && rm "+state+".rc")
+			return err
+		})
+	})
+	return nil
 }
 
 // again is a power policy that turns a host on as soon as its BMC has turned it off.
