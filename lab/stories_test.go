@@ -138,7 +138,7 @@ func told(log []string, by time.Duration) map[string]string {
 
 // storyDice is with how many other dice a story is played to learn what of its end does
 // not depend on them.
-const storyDice = 5
+const storyDice = 3
 
 // ending is what of a story's end depends on no dice: what its golden log, and runs of
 // it as staged with other dice, all say.

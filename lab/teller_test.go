@@ -140,6 +140,7 @@ func (p *teller) tell(t *testing.T, st sim.Story, before, sure map[string]string
 			t.Fatalf("%s: %v", c, err)
 		}
 	}
+	p.answers(t, 5000)
 	for _, fact := range fleet.Sorted(sure) {
 		if err := until(p.ctx, storyBound, func() error { return p.so(fact, sure[fact]) }); err != nil {
 			t.Errorf("at the end of the story %s is %s: %v", fact, sure[fact], err)
