@@ -682,7 +682,7 @@ func (s *lightSite) stories(t *testing.T, names ...string) {
 	all := scenarios(t)
 	for _, name := range names {
 		st := staged(all[name])
-		before, sure := told(sim.Play(st).Log, st.From), ending(all[name])
+		before, sure := told(sim.Play(all[name]).Log, all[name].From), ending(all[name])
 		maps.DeleteFunc(sure, func(fact, what string) bool {
 			host, fence := strings.CutPrefix(fact, "fenced/")
 			return fence && host[0] != 'c' || !fence && (before[fact] != what || fact == "service/manila")
