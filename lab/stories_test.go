@@ -18,6 +18,7 @@ import (
 
 	"mainstay/fence/falsebmc"
 	"mainstay/fleet"
+	"mainstay/service"
 	"mainstay/sim"
 )
 
@@ -214,6 +215,7 @@ func TestVirtual(t *testing.T) {
 			t.Errorf("virtual names %s, and there is no such story", name)
 		}
 	}
+	paper := &stage{site: &site{lab: paperLab("c1", "c2", "c3", "c4", "c5", "n1", "n2")}}
 	played := 0
 	for name, st := range all {
 		if virtual[name] != "" {
@@ -229,9 +231,30 @@ func TestVirtual(t *testing.T) {
 			if end := ending(st); len(end) == 0 {
 				t.Error("nothing of its end can be judged")
 			}
+			text := paper.lab.SiteFile(paper.siteFor(st))
+			if _, faults := fleet.Read("site.yaml", []byte(text), service.Catalogue()); len(faults.Errors()) > 0 {
+				t.Errorf("%v in\n%s", faults.Errors(), text)
+			}
 		})
 	}
 	t.Logf("%d of %d stories are played on real hosts", played, len(all))
+}
+
+// paperLab has hosts with names and addresses, and nothing of it exists.
+func paperLab(hosts ...string) *Lab {
+	l := &Lab{Name: "paper", Block: 80}
+	for i, name := range []string{"management", "storage", "tenant", oob} {
+		a := l.address(i, 1)
+		l.Networks = append(l.Networks, Network{Name: name, V4: a.V4, V6: a.V6})
+	}
+	for i, name := range hosts {
+		m := Machine{Name: name, Addresses: map[string]Address{}, BMC: BMC{Address: l.address(3, 111+i).V4.Addr(), User: "mainstay"}}
+		for j, n := range l.Networks {
+			m.Addresses[n.Name] = l.address(j, 11+i)
+		}
+		l.Hosts = append(l.Hosts, m)
+	}
+	return l
 }
 
 // TestStories plays the stories of scenarios/ on real hosts: the deeds of the very
@@ -385,7 +408,7 @@ func (s *stage) siteFor(st sim.Story, without ...string) SiteConfig {
 	if sh.Promoted {
 		cinder += "    with: [service/drbd]\n"
 	}
-	c.Services = "  haproxy: {}\n  keystone:\n    kind: systemd\n    mode: active/active\n    why: each copy answers by itself\n    units: [" + benchUnit + "]\n" +
+	c.Services = "  haproxy: {}\n  keystone:\n    kind: systemd\n    mode: active/active\n    why: each copy answers by itself\n    units: [" + benchUnit + "]\n    after: []\n" +
 		"    roles: [controller]\n    restarts: {count: 60, within: 1m}\n    check: {kind: http, port: 5001, path: /}\n" +
 		"    listen: {port: 5000, backend: 5001, protocol: http, addresses: [" + listen + "]}\n" +
 		exclusive("cinder", "active/passive", cinder)
