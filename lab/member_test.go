@@ -53,7 +53,7 @@ func TestMembership(t *testing.T) {
 	t.Run("people and their tools reach it from outside", func(t *testing.T) { s.reached(t) })
 	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
 	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
-	t.Run("stories of scenarios, as sim plays them", func(t *testing.T) { s.stories(t, "h02-isolated-holder", "h09-frozen-store", "s3-killed-service") })
+	t.Run("stories of scenarios, as sim plays them", func(t *testing.T) { s.stories(t, "s3-killed-service", "h09-frozen-store", "h02-isolated-holder") })
 	t.Run("a host shuts down and hands over first", func(t *testing.T) { s.shutDown(t) })
 	t.Run("a dead voter is replaced by a new machine", func(t *testing.T) { s.replaced(t, "c3") })
 	t.Run("what a dead host ran starts elsewhere by an oath", func(t *testing.T) { s.sworn(t) })
