@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults bench-failover rest lab-rabbitmq lab-galera lab-watchdog lab-ocf lab-drbd clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-galera lab-watchdog lab-ocf lab-drbd clean
 
 # One static, stripped, versioned binary.
 build:
@@ -67,6 +67,12 @@ lab: build
 FAULT ?=
 lab-faults: build
 	go test ./lab -count=1 -timeout 0 -v -run 'TestFaults$(if $(FAULT),/$(FAULT))' -faults
+
+# The stories of scenarios/ on real hosts, but for those that need a virtual world (lab's TestVirtual
+# names them, with the reason). STORY=regexp plays some.
+STORY ?=
+lab-stories: build
+	go test ./lab -count=1 -timeout 0 -v -run 'TestStories$$' -faults $(if $(STORY),-story '$(STORY)')
 
 # A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
 lab-rabbitmq: build

@@ -29,7 +29,8 @@ const (
 `
 	soloUnit = `[Service]
 Type=exec
-ExecStart=/bin/bash -c 'run="%%H $$$$ since $$EPOCHSECONDS"; while :; do echo "$$run" >/dev/udp/%s/%d; sleep 0.1; done'
+RuntimeDirectory=solo
+ExecStart=/bin/bash -c 'echo runs >/run/solo/copy; run="%%H $$$$ since $$EPOCHSECONDS"; while :; do echo "$$run" >/dev/udp/%s/%d; sleep 0.1; done'
 Restart=always
 `
 	witnessPort = 9999
@@ -53,6 +54,7 @@ func TestMembership(t *testing.T) {
 	t.Run("an operator's certificate is revoked", func(t *testing.T) { s.revoked(t) })
 	t.Run("the program is replaced host by host", func(t *testing.T) { s.upgraded(t) })
 	t.Run("the site gets a new file", func(t *testing.T) { s.applied(t) })
+	t.Run("stories of scenarios, as sim plays them", func(t *testing.T) { s.stories(t, "s3-killed-service", "h09-frozen-store", "h02-isolated-holder") })
 	t.Run("a host shuts down and hands over first", func(t *testing.T) { s.shutDown(t) })
 	t.Run("a dead voter is replaced by a new machine", func(t *testing.T) { s.replaced(t, "c3") })
 	t.Run("what a dead host ran starts elsewhere by an oath", func(t *testing.T) { s.sworn(t) })
@@ -191,7 +193,7 @@ func (s *lightSite) once(t *testing.T) {
 
 // generations looks again and again, until the test's end, whether a generation in
 // effect is lower than one that was before.
-func (s *lightSite) generations(t *testing.T) {
+func (s *site) generations(t *testing.T) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	highest := map[string]uint64{}
 	epoch := uint64(0)

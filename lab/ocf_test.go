@@ -65,7 +65,8 @@ func TestOCF(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
 	s := &roles{site: deploySite(ctx, t, Config{Name: "ocf", Disk: 2 << 30, Files: ocfFiles(t)}, SiteConfig{Timing: "wide", Services: ocfServices})}
-	s.watchRoles(t)
+	s.copies = &copies{lab: s.lab, marks: map[string]mark{"solo": {file: soloState}, "duo": {file: duoState, says: "Promoted"}}}
+	s.copies.watch(ctx, t)
 	s.await(t, "everything in service, with roles", s.settledRoles)
 
 	t.Run("status says the role and the score", s.shown)
@@ -81,39 +82,48 @@ func TestOCF(t *testing.T) {
 // roles is a site with services of resource agents, and who watches from outside.
 type roles struct {
 	*site
+	copies *copies
+}
+
+func (s *roles) at(service string) []string { return s.copies.at(service) }
+
+// mark is how a copy of an exclusive service can be seen from outside, without asking
+// Mainstay: a file in the memory of its host, and what must stand there; empty: anything.
+type mark struct{ file, says string }
+
+// copies watches from outside where exclusive services are.
+type copies struct {
+	lab   *Lab
+	marks map[string]mark // by service
+
 	mu   sync.Mutex
 	two  []string            // moments at which something was on two hosts
 	seen map[string]struct{} // "duo c1": it was there once
 }
 
-// at lists on which hosts that have power the agents' own files say that it runs, or is
-// promoted.
-func (s *roles) at(service string) (out []string) {
-	for _, m := range s.lab.Hosts {
-		root, err := s.lab.HostPath(m.Name)
+// at lists on which hosts that have power a service is.
+func (c *copies) at(service string) (out []string) {
+	for _, m := range c.lab.Hosts {
+		root, err := c.lab.HostPath(m.Name)
 		if err != nil {
 			continue // it has no power
 		}
-		file := soloState
-		if service == "duo" {
-			file = duoState
-		}
-		text, err := os.ReadFile(root + file)
-		if err != nil || service == "duo" && strings.TrimSpace(string(text)) != "Promoted" {
+		text, err := os.ReadFile(root + c.marks[service].file)
+		if says := c.marks[service].says; err != nil || says != "" && strings.TrimSpace(string(text)) != says {
 			continue
 		}
-		if on, err := s.lab.Powered(m.Name); err == nil && on {
+		if on, err := c.lab.Powered(m.Name); err == nil && on {
 			out = append(out, m.Name)
 		}
 	}
 	return out
 }
 
-// watchRoles looks all the while, and fails the test if anything was on two hosts.
-func (s *roles) watchRoles(t *testing.T) {
-	ctx, cancel := context.WithCancel(s.ctx)
+// watch looks until the test's end, which fails if anything was on two hosts.
+func (c *copies) watch(ctx context.Context, t *testing.T) {
+	ctx, cancel := context.WithCancel(ctx)
 	done, looks := make(chan struct{}), 0
-	s.seen = map[string]struct{}{}
+	c.seen = map[string]struct{}{}
 	go func() {
 		defer close(done)
 		for tick := time.Tick(20 * time.Millisecond); ; looks++ {
@@ -122,27 +132,36 @@ func (s *roles) watchRoles(t *testing.T) {
 				return
 			case <-tick:
 			}
-			for _, service := range []string{"solo", "duo"} {
-				hosts := s.at(service)
-				s.mu.Lock()
+			for _, service := range fleet.Sorted(c.marks) {
+				hosts := c.at(service)
+				c.mu.Lock()
 				if len(hosts) > 1 {
-					s.two = append(s.two, fmt.Sprintf("%s: %s on %s", time.Now().Format("15:04:05.000"), service, strings.Join(hosts, " and ")))
+					c.two = append(c.two, fmt.Sprintf("%s: %s on %s", time.Now().Format("15:04:05.000"), service, strings.Join(hosts, " and ")))
 				}
 				for _, h := range hosts {
-					s.seen[service+" "+h] = struct{}{}
+					c.seen[service+" "+h] = struct{}{}
 				}
-				s.mu.Unlock()
+				c.mu.Unlock()
 			}
 		}
 	}()
 	t.Cleanup(func() {
 		cancel()
 		<-done
-		t.Logf("looked %d times; seen: %s", looks, strings.Join(fleet.Sorted(s.seen), ", "))
-		if len(s.two) > 0 {
-			t.Errorf("on two hosts, %d times: %s", len(s.two), strings.Join(s.two[:min(5, len(s.two))], "; "))
-		}
+		t.Logf("looked %d times; seen: %s", looks, strings.Join(fleet.Sorted(c.seen), ", "))
+		c.once(t)
 	})
+}
+
+// once fails if since it was last asked anything was on two hosts.
+func (c *copies) once(t *testing.T) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.two) > 0 {
+		t.Errorf("on two hosts, %d times: %s", len(c.two), strings.Join(c.two[:min(5, len(c.two))], "; "))
+	}
+	c.two = nil
 }
 
 // settledRoles says whether all is in order, and the agents' own files say so too.

@@ -30,6 +30,11 @@ type SiteConfig struct {
 	// Computes are the names of those among them that are no controllers: they do not
 	// vote, and nothing exclusive can live there.
 	Computes []string
+	// Arbiters are the names of those that vote and run nothing.
+	Arbiters []string
+	// Addresses and Brakes are the site file's sections; empty: every Virtual address, and
+	// at most one host fenced at a time.
+	Addresses, Brakes string
 	// Later names hosts that stand in the site's file and do not join yet.
 	Later []string
 }
@@ -74,6 +79,13 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 	if c.Services == "" {
 		c.Services = "  haproxy: {}\n"
 	}
+	if v := l.Virtual(); c.Addresses == "" {
+		c.Addresses = fmt.Sprintf("  internal: {address: %s, with: [haproxy]}\n  public: {address: %s, with: [haproxy]}\n  internal6: {address: \"%s\", with: [haproxy]}\n",
+			v["internal"], v["public"], v["internal6"])
+	}
+	if c.Brakes == "" {
+		c.Brakes = "{share: 40, count: 1}"
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "site: lab-%s\nnetworks:\n", l.Name)
 	for _, n := range l.Networks {
@@ -83,14 +95,17 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 	}
 	fmt.Fprintf(&b, "  management6: {cidr: \"%s\"}\nhosts:\n", l.Networks[0].V6.Masked())
 	hosts := c.hosts(l)
-	controllers := len(hosts) - len(c.Computes)
+	controllers := len(hosts) - len(c.Computes) - len(c.Arbiters)
 	nth := 0
 	for _, m := range hosts {
-		if slices.Contains(c.Computes, m.Name) {
+		switch {
+		case slices.Contains(c.Computes, m.Name):
 			fmt.Fprintf(&b, "  %s:\n    roles: [compute]\n", m.Name)
-		} else {
+		case slices.Contains(c.Arbiters, m.Name):
+			fmt.Fprintf(&b, "  %s:\n    roles: [arbiter]\n", m.Name)
+		default:
 			fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n", m.Name)
-			if nth++; nth == controllers && nth%2 == 0 {
+			if nth++; nth == controllers && (nth+len(c.Arbiters))%2 == 0 {
 				fmt.Fprintf(&b, "    voter: false\n")
 			}
 		}
@@ -104,10 +119,7 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 		fmt.Fprintf(&b, "    fence: {driver: redfish, url: \"%s\", user: %s, password_file: /etc/mainstay/bmc/%s, ca_file: /etc/mainstay/bmc/ca.pem}\n",
 			m.BMC.URL(), m.BMC.User, m.Name)
 	}
-	v := l.Virtual()
-	fmt.Fprintf(&b, "addresses:\n  internal: {address: %s, with: [haproxy]}\n  public: {address: %s, with: [haproxy]}\n  internal6: {address: \"%s\", with: [haproxy]}\n",
-		v["internal"], v["public"], v["internal6"])
-	fmt.Fprintf(&b, "services:\n%stiming: %s\nmode: %s\nbrakes: {share: 40, count: 1}\n%s", c.Services, c.Timing, c.Mode, c.Extra)
+	fmt.Fprintf(&b, "addresses:\n%sservices:\n%stiming: %s\nmode: %s\nbrakes: %s\n%s", c.Addresses, c.Services, c.Timing, c.Mode, c.Brakes, c.Extra)
 	return b.String()
 }
 

@@ -364,7 +364,7 @@ func (s *lightSite) applied(t *testing.T) {
 }
 
 // answers waits until the site answers a client at a port of the address.
-func (s *lightSite) answers(t *testing.T, port int) {
+func (s *site) answers(t *testing.T, port int) {
 	t.Helper()
 	err := until(s.ctx, siteBound, func() error {
 		conn, err := s.lab.Dial(s.ctx, Client, "tcp", fmt.Sprintf("%s:%d", s.lab.Virtual()["internal"], port))
