@@ -36,6 +36,7 @@ type execCopy struct {
 
 	mu       sync.Mutex
 	restarts restarts
+	fails    bool // as that of unitCopy
 	wanted   bool // it ran here or was started here, and was not stopped since
 }
 
@@ -44,7 +45,7 @@ func openExec(s fleet.Service, env Env) (Copy, error) {
 	c := &execCopy{
 		name: s.Name, start: s.Start, stop: s.Stop, status: s.Status,
 		startTime: p.duration("start_timeout"), stopTime: p.duration("stop_timeout"), statusTime: p.duration("status_timeout"),
-		pidFile: p.text("pid_file"), bar: barOf(s, env), restarts: restarts{within: s.Restarts.Within},
+		pidFile: p.text("pid_file"), bar: barOf(s, env), restarts: restarts{within: s.Restarts.Within}, fails: s.Mode.Exclusive(),
 	}
 	for _, f := range []struct {
 		field string
@@ -108,7 +109,7 @@ func (c *execCopy) Start(ctx context.Context) error {
 	if st.Phase != fleet.Stopped {
 		return fmt.Errorf("start %s: not tried, it is %s: %s", c.name, st.Phase, st.Why)
 	}
-	if c.want(true) {
+	if c.want(true) && c.fails {
 		c.mu.Lock()
 		c.restarts.add(1) // it ended by itself, or its last start failed
 		c.mu.Unlock()

@@ -29,15 +29,16 @@ type unitCopy struct {
 	found    string // the first of units that existed when last looked
 	restarts restarts
 	counted  int // systemd's own count when last looked
-	// plain: a start of what was to run and ended counts as a restart. Kinds that know
-	// their service better count for themselves what has failed.
-	plain  bool
+	// fails: a start of what was to run and ended counts as a restart, so that what cannot
+	// run here goes elsewhere. One copy of many has nowhere to go, and is tried again with
+	// growing pauses. Kinds that know their service better count for themselves.
+	fails  bool
 	wanted bool // it ran here or was started here, and was not stopped since
 }
 
 func openUnit(s fleet.Service, env Env) (Copy, error) {
 	c, p := newUnit(s, env)
-	c.plain = true
+	c.fails = s.Mode.Exclusive()
 	return c, errors.Join(p.wrongs...)
 }
 
@@ -307,7 +308,7 @@ func (c *unitCopy) begin(ctx context.Context, method string, limit time.Duration
 	if p, _ := phase(u); p == fleet.Running && !u.Queued && method == "StartUnit" {
 		return nil
 	}
-	if p, _ := phase(u); c.want(true) && c.plain && down(p) && method == "StartUnit" {
+	if p, _ := phase(u); c.want(true) && c.fails && down(p) && method == "StartUnit" {
 		c.mu.Lock()
 		c.restarts.add(1) // it ended by itself, or its last start failed
 		c.mu.Unlock()
