@@ -680,6 +680,9 @@ func (a *agent) perform(d deed) {
 		if o.Verb == plan.VerbPosition && u.working && u.of != nil && u.phase == fleet.Starting {
 			u.of.ended("it waits no more")
 		}
+		if o.Verb == fleet.VerbTend && u.working && u.node != nil && u.verb == fleet.VerbStart {
+			u.answer("it waits no more")
+		}
 		u.operate(job{verb: o.Verb, generation: o.Generation, epoch: o.Epoch, step: o.Step, with: o.With, refuses: refuses, done: func(err string) {
 			if proc.life != life {
 				return
