@@ -211,11 +211,13 @@ func (b *broker) together() {
 			return
 		}
 	}
+	var all []*broker
 	for _, name := range b.seen {
 		o := b.of.node(name)
 		o.goes()
-		b.of.begins(o)
+		all = append(all, o)
 	}
+	b.of.begins(all...)
 	b.find()
 }
 
@@ -272,18 +274,20 @@ func (b *broker) rise() {
 	b.together()
 }
 
-// begins sees that what begins a cluster anew knows all that was confirmed. A member that
-// is away has more only if it was seen after this one went down.
-func (c *brokers) begins(b *broker) {
-	if b.empty || b.newest >= c.confirmed || len(b.members) == 1 {
-		return
-	}
-	for _, o := range b.others() {
-		if o.newest >= c.confirmed && o.up() && c.open(b, o) {
-			return // it has it from there
+// begins sees that those who begin a cluster anew know among them all that was confirmed,
+// or see somebody who does.
+func (c *brokers) begins(all ...*broker) {
+	for _, b := range all {
+		if b.empty || len(b.members) == 1 {
+			return
+		}
+		for _, o := range append(b.others(), b) {
+			if o.newest >= c.confirmed && o.up() && c.open(b, o) {
+				return
+			}
 		}
 	}
-	c.site.watch.fail("nothing is lost", "message %d was confirmed, and mq on %s begins with %d", c.confirmed, b.name(), b.newest)
+	c.site.watch.fail("nothing is lost", "message %d was confirmed, and mq on %s begins without it", c.confirmed, all[0].name())
 }
 
 // ended is the end of a start, or of a node.

@@ -234,6 +234,13 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
+		if s.brokers != nil { // a word that came while nobody led is said once more
+			for _, id := range fleet.Sorted(s.quorum.newest().Wishes) {
+				if s.quorum.newest().Wishes[id].Verb == "maintenance" {
+					s.wish(fleet.Remove("wish/"+id, "the person takes the wish back"))
+				}
+			}
+		}
 		if why = s.well(); why == "" {
 			why = s.awaited()
 		}
