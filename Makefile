@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-galera lab-watchdog lab-ocf lab-drbd clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-watchdog lab-ocf lab-drbd clean
 
 # One static, stripped, versioned binary.
 build:
@@ -76,7 +76,11 @@ lab-stories: build
 
 # A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
 lab-rabbitmq: build
-	go test ./lab -count=1 -timeout 0 -v -run TestRabbitMQ -rabbitmq
+	go test ./lab -count=1 -timeout 0 -v -run 'TestRabbitMQ$$' -rabbitmq -rabbitmq-suite $(SUITE)
+
+# The node that leads the queue lost in four ways, ROUNDS times each, with the advised time-outs.
+lab-rabbitmq-losses: build
+	go test ./lab -count=1 -timeout 0 -v -run 'TestRabbitLosses$$' -rabbitmq-losses $(ROUNDS) -rabbitmq-suite $(SUITE)
 
 # The host's side of a watchdog's contract, on machines of QEMU (apt-get install qemu-system-x86)
 # with Debian's cloud kernel and its softdog: two minutes.

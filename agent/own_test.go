@@ -20,10 +20,16 @@ type ownCopy struct {
 	pid    int
 	answer error
 	steps  []string
+	waits  chan struct{} // closed when a start waits
 }
 
 func (c *ownCopy) PIDs(context.Context) ([]int, error) { return []int{c.pid}, nil }
 func (c *ownCopy) Probe(context.Context) error         { return c.answer }
+func (c *ownCopy) Start(ctx context.Context) error {
+	close(c.waits)
+	<-ctx.Done()
+	return ctx.Err()
+}
 func (c *ownCopy) Tend(_ context.Context, step, with, _ string) error {
 	c.steps = append(c.steps, step+" "+with)
 	return nil
@@ -95,6 +101,24 @@ func TestTend(t *testing.T) {
 	w := &watcher{service: fleet.Service{Name: "x", Kind: "rabbitmq", Mode: fleet.ActiveActive}, copy: c, look: make(chan struct{}, 1)}
 	if err := w.operate(t.Context(), a, o); err != nil || len(c.steps) != 1 || c.steps[0] != "join rabbit@c1" {
 		t.Errorf("%v, %v", c.steps, err)
+	}
+	// A node may wait in its start for others that never come; a step must not wait for that.
+	c.waits = make(chan struct{})
+	w.copy = c
+	started, done := make(chan error, 1), make(chan error, 1)
+	go func() { started <- w.operate(t.Context(), a, fleet.Order{Verb: fleet.VerbStart, Thing: "service/x"}) }()
+	<-c.waits
+	o.Step = fleet.StepForceStart
+	go func() { done <- w.operate(t.Context(), a, o) }()
+	for _, e := range []chan error{started, done} {
+		select {
+		case err := <-e:
+			if e == done && err != nil {
+				t.Errorf("the step: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the step waits for the start")
+		}
 	}
 	w.copy = stillCopy{}
 	if err := w.operate(t.Context(), a, o); err == nil {

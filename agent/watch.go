@@ -352,8 +352,8 @@ func (a *Agent) copies() map[string]fleet.ServiceState {
 
 // operate carries out one order on the copy.
 func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
-	if o.Verb == plan.VerbPosition {
-		// A member waits in its start for peers that may never come, and this order ends it.
+	if o.Verb == plan.VerbPosition || o.Verb == fleet.VerbTend {
+		// A member waits in its start for peers that may never come, and this order ends that.
 		a.mu.Lock()
 		if w.yield != nil {
 			w.yield()

@@ -39,6 +39,11 @@ var virtual = map[string]string{
 	"g3-dead-member":                  noGalera,
 	"g3-leader-dies":                  noGalera,
 	"g3-silent-member":                noGalera,
+	"r1-outside-for-ever":             noBrokers,
+	"r2-cut-again-on-its-way-back":    noBrokers,
+	"r5-all-come-back":                noBrokers,
+	"r5-one-does-not-come-back":       noBrokers,
+	"r5-the-one-that-knows-less":      noBrokers,
 	"h03-two-silences":                "two silences within one lease, to the hundredth of a second",
 	"h04-rebooted-ear":                "a host that boots within its lease",
 	"h55-later-boot-heard-by-another": "a host that boots within its lease",
@@ -65,6 +70,7 @@ var virtual = map[string]string{
 const (
 	noWatchdog = "a watchdog; containers have none, make lab-watchdog plays the host's side on a machine of QEMU"
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
+	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
 	noScore    = "a score that is set from outside: Debian's Stateful has its own"
 )
 

@@ -67,7 +67,7 @@ func (d *decision) rabbit(v fleet.Service) {
 	if d.disarmed || d.tending(v) {
 		return
 	}
-	for _, step := range []func(fleet.Service, []node, *node) bool{d.rabbitStuck, d.rabbitForgotten, d.rabbitOutside, d.rabbitApart, d.rabbitWaits} {
+	for _, step := range []func(fleet.Service, []node, *node) bool{d.rabbitStuck, d.rabbitForgotten, d.rabbitOutside, d.rabbitApart, d.rabbitPaused, d.rabbitWaits} {
 		if step(v, nodes, leads) {
 			return
 		}
@@ -93,7 +93,7 @@ func (d *decision) rabbits(v fleet.Service) []node {
 		}
 		out = append(out, node{
 			host: host, s: s, members: strings.Fields(s.Peers.Members), running: strings.Fields(s.Peers.Running),
-			age: x.report.Wall.Sub(s.Peers.Since), well: !x.maintenance && !x.down,
+			age: x.report.Wall.Sub(s.Peers.Since) + d.w.Now.Sub(d.w.Told[host]), well: !x.maintenance && !x.down,
 		})
 	}
 	return out
@@ -269,6 +269,42 @@ func (d *decision) rabbitApart(v fleet.Service, nodes []node, leads *node) bool 
 			return true
 		}
 		d.wait(about, "a person: "+what+", and restarting did not help; the rest is no majority that could do without it", "rabbitmqctl cluster_status on both")
+	}
+	return false
+}
+
+// rabbitPaused restarts a node that runs and does not count itself in, when a majority of
+// its members is here and none of them goes on: the others may be waiting for it.
+func (d *decision) rabbitPaused(v fleet.Service, nodes []node, leads *node) bool {
+	if leads != nil {
+		return false
+	}
+	for i := range nodes {
+		n := &nodes[i]
+		if !n.well || n.s.Phase != fleet.Running || n.s.Stuck || n.up() || len(n.members) < 2 {
+			continue
+		}
+		here := 0
+		for k := range nodes {
+			o := &nodes[k]
+			if slices.Contains(n.members, o.s.Peers.Self) && (o.s.Phase == fleet.Running || o.s.Phase == fleet.Starting) {
+				here++
+			}
+		}
+		if here < fleet.Majority(len(n.members)) {
+			continue
+		}
+		const what = "it has paused, and a majority of its cluster is here"
+		if left := apartFor - n.age; left > 0 {
+			d.wait(v.Name+"@"+n.host, what+"; it may go on by itself", "journalctl -u "+strings.Join(v.Units, " -u "))
+			d.wake(left)
+			continue
+		}
+		if n.s.Restarts < restartsMost {
+			d.again(v, n, fmt.Sprintf("%s, and it has not gone on for more than %v", what, apartFor))
+			return true
+		}
+		d.wait(v.Name+"@"+n.host, "a person: "+what+", and restarting did not help", "rabbitmqctl cluster_status on all")
 	}
 	return false
 }

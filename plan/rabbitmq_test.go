@@ -291,6 +291,35 @@ func TestRabbit(t *testing.T) {
 			rabbitIs(w, 2, fleet.Running, "123", "2", 2*waitFor)
 		}, []string{"c1: restart", "wait c1"}},
 
+		// Nobody goes on.
+		{"two have paused and one waits for them: one is restarted", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "", 2*apartFor)
+			rabbitIs(w, 2, fleet.Starting, "123", "123", 2*apartFor)
+			rabbitIs(w, 3, fleet.Running, "123", "", 2*apartFor)
+		}, []string{"c1: restart", "wait c1"}},
+		{"they paused a moment ago", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "", short)
+			rabbitIs(w, 3, fleet.Running, "123", "", short)
+			delete(w.Reports, "c2")
+		}, []string{"wait c1", "wait c3"}},
+		{"one has paused alone: its majority is away", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "", 2*apartFor)
+			delete(w.Reports, "c2")
+			delete(w.Reports, "c3")
+		}, nil},
+		{"paused, and restarted in vain: a person", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "", 2*apartFor)
+			rabbitAnd(w, "c1", restarts(restartsMost))
+			rabbitIs(w, 3, fleet.Running, "123", "", short)
+			delete(w.Reports, "c2")
+		}, []string{"wait c1", "wait c3"}},
+		{"what it said grows old between two reports", func(w fleet.World) {
+			rabbitIs(w, 1, fleet.Running, "123", "12", long)
+			rabbitIs(w, 2, fleet.Running, "123", "12", long)
+			rabbitIs(w, 3, fleet.Running, "123", "3", apartFor-500*time.Millisecond)
+			w.Told["c3"] = w.Now.Add(-600 * time.Millisecond)
+		}, []string{"c3: restart", "wait c3"}},
+
 		{"one runs: nobody is forced, though the others wait for it in vain", func(w fleet.World) {
 			rabbitIs(w, 1, fleet.Starting, "123", "123", 2*waitFor)
 			rabbitIs(w, 2, fleet.Running, "123", "2", 2*waitFor)

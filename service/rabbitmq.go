@@ -614,11 +614,69 @@ func (c *rabbitCopy) Examine() []string {
 		out = append(out, fmt.Sprintf("net_ticktime is %s: a member that is cut off or hangs is noticed after up to %d s; want net_ticktime = 6 in %s, the same on every host",
 			cmp.Or(settings["net_ticktime"], "not set (60)"), v*5/4, filepath.Join(c.config, "rabbitmq.conf")))
 	}
+	out = append(out, c.slow(settings)...)
 	cookie := filepath.Join(filepath.Dir(c.data), ".erlang.cookie")
 	if st, err := os.Stat(cookie); err != nil {
 		out = append(out, fmt.Sprintf("no Erlang cookie: %v; want the same file on every host, owned by rabbitmq, mode 0400", err))
 	} else if st.Mode().Perm()&0o077 != 0 {
 		out = append(out, fmt.Sprintf("the Erlang cookie %s has mode %04o: whoever reads it rules the broker; want 0400", cookie, st.Mode().Perm()))
+	}
+	return out
+}
+
+// rabbitTimers are the settings by which a node notices the loss of another; none of them
+// can be written in rabbitmq.conf of 3.10. What they were measured to do is in docs/STATE.md.
+var rabbitTimers = []struct {
+	name   string
+	found  *regexp.Regexp // in advanced.config or rabbitmq-env.conf
+	most   int
+	unset  int
+	want   string
+	effect string
+}{
+	{"aten poll_interval", regexp.MustCompile(`\bpoll_interval\s*[, ]\s*(\d+)`), 1000, 5000, "{aten, [{poll_interval, 1000}]}",
+		"a quorum queue whose leader hangs or is cut off gets another after up to 11 s"},
+	{"net_setuptime", regexp.MustCompile(`\bnet_setuptime\s*[, ]\s*(\d+)`), 2, 7, "{kernel, [{net_setuptime, 2}]}",
+		"whoever asks a member that is cut off stands still for so many seconds"},
+	{"TCP_USER_TIMEOUT of inet_dist_listen_options", userTimeout("listen"), 5000, 0, "{kernel, [{inet_dist_listen_options, [{raw, 6, 18, <<3000:32/native>>}]}]}", rabbitSilent},
+	{"TCP_USER_TIMEOUT of inet_dist_connect_options", userTimeout("connect"), 5000, 0, "{kernel, [{inet_dist_connect_options, [{raw, 6, 18, <<3000:32/native>>}]}]}", rabbitSilent},
+}
+
+const rabbitSilent = "the kernel does not end a connection to a member that is cut off or has no power, and who waits for it waits for net_ticktime"
+
+func userTimeout(side string) *regexp.Regexp {
+	return regexp.MustCompile(`\binet_dist_` + side + `_options\s*[, ]\s*\[[^\]]*\{\s*raw\s*,\s*6\s*,\s*18\s*,\s*<<\s*(\d+)`)
+}
+
+// slow tells which of them are too long, or not set.
+func (c *rabbitCopy) slow(settings map[string]string) []string {
+	var text strings.Builder
+	for _, file := range []struct{ name, comment string }{{"advanced.config", "%"}, {"rabbitmq-env.conf", "#"}} {
+		raw, err := os.ReadFile(filepath.Join(c.config, file.name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return []string{fmt.Sprintf("its configuration cannot be read: %v", err)}
+		}
+		for line := range strings.Lines(string(raw)) {
+			line, _, _ = strings.Cut(line, file.comment)
+			text.WriteString(line + " ")
+		}
+	}
+	// From 3.12 on this one has a name in rabbitmq.conf too.
+	if v := settings["raft.adaptive_failure_detector.poll_interval"]; v != "" {
+		text.WriteString("poll_interval " + v)
+	}
+	var out []string
+	for _, x := range rabbitTimers {
+		set, have := "not set", x.unset
+		if m := x.found.FindStringSubmatch(text.String()); m != nil {
+			set = m[1]
+			have, _ = strconv.Atoi(m[1]) // digits; too many of them are too many
+		} else if x.unset > 0 {
+			set = fmt.Sprintf("not set (%d)", x.unset)
+		}
+		if have <= 0 || have > x.most {
+			out = append(out, fmt.Sprintf("%s is %s: %s; want %s in %s, the same on every host", x.name, set, x.effect, x.want, filepath.Join(c.config, "advanced.config")))
+		}
 	}
 	return out
 }

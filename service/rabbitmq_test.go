@@ -261,15 +261,36 @@ func TestRabbitExamine(t *testing.T) {
 	_, c, _ := openRabbitTest(t, fakeUnit{}, "")
 	c.config = t.TempDir()
 	cookie := filepath.Join(filepath.Dir(c.data), ".erlang.cookie")
+	const sound = "# as it should be\ncluster_partition_handling = pause_minority\nnet_ticktime = 6\n"
+	const advanced = `[
+  %% a comment with {aten, [{poll_interval, 9}]}
+  {aten, [{poll_interval, 1000}]},
+  {kernel, [
+    {net_setuptime, 2},
+    {inet_dist_listen_options, [{nodelay, true}, {raw, 6, 18, <<3000:32/native>>}]},
+    {inet_dist_connect_options, [{raw, 6, 18,
+                                  <<3000:32/native>>}]}
+  ]}
+].
+`
 	for _, tc := range []struct {
-		conf string
-		mode os.FileMode
-		want []string
+		conf, advanced, env string
+		mode                os.FileMode
+		want                []string
 	}{
-		{"", 0, []string{"cluster_partition_handling is not set", "net_ticktime is not set (60): a member that is cut off or hangs is noticed after up to 75 s", "no Erlang cookie"}},
-		{"cluster_partition_handling = autoheal\nnet_ticktime=30 # s\n", 0o644, []string{"cluster_partition_handling is autoheal", "net_ticktime is 30", "has mode 0644"}},
-		{"# as it should be\ncluster_partition_handling = pause_minority\nnet_ticktime = 6\n", 0o400, nil},
+		{"", "", "", 0, []string{"cluster_partition_handling is not set", "net_ticktime is not set (60): a member that is cut off or hangs is noticed after up to 75 s",
+			"aten poll_interval is not set (5000): a quorum queue", "net_setuptime is not set (7)", "inet_dist_listen_options is not set: the kernel", "inet_dist_connect_options is not set", "no Erlang cookie"}},
+		{"cluster_partition_handling = autoheal\nnet_ticktime=30 # s\n", advanced, "", 0o644, []string{"cluster_partition_handling is autoheal", "net_ticktime is 30", "has mode 0644"}},
+		{sound, advanced, "", 0o400, nil},
+		{sound, strings.Replace(advanced, "{poll_interval, 1000}", "{poll_interval, 5000}", 1), "", 0o400, []string{"aten poll_interval is 5000"}},
+		{sound + "raft.adaptive_failure_detector.poll_interval = 500\n", "", `RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel net_setuptime 2 -kernel inet_dist_listen_options [{raw,6,18,<<9000:32/native>>}]"`,
+			0o400, []string{"inet_dist_listen_options is 9000", "inet_dist_connect_options is not set"}},
 	} {
+		for name, text := range map[string]string{"advanced.config": tc.advanced, "rabbitmq-env.conf": tc.env} {
+			if err := os.WriteFile(filepath.Join(c.config, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := os.WriteFile(filepath.Join(c.config, "rabbitmq.conf"), []byte(tc.conf), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -652,7 +652,7 @@ func (a *agent) perform(d deed) {
 	case fleet.VerbRoute:
 		a.routes, a.applied = o.Routes, o.Routes.Revision
 		a.done(d, fleet.Done, "")
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbTend, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
 		u := a.host.copy(name)
 		if u == nil {
 			a.done(d, fleet.Broken, o.Thing+" is not a service of this host")
@@ -680,7 +680,10 @@ func (a *agent) perform(d deed) {
 		if o.Verb == plan.VerbPosition && u.working && u.of != nil && u.phase == fleet.Starting {
 			u.of.ended("it waits no more")
 		}
-		u.operate(job{verb: o.Verb, generation: o.Generation, epoch: o.Epoch, refuses: refuses, done: func(err string) {
+		if o.Verb == fleet.VerbTend && u.working && u.node != nil && u.verb == fleet.VerbStart {
+			u.answer("it waits no more")
+		}
+		u.operate(job{verb: o.Verb, generation: o.Generation, epoch: o.Epoch, step: o.Step, with: o.With, refuses: refuses, done: func(err string) {
 			if proc.life != life {
 				return
 			}

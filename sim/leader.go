@@ -304,7 +304,7 @@ func (l *leader) dispatch(o fleet.Order) bool {
 	o.Try = f.Tries + 1
 	f.Order, f.Sent, f.Effect, f.Arrived, f.Tries = o, now, nil, 0, f.Tries+1
 	l.flights[o.Key] = f
-	l.once("order/"+o.Key, aloud(o.Verb), "%s shall %s %s: %s", o.To, o.Verb, about(o), o.Why)
+	l.once("order/"+o.Key, aloud(o.Verb), "%s shall %s %s: %s", o.To, deedOf(o), about(o), o.Why)
 	h.site.watch.ordered(h, o)
 	reign := l.reigns
 	h.agentProcess.in(h.site.between(20*microsecond, 200*microsecond), func() {
@@ -406,7 +406,7 @@ func (l *leader) landed(e fleet.Effect) {
 	f.Effect, f.Arrived = &e, l.agent.host.clock()
 	l.flights[e.Key] = f
 	if f.Order.Verb != fleet.VerbRoute && f.Order.Verb != fleet.VerbSever || e.Outcome != fleet.Done {
-		text := fmt.Sprintf("%s: %s %s: %s", e.From, f.Order.Verb, about(f.Order), e.Outcome)
+		text := fmt.Sprintf("%s: %s %s: %s", e.From, deedOf(f.Order), about(f.Order), e.Outcome)
 		if e.Why != "" {
 			text += " (" + e.Why + ")"
 		}

@@ -234,6 +234,13 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
+		if s.brokers != nil { // a word that came while nobody led is said once more
+			for _, id := range fleet.Sorted(s.quorum.newest().Wishes) {
+				if s.quorum.newest().Wishes[id].Verb == "maintenance" {
+					s.wish(fleet.Remove("wish/"+id, "the person takes the wish back"))
+				}
+			}
+		}
 		if why = s.well(); why == "" {
 			why = s.awaited()
 		}
@@ -488,6 +495,9 @@ func init() {
 		})},
 		"loseview": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			return withUnit(h, "db", func(u *unit) { u.of.view, u.of.seen = "", nil })
+		})},
+		"outside": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			return withUnit(h, "mq", func(u *unit) { u.node.apart() })
 		})},
 		"without": {1, onHost(func(s *Site, h *host, _ []string) error { s.without(h); return nil })},
 		"transfer": {0, func(s *Site, args []string) error {
@@ -914,6 +924,10 @@ func expect(s *Site, args []string) error {
 	case "primary":
 		if have := s.cluster.primaryOn(); have != strings.Join(args[1:], ", ") {
 			return wrong("it is primary on %s", have)
+		}
+	case "mq":
+		if have := s.brokers.taken; have != strings.Join(args[1:], ", ") {
+			return wrong("messages are taken on %q", have)
 		}
 	case "severed":
 		a, ok := s.spec.Address(args[1])

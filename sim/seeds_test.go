@@ -100,6 +100,8 @@ func due() []string {
 		"weather": {"calm", "loss", "double", "late"},
 		"bmc":     {"ok", "dead", "lose", "slow", "swapped", "again"},
 		"expect":  {}, "clone": {},
+		// Of a cluster of its own, which has seeds of its own.
+		"outside": {}, "empty": {}, "loseview": {}, "without": {},
 	}
 	var out []string
 	for _, verb := range fleet.Sorted(verbs) {

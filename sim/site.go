@@ -34,6 +34,8 @@ type Shape struct {
 	Promoted bool
 	// Cluster gives the controllers a database whose members share one history.
 	Cluster bool
+	// Brokers gives them a RabbitMQ.
+	Brokers bool
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -100,6 +102,10 @@ func (sh Shape) build() fleet.Spec {
 		spec.Services = append(spec.Services, fleet.Service{Name: "db", Kind: "galera", Mode: fleet.ActiveActive, Units: []string{"mariadb"}, Roles: []string{"controller"},
 			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})
 	}
+	if sh.Brokers {
+		spec.Services = append(spec.Services, fleet.Service{Name: "mq", Kind: "rabbitmq", Mode: fleet.ActiveActive, Units: []string{"rabbitmq-server"}, Roles: []string{"controller"},
+			Restarts: fleet.Restarts{Count: 60, Within: time.Minute}})
+	}
 	if sh.Hosts >= 2 {
 		spec.Services = append(spec.Services, fleet.Service{Name: "manila", Kind: "systemd", Mode: fleet.ActivePassive, Units: []string{"manila-share"},
 			Hosts: []string{"n1", "n2"}, Restarts: restarts, OnFailure: onFailure})
@@ -144,6 +150,7 @@ type Site struct {
 	deaf    map[string]bool // HOST/ADDRESS: a claim fails
 	foreign map[string]bool // HOST/ADDRESS: another program has it there
 	cluster *cluster        // nil: the site has none
+	brokers *brokers        // nil: the site has none
 }
 
 // count counts what came up.
@@ -217,6 +224,9 @@ func newSite(shape Shape, seed uint64) *Site {
 	}
 	if shape.Cluster {
 		s.clustered()
+	}
+	if shape.Brokers {
+		s.brokered()
 	}
 	return s
 }

@@ -27,7 +27,7 @@ import (
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
 // coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
-// cluster (a database whose members share one history), skip, heal and promoted (the site has a service in that mode,
+// cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands).
 func Parse(text string) (Story, error) {
 	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
@@ -120,6 +120,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Promoted = true
 		case "cluster":
 			st.Shape.Cluster = true
+		case "brokers":
+			st.Shape.Brokers = true
 		case "skip":
 			st.Skips = true
 		case "heal":
@@ -163,6 +165,9 @@ func (st Story) Write() string {
 	}
 	if sh.Cluster {
 		b.WriteString(" cluster")
+	}
+	if sh.Brokers {
+		b.WriteString(" brokers")
 	}
 	if st.Skips {
 		b.WriteString(" skip")

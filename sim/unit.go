@@ -29,6 +29,8 @@ type unit struct {
 	turning    string           // the phase that it shows while it is promoted or demoted
 	score      int              // how well it could be promoted
 	of         *copyOf          // what it is as a member of a cluster; nil: it is none
+	node       *broker          // what it is as a node of a RabbitMQ cluster; nil: it is none
+	verb       fleet.Verb       // what is carried out, or was last
 }
 
 // job is one order to a unit and who waits for its end.
@@ -36,6 +38,7 @@ type job struct {
 	verb       fleet.Verb
 	generation uint64
 	epoch      uint64
+	step, with string
 	// refuses is asked right before the deed: what came first may have given the
 	// generation up.
 	refuses func() string
@@ -85,6 +88,10 @@ func (u *unit) boot() {
 		u.of.gone()
 		return // it carries the bar as well
 	}
+	if u.node != nil {
+		u.node.gone()
+		return // it is not enabled: Mainstay starts it
+	}
 	if !u.exclusive() || !fleet.Armed(fleet.GuardBar) {
 		life := u.life
 		u.host.site.after(u.host.site.between(200*millisecond, second), func() {
@@ -107,6 +114,9 @@ func (u *unit) off() {
 	u.phase, u.hung, u.turning = fleet.Stopped, false, ""
 	if u.of != nil {
 		u.of.gone()
+	}
+	if u.node != nil {
+		u.node.gone()
 	}
 }
 
@@ -182,6 +192,9 @@ func (u *unit) crash() {
 	if u.of != nil {
 		u.of.gone()
 	}
+	if u.node != nil {
+		u.node.gone()
+	}
 	u.set(fleet.Failed)
 	if u.working {
 		u.answer("the unit failed")
@@ -221,7 +234,7 @@ func (u *unit) work() {
 	}
 	j := u.pending[0]
 	u.pending = u.pending[1:]
-	u.working = true
+	u.working, u.verb = true, j.verb
 	life := u.host.boot
 	u.jobs++
 	number := u.jobs
@@ -242,6 +255,10 @@ func (u *unit) work() {
 	u.host.site.watch.stands(u, j)
 	if u.of != nil {
 		u.of.operate(j, done)
+		return
+	}
+	if u.node != nil {
+		u.node.operate(j, done)
 		return
 	}
 	switch j.verb {
@@ -280,6 +297,9 @@ func (u *unit) state() fleet.ServiceState {
 		st.Replica = u.of.replica()
 		st.Ready = st.Replica.Part == fleet.PartSynced
 		return st
+	}
+	if u.node != nil {
+		st = u.node.state(st)
 	}
 	if u.hung && u.phase == fleet.Running {
 		st.Hung, st.Why = true, "no answer, no request finished, no CPU used"

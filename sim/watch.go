@@ -577,6 +577,11 @@ func (s *Site) well() string {
 			}
 		}
 	}
+	if s.brokers != nil {
+		if why := s.brokers.lacks(); why != "" {
+			return why
+		}
+	}
 	for _, host := range fleet.Sorted(state.Intents) {
 		return "the intent to fence " + host + " is open"
 	}
