@@ -50,6 +50,20 @@ func run(t *testing.T, args ...string) {
 	}
 }
 
+// spread is a cluster with an address for each member, of the test's namespace.
+func spread(t *testing.T, timing fleet.Timing) *house {
+	t.Helper()
+	h := newHouse(t, timing)
+	peers := map[string]string{}
+	for i := 1; i <= 3; i++ {
+		peers[fmt.Sprintf("c%d", i)] = fmt.Sprintf("https://10.77.0.%d:7402", i)
+	}
+	for n, peer := range peers {
+		h.add(n, peer, InitialCluster(peers), false)
+	}
+	return h
+}
+
 // isolate drops what address sends ("out"), what it is sent ("in"), or both.
 func isolate(t *testing.T, address, way string) {
 	t.Helper()
@@ -130,14 +144,10 @@ func TestNoTwoLeads(t *testing.T) {
 		return
 	}
 	const cuts = 20
-	h := newHouse(t, fleet.Presets()["rack"])
-	peers := map[string]string{}
-	for i := 1; i <= 3; i++ {
-		peers[fmt.Sprintf("c%d", i)] = fmt.Sprintf("https://10.77.0.%d:7402", i)
-	}
+	h := spread(t, fleet.Presets()["rack"])
 	d := &diary{all: map[string][]entry{}}
-	for n, peer := range peers {
-		h.add(n, peer, InitialCluster(peers), false).saw = d.of(n)
+	for n, f := range h.rooms {
+		f.saw = d.of(n)
 	}
 	h.up()
 	ctx, stop := context.WithTimeout(context.Background(), 4*time.Minute)
@@ -202,14 +212,7 @@ func TestWishAfterACut(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	h := newHouse(t, room())
-	peers := map[string]string{}
-	for i := 1; i <= 3; i++ {
-		peers[fmt.Sprintf("c%d", i)] = fmt.Sprintf("https://10.77.0.%d:7402", i)
-	}
-	for n, peer := range peers {
-		h.add(n, peer, InitialCluster(peers), false)
-	}
+	h := spread(t, room())
 	h.up()
 	lead := h.leader()
 	f := h.other(lead.cfg.Name)
@@ -229,4 +232,37 @@ func TestWishAfterACut(t *testing.T) {
 	heal(t)
 	check(t, <-done)
 	lead.until("the wish", func(s fleet.State) bool { return s.Wishes["1"].Verb == "disarm" })
+}
+
+// TestCutStreamsAreGivenUp: what a cut left half dead would otherwise live, and stay dumb,
+// for as long again as the cut was.
+func TestCutStreamsAreGivenUp(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	h := spread(t, room())
+	h.up()
+	f := h.other(h.leader().cfg.Name)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	if _, err := f.client.kv.Get(ctx, epochKey); err != nil { // all connections stand
+		t.Fatal(err)
+	}
+	address := "10.77.0." + f.cfg.Name[1:]
+	isolate(t, address, "both")
+	for {
+		// Both those that it dialed, and those by which the others hear it.
+		out, err := exec.Command("ss", "-Htn", "state", "established", "dport", "=", "7402", "and", "(", "src", address, "or", "dst", address, ")").Output()
+		check(t, err)
+		if len(out) == 0 {
+			break
+		}
+		if sleep(ctx, h.timing.Heartbeat) != nil {
+			t.Fatalf("still there:\n%s", out)
+		}
+	}
+	heal(t)
+	if _, err := f.client.kv.Get(ctx, epochKey); err != nil {
+		t.Fatalf("%s does not come back: %v", f.cfg.Name, err)
+	}
 }
