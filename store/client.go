@@ -257,6 +257,11 @@ func (c *Client) Wish(ctx context.Context, records []fleet.Record) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, opDeadline)
 	defer cancel()
+	// For seconds after a cut a member hears the leader while its own words still go into
+	// a dead connection. etcd sends a proposal once, and asks again for a read every 500 ms.
+	if _, err := c.kv.Get(ctx, epochKey); err != nil {
+		return fmt.Errorf("write a wish: this host's store does not reach a leader, nothing was written: %w", err)
+	}
 	done, err := c.kv.Txn(ctx).If(conds...).Then(ops...).Commit()
 	if err != nil {
 		return fmt.Errorf("write a wish: %w", outcome(err))

@@ -50,6 +50,20 @@ func run(t *testing.T, args ...string) {
 	}
 }
 
+// spread is a cluster with an address for each member, of the test's namespace.
+func spread(t *testing.T, timing fleet.Timing) *house {
+	t.Helper()
+	h := newHouse(t, timing)
+	peers := map[string]string{}
+	for i := 1; i <= 3; i++ {
+		peers[fmt.Sprintf("c%d", i)] = fmt.Sprintf("https://10.77.0.%d:7402", i)
+	}
+	for n, peer := range peers {
+		h.add(n, peer, InitialCluster(peers), false)
+	}
+	return h
+}
+
 // isolate drops what address sends ("out"), what it is sent ("in"), or both.
 func isolate(t *testing.T, address, way string) {
 	t.Helper()
@@ -130,14 +144,10 @@ func TestNoTwoLeads(t *testing.T) {
 		return
 	}
 	const cuts = 20
-	h := newHouse(t, fleet.Presets()["rack"])
-	peers := map[string]string{}
-	for i := 1; i <= 3; i++ {
-		peers[fmt.Sprintf("c%d", i)] = fmt.Sprintf("https://10.77.0.%d:7402", i)
-	}
+	h := spread(t, fleet.Presets()["rack"])
 	d := &diary{all: map[string][]entry{}}
-	for n, peer := range peers {
-		h.add(n, peer, InitialCluster(peers), false).saw = d.of(n)
+	for n, f := range h.rooms {
+		f.saw = d.of(n)
 	}
 	h.up()
 	ctx, stop := context.WithTimeout(context.Background(), 4*time.Minute)
@@ -185,4 +195,74 @@ func TestNoTwoLeads(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d changes of hands; nobody leads for: least %s, median %s, most %s; cut to new lead: median %s, worst %s",
 		hands, gaps[0], gaps[len(gaps)/2], gaps[len(gaps)-1], took[len(took)/2], took[len(took)-1])
+}
+
+// deafen makes a listener alone unreachable for what others dialed: what runs over those
+// connections gets lost without a word, and new ones are refused. What it dialed itself lives.
+func deafen(t *testing.T, address string) {
+	t.Helper()
+	run(t, "nft", "table inet cut { chain wall { type filter hook input priority 0; "+
+		"ip daddr "+address+" tcp dport 7402 tcp flags & (syn | ack) == syn reject with tcp reset; "+
+		"ip daddr "+address+" tcp dport 7402 drop; ip saddr "+address+" tcp sport 7402 drop; }; }")
+}
+
+// TestWishAfterACut: after a cut a member may hear the leader again over the connections
+// that it dialed, while what it says still goes into one that the leader has given up.
+func TestWishAfterACut(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	h := spread(t, room())
+	h.up()
+	lead := h.leader()
+	f := h.other(lead.cfg.Name)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	if _, err := f.client.kv.Get(ctx, epochKey); err != nil { // all connections stand
+		t.Fatal(err)
+	}
+
+	deafen(t, "10.77.0."+f.cfg.Name[1:])
+	run(t, "ss", "-K", "dst", "10.77.0."+f.cfg.Name[1:], "dport", "=", "7402") // etcd would after 5 s
+	done := make(chan error, 1)
+	go func() {
+		done <- f.client.Wish(ctx, []fleet.Record{fleet.Put("wish/1", fleet.Wish{ID: "1", Verb: "disarm"}, "")})
+	}()
+	check(t, sleep(ctx, h.timing.Election)) // the wish is on its way
+	heal(t)
+	check(t, <-done)
+	lead.until("the wish", func(s fleet.State) bool { return s.Wishes["1"].Verb == "disarm" })
+}
+
+// TestCutStreamsAreGivenUp: what a cut left half dead would otherwise live, and stay dumb,
+// for as long again as the cut was.
+func TestCutStreamsAreGivenUp(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	h := spread(t, room())
+	h.up()
+	f := h.other(h.leader().cfg.Name)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	if _, err := f.client.kv.Get(ctx, epochKey); err != nil { // all connections stand
+		t.Fatal(err)
+	}
+	address := "10.77.0." + f.cfg.Name[1:]
+	isolate(t, address, "both")
+	for {
+		// Both those that it dialed, and those by which the others hear it.
+		out, err := exec.Command("ss", "-Htn", "state", "established", "dport", "=", "7402", "and", "(", "src", address, "or", "dst", address, ")").Output()
+		check(t, err)
+		if len(out) == 0 {
+			break
+		}
+		if sleep(ctx, h.timing.Heartbeat) != nil {
+			t.Fatalf("still there:\n%s", out)
+		}
+	}
+	heal(t)
+	if _, err := f.client.kv.Get(ctx, epochKey); err != nil {
+		t.Fatalf("%s does not come back: %v", f.cfg.Name, err)
+	}
 }

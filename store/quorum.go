@@ -136,7 +136,10 @@ func RunQuorum(ctx context.Context, cfg QuorumConfig) error {
 	if cfg.started != nil {
 		cfg.started(m)
 	}
+	minding, done := context.WithCancel(ctx)
+	go mindStreams(minding, e)
 	err = m.run(ctx, e)
+	done()
 	stop(e)
 	return err
 }
