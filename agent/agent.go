@@ -164,6 +164,8 @@ type Agent struct {
 	leaving   bool
 	armed     time.Duration // of the watchdog; zero: it is not
 	watchdog  Watchdog      // of guardLife alone; nil: not opened yet
+	questions map[string]*question
+	frozen    map[string]fleet.Moment // by service: since when its writes wait
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -954,7 +956,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	for k, v := range a.severed {
 		r.Severed[k] = v
 	}
-	r.Fences = a.fences
+	r.Fences, r.Parted = a.fences, a.parted()
 	if a.cfg.Balancer != nil {
 		r.Refused = a.cfg.Balancer.Refused()
 	}

@@ -299,6 +299,8 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 			return
 		}
 		a.done(d, w.operate(ctx, a, o))
+	case plan.VerbGoOn, plan.VerbEven:
+		a.done(d, a.mirror(ctx, o))
 	case plan.VerbInventory:
 		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:

@@ -122,6 +122,7 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 	asking, cancel := context.WithTimeout(ctx, patience(w.copy))
 	defer cancel()
+	begun := a.cfg.Now()
 	s, err := w.copy.State(asking)
 	if err != nil {
 		s.Phase, s.Why = fleet.Unknown, err.Error()
@@ -150,6 +151,9 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 	before := a.services[w.service.Name]
 	s = s.Follows(before, a.cfg.Wall())
 	a.services[w.service.Name] = s
+	if m, ok := w.copy.(service.Mirrored); ok && m.Resource() != "" {
+		a.mirrored(w.service, s, begun)
+	}
 	news := before != s || asked && !w.known
 	w.known = w.known || asked
 	a.mu.Unlock()

@@ -13,7 +13,7 @@
 // Who may look may do these: each host, and operators with the role read. The rest is
 // for root on a voter or a controller, and for operators with the role operate:
 //
-//	POST   /v1/wishes          maintenance, move, restart, disarm, oath, without
+//	POST   /v1/wishes          maintenance, move, restart, disarm, oath, without, copy
 //	DELETE /v1/wishes/ID       take one back; of a move, ID may be move-THING
 //	POST   /v1/site            a new site file for all hosts, or a preview of it
 //	POST   /v1/voters          replace or remove a member of the store, or move the lead
@@ -21,6 +21,10 @@
 //	POST   /v1/operators       tells history of a certificate that is made for an operator
 //	POST   /v1/fences          asks the hosts' power switches how they are; switches nothing
 //	GET    /v1/backup          all that the store remembers
+//
+// For root on the host itself alone, over its Unix socket:
+//
+//	POST   /v1/part            DRBD's question whether it may write on without its peer; no answer is none
 //
 // Hosts among themselves:
 //
@@ -155,6 +159,13 @@ type FenceExam struct {
 	// Outcome and Error say why it would prove nothing; empty if it would.
 	Outcome fleet.Outcome `json:"outcome,omitempty"`
 	Error   string        `json:"error,omitempty"`
+}
+
+// PartRequest is the question of a host's kernel whether a resource may be written on,
+// though the copy of its peer stays behind.
+type PartRequest struct {
+	Resource string `json:"resource"`
+	Peer     string `json:"peer"`
 }
 
 // TokenRequest asks for a join token.

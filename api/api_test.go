@@ -52,6 +52,7 @@ type backend struct{ Backend }
 func (backend) Status(context.Context, bool) (Status, error) { return Status{Site: "x"}, nil }
 func (backend) Wish(context.Context, fleet.Wish) error       { return nil }
 func (backend) Report(context.Context, fleet.Report, string) {}
+func (backend) Part(context.Context, PartRequest) error      { return nil }
 func (backend) OfferSite(context.Context, SiteOffer) error   { return nil }
 func (backend) Apply(context.Context, ApplyRequest) (ApplyAnswer, error) {
 	return ApplyAnswer{}, nil

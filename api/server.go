@@ -48,6 +48,8 @@ type Backend interface {
 	// Report takes a host's testimony; site is the version of its site file.
 	Report(ctx context.Context, r fleet.Report, site string)
 	Order(ctx context.Context, o fleet.Order) fleet.Effect
+	// Part answers this host's kernel: nil is leave to write on without its peer.
+	Part(ctx context.Context, r PartRequest) error
 	// IsVoter says whether a host may give orders, MayAct whether root on it may do what
 	// an operator may: another host may only look.
 	IsVoter(host string) bool
@@ -193,6 +195,16 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 		}
 		found, err := b.Fences(r.Context(), ask)
 		return answer(w, found, err)
+	})
+	operate("POST /v1/part", func(w http.ResponseWriter, r *http.Request, _ string) error {
+		if r.TLS != nil {
+			return Refuse(http.StatusForbidden, "", "only the host itself asks for its kernel")
+		}
+		var q PartRequest
+		if err := decode(r, &q); err != nil {
+			return err
+		}
+		return answer(w, struct{}{}, b.Part(r.Context(), q))
 	})
 	operate("POST /v1/voters", func(w http.ResponseWriter, r *http.Request, who string) error {
 		var d VoterDeed

@@ -241,7 +241,7 @@ site's voters hears again: replace the lost ones. The old data is kept beside th
 		},
 	}
 	quorum.Flags().StringVar(&yes, "the-others-are-gone", "", "how you know; asked for when left out")
-	cmd.AddCommand(oath, quorum, a.recoverRabbitCommand(), a.withoutCommand())
+	cmd.AddCommand(oath, quorum, a.recoverRabbitCommand(), a.withoutCommand(), a.copyCommand())
 	return cmd
 }
 

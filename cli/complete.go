@@ -38,6 +38,7 @@ func (a *app) completions(root *cobra.Command) {
 		"voters remove":  {a.voters},
 		"voters replace": {a.voters, a.voters},
 		"recover oath":   {a.hosts},
+		"recover copy":   {a.things, a.hosts},
 		"join":           {words()},
 	} {
 		if cmd, _, err := root.Find(strings.Fields(path)); err == nil {

@@ -128,6 +128,7 @@ func (h *host) serve() {
 	mux.HandleFunc("POST /v1/tokens", answer(map[string]string{"token": "mainstay1"}))
 	mux.HandleFunc("POST /v1/operators", answer(struct{}{}))
 	mux.HandleFunc("POST /v1/voters", answer(api.VoterAnswer{Text: "it leads"}))
+	mux.HandleFunc("POST /v1/part", answer(struct{}{}))
 	mux.HandleFunc("POST /v1/fences", answer([]api.FenceExam{}))
 	mux.HandleFunc("GET /v1/status", answer(api.Status{
 		Hosts:    []api.HostStatus{{Name: "c1", Voter: true}, {Name: "n1"}},
@@ -149,6 +150,7 @@ func TestEveryDeedAnswers(t *testing.T) {
 		{"recover", "oath", "c1", "--i-have-seen-that-it-is-off", "cord in my hand"}, {"backup", h.path("backup")}, {"token"},
 		{"restart", "keystone", "--cancel"}, {"recover", "service", "keystone", "--without", "c1", "--its-data-may-be-lost", "burnt"},
 		{"recover", "service", "keystone", "--without", "c1", "--cancel"}, {"recover", "rabbitmq", "c1", "--messages-may-be-lost", "replies only"},
+		{"recover", "copy", "disk", "c1", "--newer-data-may-be-lost", "the other burnt"}, {"recover", "copy", "disk", "c1", "--cancel"},
 		{"voters", "lead", "c1"}, {"move", "internal", "c1"}, {"fence", "test"}, {"version"},
 		{"init", "--site", "beijing"}, {"init", "--host", "c1"}, {"token", "--operator", "ann", "--to", h.path("ann")},
 	}

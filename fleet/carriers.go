@@ -51,6 +51,9 @@ type Report struct {
 	// Watchdog is the time-out of the host's watchdog as read back from the device;
 	// zero: none is armed.
 	Watchdog time.Duration `json:"watchdog,omitempty"`
+	// Parted are the open questions of this host's kernel, by SERVICE@HOST: may its promoted
+	// copy be written on, though the copy on that host stays behind? Each has a mark of its own.
+	Parted map[string]string `json:"parted,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`
@@ -101,6 +104,7 @@ type ServiceState struct {
 	Score int    `json:"score,omitempty"`
 	// Replica is where its data stand, if it shares a history with other copies.
 	Replica Replica `json:"replica,omitzero"`
+	Mirror  Mirror  `json:"mirror,omitzero"` // of one whose data the kernel mirrors
 }
 
 // Follows returns s as it follows another state of the same copy at now: one that was
@@ -257,7 +261,8 @@ type Order struct {
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go
-	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs; of go-on and even: the other host
+	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
 	// Watchdog is the surety under which something is given: a host whose watchdog is

@@ -25,6 +25,7 @@ const (
 	GuardIntent      Guard = "intent"       // an open fence is waited out
 	GuardInventory   Guard = "inventory"    // nothing is started on an unknown host
 	GuardWatchdog    Guard = "watchdog"     // a host without a lease that holds a service kicks no more
+	GuardBehind      Guard = "behind"       // a copy that lacks what was written without it is not promoted
 )
 
 // Guards lists them all.
@@ -32,6 +33,6 @@ func Guards() []Guard {
 	return []Guard{
 		GuardLeadRead, GuardRestartWait, GuardTransfer, GuardOrphan, GuardRecordFirst, GuardEars,
 		GuardStint, GuardPromise, GuardEarWait, GuardOneVoter, GuardKernel, GuardAfterCheck,
-		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardInventory, GuardWatchdog,
+		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardInventory, GuardWatchdog, GuardBehind,
 	}
 }

@@ -25,6 +25,9 @@ type State struct {
 	Writers map[string]string `json:"writers,omitempty"`
 	// Bootstraps are, by service, who may begin a cluster that has lost all members.
 	Bootstraps map[string]Bootstrap `json:"bootstraps,omitempty"`
+	// Lags are, by SERVICE@HOST, the copies that lack what another was given leave to write
+	// without them.
+	Lags map[string]Lag `json:"lags,omitempty"`
 }
 
 // Bootstrap is the recorded right of one boot of one host to begin a cluster whose
@@ -118,7 +121,7 @@ type Intent struct {
 // Wish is what a person asked for.
 type Wish struct {
 	ID    string    `json:"id"`
-	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "reset", "without", "restart", "disarm", or "deed"
+	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "reset", "without", "copy", "restart", "disarm", or "deed"
 	Host  string    `json:"host,omitempty"`
 	Thing string    `json:"thing,omitempty"`
 	To    string    `json:"to,omitempty"`
@@ -147,7 +150,8 @@ const (
 
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
-// "proof/HOST", "intent/HOST", "wish/ID", "writer/SERVICE" and "bootstrap/SERVICE".
+// "proof/HOST", "intent/HOST", "wish/ID", "writer/SERVICE", "bootstrap/SERVICE" and
+// "lag/SERVICE@HOST".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -196,6 +200,7 @@ func (s State) Clone() State {
 	s.Wishes = maps.Clone(s.Wishes)
 	s.Writers = maps.Clone(s.Writers)
 	s.Bootstraps = maps.Clone(s.Bootstraps)
+	s.Lags = maps.Clone(s.Lags)
 	return s
 }
 
@@ -226,6 +231,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Writers, name, r.Value)
 	case "bootstrap":
 		return set(&s.Bootstraps, name, r.Value)
+	case "lag":
+		return set(&s.Lags, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

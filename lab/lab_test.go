@@ -49,7 +49,14 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	switch {
+	case os.Getpid() == 1:
+		machineInit()
+	case os.Getenv(machineServes) != "":
+		machineServe()
+	default:
+		os.Exit(m.Run())
+	}
 }
 
 // small is a lab of two hosts.

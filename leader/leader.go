@@ -733,6 +733,9 @@ func (b *book) record(r fleet.Record, world string) {
 			}
 		}
 	}
+	if kind == "lag" {
+		about = name // SERVICE@HOST, as of any other copy
+	}
 	if hostly(r.Key) {
 		about = "host/" + name
 	}

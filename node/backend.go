@@ -18,6 +18,7 @@ import (
 	"mainstay/api"
 	"mainstay/fleet"
 	"mainstay/judge"
+	"mainstay/plan"
 	"mainstay/store"
 	"mainstay/trust"
 )
@@ -165,12 +166,16 @@ func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
 		if err := n.checkWithout(&w); err != nil {
 			return err
 		}
+	case plan.WishCopy:
+		if err := n.checkCopy(&w); err != nil {
+			return err
+		}
 	case "restart":
 		if err := n.checkRestart(&w); err != nil {
 			return err
 		}
 	default:
-		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath, reset, without and restart", w.Verb)
+		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath, reset, without, copy and restart", w.Verb)
 	}
 	return n.store.Wish(ctx, []fleet.Record{fleet.Put("wish/"+w.ID, w, fmt.Sprintf("%s wishes: %s %s%s", w.By, w.Verb, w.Host, w.Thing))})
 }

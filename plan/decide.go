@@ -222,7 +222,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 // patient says whether a verb may take long: its answer is awaited.
 func patient(v fleet.Verb) bool {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap,
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbGoOn, VerbEven,
 		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return true
 	}
@@ -493,6 +493,9 @@ func (d *decision) settle() {
 		}
 		if wish.Verb == "oath" {
 			d.oath(id, wish)
+		}
+		if wish.Verb == WishCopy {
+			d.needless(id, wish)
 		}
 		if wish.Verb != "move" {
 			continue

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,9 @@ import (
 // services starts, adopts, restarts, stops and moves services.
 func (d *decision) services() {
 	for _, v := range d.w.Spec.Services {
+		if v.Mode == fleet.Promoted {
+			d.mirrors(v)
+		}
 		if v.Mode.Exclusive() {
 			d.passive(v)
 		}
@@ -244,7 +248,7 @@ func (d *decision) deadNow(host string) bool {
 func (d *decision) give(v fleet.Service, old fleet.Holding, why string) {
 	fit, reasons := d.fit(v)
 	if len(fit) == 0 {
-		d.wait(v.Thing(), "a host that may run it: "+join(reasons), "mainstay status")
+		d.wait(v.Thing(), "a host that may run it: "+join(reasons), cmp.Or(d.remedy(v), "mainstay status"))
 		return
 	}
 	if wish, ok := d.moveWish(v.Thing()); ok && slices.Contains(fit, wish.To) {
@@ -260,6 +264,7 @@ func (d *decision) put(v fleet.Service, old fleet.Holding, to, why string) {
 		from = old.From // where it came from, and what that rests on, is as before
 	}
 	d.load[to]++
+	d.overtake(v, to)
 	generation := d.next(old)
 	d.record(fleet.Put("holding/"+v.Thing(), fleet.Holding{
 		Thing: v.Thing(), Host: to, Boot: s.Boot, Stint: s.N, Generation: generation,

@@ -53,6 +53,9 @@ func (d *decision) unpromotable(v fleet.Service, host string) string {
 	if v.Mode != fleet.Promoted {
 		return ""
 	}
+	if why := d.behind(v, host); why != "" {
+		return why
+	}
 	r, _ := d.current(host)
 	switch s := r.Services[v.Name]; {
 	case s.Phase != fleet.Running:

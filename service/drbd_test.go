@@ -26,7 +26,7 @@ import (
 var drbdParts = flag.String("drbd", "", "a directory with linux/ and drbd/: play DRBD on two real machines")
 
 // The machines' resource: a mirrored disk of a few MiB between two of QEMU's.
-const drbdConf = `global { usage-count no; }
+const drbdConfText = `global { usage-count no; }
 common { net { protocol C; } }
 resource r0 {
   device /dev/drbd0; disk /dev/vda; meta-disk internal;
@@ -219,7 +219,7 @@ func drbdRoot(t *testing.T, path string) {
 	for _, m := range drbdModules {
 		file(filepath.Join(modules[0], m+".ko"), "/modules/"+filepath.Base(m)+".ko")
 	}
-	add("/etc/drbd.conf", 0o644, []byte(drbdConf))
+	add("/etc/drbd.conf", 0o644, []byte(drbdConfText))
 	add("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n10.9.0.1 d1\n10.9.0.2 d2\n"))
 	add("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/bash\n"))
 	add("/etc/mtab", 0o644, nil)

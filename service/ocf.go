@@ -72,6 +72,8 @@ type ocfCopy struct {
 	acting   string // the action that is being carried out, but for monitor
 	seen     ocfWord
 	asked    time.Time // when seen was; zero: ask anew
+	conf     drbdConf  // of a mirrored one
+	confRead time.Time
 }
 
 // ocfWord is an agent's answer to one action.
@@ -272,6 +274,11 @@ func (c *ocfCopy) look(ctx context.Context, recurring bool) (fleet.ServiceState,
 	st.Role = c.shown(role)
 	if c.mode == fleet.Promoted {
 		st.Score = attributes{c.env, c.name}.score()
+	}
+	if c.Resource() != "" && st.Phase == fleet.Running {
+		if st.Mirror, err = c.Mirror(ctx); err != nil && st.Why == "" {
+			st.Why = err.Error() // nothing is said of its peers then, and nothing taken for granted
+		}
 	}
 	return st, nil
 }

@@ -41,6 +41,7 @@ type agent struct {
 	speaking map[string]uint64
 	severed  map[string]uint64
 	services map[string]fleet.ServiceState
+	parted   map[string]string // the open questions of its kernel
 	routes   fleet.Routes
 	applied  uint64
 
@@ -689,6 +690,16 @@ func (a *agent) perform(d deed) {
 			}
 			proc.in(0, func() { a.operated(d, u, err) })
 		}})
+	case plan.VerbGoOn, plan.VerbEven:
+		answer, c := a.host.site.mirror.goOn, a.host.copy(name).mirror
+		if o.Verb == plan.VerbEven {
+			answer = func(c *mirrorOf, o fleet.Order) string { return a.host.site.mirror.isEven(c, o.With) }
+		}
+		if why := answer(c, o); why != "" {
+			a.done(d, fleet.Broken, why)
+			return
+		}
+		a.done(d, fleet.Done, "")
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		a.fence(o, func(p *fleet.Proof, outcome fleet.Outcome, why string) {
 			if d.reply != nil {
@@ -943,6 +954,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		r.Links[name] = up && !a.paths.Broken(name, a.length)
 	}
 	maps.Copy(r.Severed, a.severed)
+	r.Parted = maps.Clone(a.parted)
 	return r
 }
 
@@ -951,7 +963,7 @@ func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
 		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog && a.Store == b.Store &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
-		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed
+		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && maps.Equal(a.Parted, b.Parted) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed
 }
 
 // told is a report and a number that changes with what it says.

@@ -17,6 +17,9 @@ func (u *unit) setRole(promoted bool) {
 	if u.promoted != promoted {
 		u.promoted = promoted
 		u.host.site.watch.runs(u, promoted)
+		if u.mirror != nil && promoted {
+			u.host.site.mirror.promoted(u.mirror)
+		}
 	}
 }
 
@@ -59,17 +62,23 @@ func (u *unit) turn(verb fleet.Verb, generation uint64, done func(err string)) {
 		u.turning = fleet.Starting // from now on it may be promoted
 	}
 	u.notice()
-	s.after(s.between(20*millisecond, 400*millisecond), func() {
-		if u.life != life || !u.host.on || u.phase != fleet.Running {
-			return
-		}
+	turned := func(err string) {
 		u.turning, u.generation = "", 0
-		if promote {
+		if promote && err == "" {
 			u.generation = generation
 		}
-		u.setRole(promote)
+		u.setRole(promote && err == "")
 		u.notice()
-		done("")
+		done(err)
+	}
+	s.after(s.between(20*millisecond, 400*millisecond), func() {
+		switch {
+		case u.life != life || !u.host.on || u.phase != fleet.Running:
+		case promote && u.mirror != nil:
+			s.mirror.promote(u.mirror, turned)
+		default:
+			turned("")
+		}
 	})
 }
 

@@ -499,6 +499,8 @@ func init() {
 		"outside": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			return withUnit(h, "mq", func(u *unit) { u.node.apart() })
 		})},
+		"accept":  {1, onHost(func(s *Site, h *host, _ []string) error { s.accept(h); return nil })},
+		"discard": {1, onHost(func(s *Site, h *host, _ []string) error { return s.discard(h) })},
 		"without": {1, onHost(func(s *Site, h *host, _ []string) error { s.without(h); return nil })},
 		"transfer": {0, func(s *Site, args []string) error {
 			for _, v := range s.quorum.voters {
@@ -937,6 +939,10 @@ func expect(s *Site, args []string) error {
 	case "off", "on":
 		if h := s.names[args[1]]; h == nil || h.on != (args[0] == "on") {
 			return wrong("it is not")
+		}
+	case "behind", "even":
+		if _, behind := state.Lags[args[1]]; behind != (args[0] == "behind") {
+			return wrong("the record says otherwise: %v", state.Lags)
 		}
 	case "proof":
 		if p, ok := state.Proofs[args[1]]; !ok || len(args) > 2 && p.Kind != args[2] {

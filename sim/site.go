@@ -32,6 +32,8 @@ type Shape struct {
 	// Promoted adds a service of which a copy runs on every controller and one is promoted;
 	// cinder stands on it.
 	Promoted bool
+	// Mirror makes the copies of that service one disk, which the promoted one writes.
+	Mirror bool
 	// Cluster gives the controllers a database whose members share one history.
 	Cluster bool
 	// Brokers gives them a RabbitMQ.
@@ -151,6 +153,7 @@ type Site struct {
 	foreign map[string]bool // HOST/ADDRESS: another program has it there
 	cluster *cluster        // nil: the site has none
 	brokers *brokers        // nil: the site has none
+	mirror  *mirror         // nil: the site has none
 }
 
 // count counts what came up.
@@ -227,6 +230,9 @@ func newSite(shape Shape, seed uint64) *Site {
 	}
 	if shape.Brokers {
 		s.brokered()
+	}
+	if shape.Mirror {
+		s.mirrored()
 	}
 	return s
 }

@@ -31,6 +31,7 @@ type unit struct {
 	of         *copyOf          // what it is as a member of a cluster; nil: it is none
 	node       *broker          // what it is as a node of a RabbitMQ cluster; nil: it is none
 	verb       fleet.Verb       // what is carried out, or was last
+	mirror     *mirrorOf        // the disk that it shares with others; nil: none
 }
 
 // job is one order to a unit and who waits for its end.
@@ -112,6 +113,9 @@ func (u *unit) off() {
 	}
 	u.setRole(false)
 	u.phase, u.hung, u.turning = fleet.Stopped, false, ""
+	if u.mirror != nil {
+		u.mirror.off()
+	}
 	if u.of != nil {
 		u.of.gone()
 	}
@@ -287,6 +291,12 @@ func (u *unit) state() fleet.ServiceState {
 	st := fleet.ServiceState{Phase: u.phase, Ready: u.phase == fleet.Running && !u.hung, Role: u.role()}
 	if u.promotable() && u.alive() {
 		st.Phase, st.Score = cmp.Or(u.turning, u.phase), u.score
+		if u.mirror != nil {
+			st.Mirror = u.mirror.state(s.mirror)
+			if u.mirror.stale {
+				st.Score = 0
+			}
+		}
 	}
 	for _, when := range u.begun {
 		if s.elapsed()-when < at(u.service.Restarts.Within) || u.service.Restarts.Within == 0 && s.elapsed()-when < 60*second {

@@ -1,0 +1,20 @@
+package cli
+
+import (
+	"testing"
+)
+
+// TestFencePeer: DRBD goes on at the exit codes 4, 5 and 7, and our own 4 means that the
+// outcome is unknown. Only leave may end so.
+func TestFencePeer(t *testing.T) {
+	t.Setenv("DRBD_RESOURCE", "r0")
+	t.Setenv("DRBD_PEERS", "c2")
+	h := newHost(t)
+	h.serve()
+	h.want(peerOutdated, nil, "fence-peer")
+	h.want(exitUsage, nil, "fence-peer", "x")
+	t.Setenv("DRBD_PEERS", "c2 c3")
+	h.want(peerUnknown, []string{"writes go on waiting"}, "fence-peer")
+	t.Setenv("DRBD_PEERS", "")
+	h.want(peerUnknown, []string{"DRBD_PEERS"}, "fence-peer")
+}

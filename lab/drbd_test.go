@@ -1,0 +1,471 @@
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/api"
+)
+
+// mirrorSite is three machines: two that mirror a disk, on which a file system and a
+// database stand, and an arbiter. There is no BMC: a person swears.
+const mirrorSite = `site: drbd
+networks:
+  management: {cidr: 10.9.0.0/24}
+hosts:
+  d1: {roles: [controller], addresses: {management: 10.9.0.1}}
+  d2: {roles: [controller], addresses: {management: 10.9.0.2}}
+  d3: {roles: [arbiter], addresses: {management: 10.9.0.3}}
+services:
+  disk:
+    kind: ocf
+    mode: promoted
+    why: one disk on two hosts
+    hosts: [d1, d2]
+    check: {every: 5s}
+    restarts: {count: 20, within: 1h}
+    params: {agent: "ocf:linbit:drbd", drbd_resource: r0, ignore_missing_notifications: "true", op_start: 240s, op_promote: 120s, op_demote: 120s, op_stop: 120s, op_monitor: 60s}
+  fs:
+    kind: ocf
+    mode: active/passive
+    why: it is mounted where it is written
+    hosts: [d1, d2]
+    with: [service/disk]
+    check: {every: 20s}
+    restarts: {count: 20, within: 1h}
+    params: {agent: "heartbeat:Filesystem", device: /dev/drbd0, directory: /srv, fstype: ext4, op_start: 120s, op_stop: 120s, op_monitor: 60s}
+%stiming: wide
+mode: act
+`
+
+// mirrorDatabase stands on the file system.
+const mirrorDatabase = `  db:
+    kind: ocf
+    mode: active/passive
+    why: one server writes to the data
+    hosts: [d1, d2]
+    with: [service/fs]
+    check: {every: 20s}
+    restarts: {count: 20, within: 1h}
+    params: {agent: "heartbeat:mysql", binary: /usr/sbin/mariadbd, client_binary: /usr/bin/mariadb, config: /etc/db.cnf, datadir: /srv/db, enable_creation: "true", pid: /run/mysqld/db.pid, socket: /run/mysqld/db.sock, log: /run/mysqld/db.log, op_start: 300s, op_stop: 120s, op_monitor: 60s}
+`
+
+// mirrorConf is DRBD's, as docs/OPERATING.md has it.
+const mirrorConf = `global { usage-count no; }
+common {
+  net { protocol C; }
+  disk { fencing resource-and-stonith; }
+  handlers { fence-peer "/usr/bin/mainstay fence-peer"; }
+}
+resource r0 {
+  device /dev/drbd0; disk /dev/vda; meta-disk internal;
+  on d1 { address 10.9.1.1:7788; }
+  on d2 { address 10.9.1.2:7788; }
+}
+`
+
+// mirrored is such a site.
+type mirrored struct {
+	d1, d2, d3 *machine
+}
+
+// TestDRBD lives with a real DRBD under three whole Mainstays.
+func TestDRBD(t *testing.T) {
+	if *machineParts == "" {
+		t.Log("not played: it boots three machines of QEMU; make lab-drbd")
+		return
+	}
+	s := newMirrored(t, mirrorDatabase)
+	t.Run("its configuration is examined", s.examined)
+	t.Run("the primary loses its peer", s.parts)
+	t.Run("its power is cut, and the copy that is behind is not promoted", s.behind)
+	t.Run("it is back, and the other catches up", s.catchesUp)
+	t.Run("its power is cut again, and the other is promoted", s.takesOver)
+	t.Run("the primary loses its peer while nobody leads", s.nobodyLeads)
+}
+
+// newMirrored boots the machines and makes them a site.
+func newMirrored(t *testing.T, services string) *mirrored {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	files := map[string]string{
+		"/usr/bin/mainstay": build(t.Context(), t, "drbd"), "/etc/drbd.conf": write("drbd.conf", mirrorConf),
+		"/etc/hosts": write("hosts", "127.0.0.1 localhost\n10.9.0.1 d1\n10.9.0.2 d2\n10.9.0.3 d3\n"), "/etc/mainstay/first.yaml": write("site.yaml", fmt.Sprintf(mirrorSite, services)),
+		"/etc/db.cnf":       write("db.cnf", "[mysqld]\nbind-address=0.0.0.0\ninnodb_flush_log_at_trx_commit=1\nskip-log-bin\ninnodb_buffer_pool_size=32M\n"),
+		"/usr/sbin/udevadm": write("nothing", "#!/bin/sh\nexit 0\n"), "/usr/sbin/modprobe": filepath.Join(dir, "nothing"), "/usr/bin/logger": filepath.Join(dir, "nothing"),
+	}
+	for _, name := range []string{"sbin/drbdadm", "sbin/drbdsetup", "sbin/drbdmeta"} {
+		files["/usr/"+name] = filepath.Join(*machineParts, "drbd", name)
+	}
+	for _, name := range []string{"drbdadm-84", "drbdsetup-84"} {
+		files["/usr/lib/drbd/"+name] = filepath.Join(*machineParts, "drbd/lib/drbd", name)
+	}
+	for _, name := range []string{"drbd", "drbd.shellfuncs.sh"} {
+		files["/usr/lib/ocf/resource.d/linbit/"+name] = filepath.Join(*machineParts, "drbd/usr/lib/ocf/resource.d/linbit", name)
+	}
+	shell, _ := filepath.Glob("/usr/lib/ocf/lib/heartbeat/*")
+	for _, path := range append(shell, "/usr/lib/ocf/resource.d/heartbeat/Filesystem", "/usr/lib/ocf/resource.d/heartbeat/mysql") {
+		files[path] = path
+	}
+	machineRoot(t, filepath.Join(dir, "root"), files)
+	s := &mirrored{d1: &machine{name: "d1", dir: dir, mirrors: true}, d2: &machine{name: "d2", dir: dir, mirrors: true}, d3: &machine{name: "d3", dir: dir}}
+	tree := machineTree(t)
+	for _, m := range s.all() {
+		m.disks(t, tree, 512<<20)
+		m.boot(t)
+		t.Cleanup(m.powerCut)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, m := range s.all() {
+				if m.cmd.ProcessState == nil {
+					t.Logf("%s: %s", m.name, m.ask(t, "tail -n 60 /var/log/run.log; drbdsetup events2 --now; dmesg | tail -n 30").Text)
+				}
+			}
+		}
+	})
+	for _, m := range s.all() {
+		m.up(t)
+		m.must(t, "mkdir -p /var/log /var/lib/drbd /srv /etc/mainstay /var/lib/mainstay")
+	}
+	s.d3.must(t, "cp /etc/mainstay/first.yaml /etc/mainstay/site.yaml && mainstay check --file /etc/mainstay/site.yaml && mainstay init --host d3")
+	s.start(t, s.d3)
+	for _, m := range []*machine{s.d1, s.d2} {
+		m.must(t, "drbdadm create-md --force r0 2>&1")
+		token := s.d3.must(t, "mainstay token 2>/dev/null")
+		m.must(t, "mainstay join 10.9.0.3 "+token[strings.LastIndex(token, "\n")+1:]+" 2>&1")
+		s.start(t, m)
+	}
+	s.await(t, "both copies run", 10*time.Minute, func(st api.Status) string {
+		for _, host := range []string{"d1", "d2"} {
+			if c := copyIn(st, "disk", host); c.Phase != "running" {
+				return fmt.Sprintf("disk is %s on %s: %s", c.Phase, host, c.Why)
+			}
+		}
+		return ""
+	})
+	// What a person does once: two new disks are alike, and have a file system.
+	s.d1.must(t, "for i in $(seq 100); do drbdsetup events2 --now r0 | grep -q connection:Connected && break; sleep 1; done; drbdsetup events2 --now r0; drbdadm new-current-uuid --clear-bitmap r0/0")
+	s.await(t, "promoted", 10*time.Minute, func(st api.Status) string { return works(st, "disk", "") })
+	on := s.on(t, "disk")
+	on.must(t, "mkfs.ext4 -q /dev/drbd0")
+	s.settled(t)
+	return s
+}
+
+func (s *mirrored) all() []*machine { return []*machine{s.d1, s.d2, s.d3} }
+
+// other is the machine that mirrors m's disk.
+func (s *mirrored) other(m *machine) *machine {
+	if m == s.d1 {
+		return s.d2
+	}
+	return s.d1
+}
+
+// start runs Mainstay as its units would, but for systemd.
+func (s *mirrored) start(t *testing.T, m *machine) {
+	t.Helper()
+	m.must(t, "cd /; (setsid mainstay quorum >>/var/log/quorum.log 2>&1 </dev/null &); (setsid mainstay run >>/var/log/run.log 2>&1 </dev/null &); for i in $(seq 240); do [ -S /run/mainstay/api.sock ] && exit 0; sleep 0.5; done; tail -n 40 /var/log/run.log /var/log/quorum.log; exit 1")
+}
+
+func (s *mirrored) status(t *testing.T) (st api.Status) {
+	t.Helper()
+	a := s.d3.ask(t, "mainstay status -o json 2>/dev/null")
+	_ = json.Unmarshal([]byte(a.Text), &st) // an empty one waits for more
+	return st
+}
+
+// await asks until want has nothing to say.
+func (s *mirrored) await(t *testing.T, what string, bound time.Duration, want func(api.Status) string) {
+	t.Helper()
+	begun, said := time.Now(), ""
+	for {
+		why := want(s.status(t))
+		if why == "" {
+			t.Logf("%s: after %v", what, time.Since(begun).Round(100*time.Millisecond))
+			return
+		}
+		if why != said {
+			said = why
+			t.Logf("%s: not yet: %s", what, why)
+		}
+		if time.Since(begun) > bound {
+			t.Fatalf("%s: not after %v: %s; %+v", what, bound, why, s.status(t).Waits)
+		}
+	}
+}
+
+func copyIn(st api.Status, service, host string) (c struct{ Phase, Why string }) {
+	for _, v := range st.Services {
+		if v.Name == service {
+			c.Phase, c.Why = v.Copies[host].Phase, v.Copies[host].Why
+		}
+	}
+	return c
+}
+
+// works says why a service does not work on a host, or anywhere.
+func works(st api.Status, service, host string) string {
+	for _, h := range st.Holdings {
+		if h.Thing == "service/"+service {
+			if h.Works && (host == "" || h.Host == host) {
+				return ""
+			}
+			return fmt.Sprintf("%s is held by %q and works: %v; %v", h.Thing, h.Host, h.Works, st.Waits)
+		}
+	}
+	return "nobody knows " + service
+}
+
+// waits says why no wait has the words.
+func waits(st api.Status, words string) string {
+	for _, x := range st.Waits {
+		if strings.Contains(x.About+" waits for "+x.For+" ("+x.Help+")", words) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("no wait for %q: %v", words, st.Waits)
+}
+
+// on is the machine on which a service works.
+func (s *mirrored) on(t *testing.T, service string) *machine {
+	t.Helper()
+	for _, h := range s.status(t).Holdings {
+		for _, m := range s.all() {
+			if h.Thing == "service/"+service && h.Works && h.Host == m.name {
+				return m
+			}
+		}
+	}
+	t.Fatalf("%s works nowhere", service)
+	return nil
+}
+
+// settled waits until all works and both copies have all data.
+func (s *mirrored) settled(t *testing.T) {
+	t.Helper()
+	s.await(t, "all works, and nobody is behind", 15*time.Minute, func(st api.Status) string {
+		for _, name := range []string{"disk", "fs", "db"} {
+			if why := works(st, name, ""); why != "" {
+				return why
+			}
+		}
+		if len(st.Waits) > 0 {
+			return fmt.Sprint(st.Waits)
+		}
+		return ""
+	})
+}
+
+// load writes lines that are fsynced, and notes each when that is done.
+func (s *mirrored) load(t *testing.T, m *machine) {
+	t.Helper()
+	m.must(t, `n=$(wc -l </srv/lines 2>/dev/null || echo 0); (setsid bash -c 'n='$n'; while :; do n=$((n+1)); echo "line $n" | dd of=/srv/lines oflag=append conv=notrunc,fsync status=none && echo $n >/run/acked.new && mv /run/acked.new /run/acked; done' >/dev/null 2>&1 </dev/null & echo $! >/run/load)`)
+}
+
+func acked(t *testing.T, m *machine) int {
+	t.Helper()
+	n, _ := strconv.Atoi(m.must(t, "cat /run/acked 2>/dev/null || echo 0"))
+	return n
+}
+
+// rows lets the arbiter write rows to the database, and note each that was committed.
+const rows = `mariadb -h %s -u load --connect-timeout=5 -e 'create table if not exists test.rows (n int primary key) engine=InnoDB' && (setsid bash -c 'while :; do n=$(($(wc -l </root/rows 2>/dev/null || echo 0)+1)); mariadb -h %s -u load --connect-timeout=5 -e "insert into test.rows values ($n)" && echo $n >>/root/rows; done' >/dev/null 2>&1 </dev/null & echo $! >/run/rows)`
+
+// examined: mainstay check names what DRBD's configuration lacks.
+func (s *mirrored) examined(t *testing.T) {
+	if a := s.d1.ask(t, "mainstay check 2>&1"); strings.Contains(a.Text, "DRBD's") {
+		t.Errorf("the configuration of the manual: %s", a.Text)
+	}
+	a := s.d1.ask(t, "cp /etc/drbd.conf /tmp/drbd.conf; sed -i '/fencing/d; s/protocol C/protocol A/; /fence-peer/d' /etc/drbd.conf; mainstay check 2>&1; cp /tmp/drbd.conf /etc/drbd.conf")
+	for _, want := range []string{"fencing is", "its handler fence-peer is", "protocol A"} {
+		if !strings.Contains(a.Text, want) {
+			t.Errorf("%q is not told: %s", want, a.Text)
+		}
+	}
+}
+
+// parts: the link between the disks ends. Nothing is acknowledged before it is recorded
+// whose copy is behind; then writes go on.
+func (s *mirrored) parts(t *testing.T) {
+	on := s.on(t, "disk")
+	off := s.other(on)
+	off.must(t, "drbdadm role r0 | grep -q ^Secondary")
+	s.load(t, on)
+	for acked(t, on) < 3 {
+	}
+	off.must(t, "ip link set eth1 down")
+	s.await(t, "recorded", 5*time.Minute, func(st api.Status) string { return waits(st, "disk@"+off.name+" waits for its copy to catch up") })
+	log := on.must(t, "dmesg | grep -E 'fence-peer|susp' | tail -n 8; grep -h 'writes on' /var/log/run.log | tail -n 1")
+	t.Logf("its kernel: %s", log)
+	if !strings.Contains(log, "helper command: /sbin/drbdadm fence-peer r0 exit code 4") {
+		t.Error("the kernel did not ask, or was not given leave")
+	}
+	before := acked(t, on)
+	for begun := time.Now(); acked(t, on) < before+3; {
+		if time.Since(begun) > 2*time.Minute {
+			t.Fatalf("it does not go on: %d lines, its kernel says %s", acked(t, on), on.must(t, "drbdsetup events2 --now r0"))
+		}
+	}
+}
+
+// behind: the primary is lost, and a person swears that it is off. The other copy lacks
+// what was acknowledged meanwhile.
+func (s *mirrored) behind(t *testing.T) {
+	on := s.on(t, "disk")
+	off := s.other(on)
+	last := acked(t, on)
+	on.powerCut()
+	if err := os.WriteFile(filepath.Join(on.dir, "acked"), []byte(strconv.Itoa(last)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.swear(t, on)
+	s.await(t, "a person is asked", 5*time.Minute, func(st api.Status) string { return waits(st, "mainstay recover copy disk "+off.name) })
+	for begun := time.Now(); time.Since(begun) < 30*time.Second; {
+		if role := off.must(t, "drbdadm role r0"); !strings.HasPrefix(role, "Secondary") {
+			t.Fatalf("%s, which is behind, is %s", off.name, role)
+		}
+	}
+	if a := off.ask(t, "drbdadm primary r0 2>&1"); a.Error == "" {
+		t.Errorf("%s was promoted by hand, without force, though its host has no right to it", off.name)
+	} else {
+		t.Logf("by hand: %s", a.Text)
+	}
+}
+
+func (s *mirrored) swear(t *testing.T, m *machine) {
+	t.Helper()
+	for begun := time.Now(); ; {
+		a := s.d3.ask(t, "mainstay recover oath "+m.name+" --i-have-seen-that-it-is-off 'its process is ended' 2>&1")
+		if a.Error == "" {
+			return
+		}
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("swear that %s is off: %s", m.name, a.Text)
+		}
+	}
+}
+
+// catchesUp: the one that wrote last is back and is promoted, and the other gets all.
+func (s *mirrored) catchesUp(t *testing.T) {
+	lost := s.d1
+	if s.d1.cmd.ProcessState == nil {
+		lost = s.d2
+	}
+	other := s.other(lost)
+	lost.boot(t)
+	lost.up(t)
+	s.start(t, lost)
+	s.await(t, "promoted again", 10*time.Minute, func(st api.Status) string { return works(st, "fs", lost.name) })
+	s.lines(t, lost)
+	if why := waits(s.status(t), "disk@"+other.name+" waits for its copy to catch up"); why != "" {
+		t.Error(why)
+	}
+	other.must(t, "ip link set eth1 up; ip addr show eth1 | grep -q 10.9.1 || ip addr add 10.9.1."+strings.TrimPrefix(other.name, "d")+"/24 dev eth1")
+	s.settled(t)
+}
+
+// lines: each line that was fsynced is there, and no other than the next.
+func (s *mirrored) lines(t *testing.T, m *machine) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(m.dir, "acked"))
+	last, _ := strconv.Atoi(string(text))
+	if err != nil || last == 0 {
+		t.Fatalf("nothing was noted: %v", err)
+	}
+	n, _ := strconv.Atoi(m.must(t, "wc -l </srv/lines"))
+	if n < last {
+		t.Errorf("%d lines were acknowledged, and %s has %d", last, m.name, n)
+	}
+	t.Logf("%d lines acknowledged, %d there", last, n)
+	m.must(t, `awk '$0 != "line " NR { exit 1 }' /srv/lines`)
+}
+
+// takesOver: now that both have everything, the other takes over, and no line and no row
+// that was acknowledged is missing.
+func (s *mirrored) takesOver(t *testing.T) {
+	on := s.on(t, "db")
+	off := s.other(on)
+	on.must(t, `mariadb -S /run/mysqld/db.sock -e "create database if not exists test; create user if not exists load@'%'; grant all on test.* to load@'%'"`)
+	s.d3.must(t, fmt.Sprintf(rows, "10.9.0."+on.name[1:], "10.9.0."+on.name[1:]))
+	s.load(t, on)
+	for committed := ""; len(strings.Fields(committed)) < 20; {
+		committed = s.d3.must(t, "cat /root/rows 2>/dev/null; true")
+	}
+	last := acked(t, on)
+	begun := time.Now()
+	on.powerCut()
+	if err := os.WriteFile(filepath.Join(on.dir, "acked"), []byte(strconv.Itoa(last)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.swear(t, on)
+	s.await(t, "the other has taken over", 15*time.Minute, func(st api.Status) string { return works(st, "db", off.name) })
+	t.Logf("its power cut, the oath included, the database works on %s after %v", off.name, time.Since(begun).Round(time.Second))
+	s.lines(t, off)
+	s.d3.must(t, "kill -- -$(cat /run/rows); true")
+	committed := strings.Fields(s.d3.must(t, "cat /root/rows"))
+	have := strings.Fields(off.must(t, "mariadb -S /run/mysqld/db.sock -N -e 'select n from test.rows order by n'"))
+	for _, n := range committed {
+		if !slices.Contains(have, n) {
+			t.Errorf("row %s was committed and is missing", n)
+		}
+	}
+	t.Logf("%d rows committed, %d there", len(committed), len(have))
+	if why := waits(s.status(t), "disk@"+on.name+" waits for its copy to catch up"); why != "" {
+		t.Error(why)
+	}
+	on.boot(t)
+	on.up(t)
+	s.start(t, on)
+	s.settled(t)
+}
+
+// nobodyLeads: the primary loses its peer and there is no leader to record it. Its writes
+// wait for as long as that lasts, and go on by themselves afterwards.
+func (s *mirrored) nobodyLeads(t *testing.T) {
+	on := s.on(t, "disk")
+	off := s.other(on)
+	s.load(t, on)
+	first := acked(t, on)
+	for acked(t, on) < first+3 {
+	}
+	s.d3.must(t, "pkill -STOP -x mainstay")
+	off.must(t, "pkill -STOP -x mainstay; ip link set eth1 down")
+	for begun := time.Now(); !strings.Contains(on.must(t, "drbdsetup events2 --now r0"), "suspended:fencing"); {
+		if time.Since(begun) > 2*time.Minute {
+			t.Fatalf("it is not frozen: %s", on.must(t, "drbdsetup events2 --now r0"))
+		}
+	}
+	frozen := acked(t, on)
+	for begun := time.Now(); time.Since(begun) < 90*time.Second; { // longer than the handler waits
+		if n := acked(t, on); n > frozen+1 {
+			t.Fatalf("it went on from %d to %d lines, and nobody has recorded anything", frozen, n)
+		}
+	}
+	t.Logf("its kernel: %s", on.must(t, "dmesg | grep -E 'fence-peer' | tail -n 3"))
+	s.d3.must(t, "pkill -CONT -x mainstay")
+	off.must(t, "pkill -CONT -x mainstay")
+	s.await(t, "recorded", 5*time.Minute, func(st api.Status) string { return waits(st, "disk@"+off.name+" waits for its copy to catch up") })
+	for begun := time.Now(); acked(t, on) < frozen+3; {
+		if time.Since(begun) > 3*time.Minute {
+			t.Fatalf("it does not go on: %s", on.must(t, "drbdsetup events2 --now r0; tail -n 20 /var/log/run.log"))
+		}
+	}
+	off.must(t, "ip link set eth1 up; ip addr show eth1 | grep -q 10.9.1 || ip addr add 10.9.1."+strings.TrimPrefix(off.name, "d")+"/24 dev eth1")
+	s.settled(t)
+}
