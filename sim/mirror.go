@@ -94,14 +94,15 @@ func (m *mirror) tick() {
 				m.part(b, a)
 			case !a.joined[b] && up && !a.apart && !b.apart:
 				m.meet(a, b)
+			case a.joined[b] && a.data == b.data && !a.stale && !b.stale && (a.without[b] || b.without[a]):
+				m.even(a, b)
 			}
 		}
 	}
 	for _, c := range m.copies {
 		if c.from != nil && s.now >= c.until {
-			c.data, c.fork, c.stale = c.from.data, "", false
-			m.even(c, c.from)
-			c.from = nil
+			c.data, c.fork, c.stale, c.from = c.from.data, "", false, nil
+			c.u.notice()
 		}
 		c.thaw(m)
 		m.asks(c)
@@ -170,8 +171,6 @@ func (m *mirror) meet(a, b *mirrorOf) {
 		if older.from == nil {
 			older.from, older.until, older.stale = younger, s.now+s.between(200*millisecond, second), true
 		}
-	} else {
-		m.even(a, b)
 	}
 	for _, c := range []*mirrorOf{a, b} {
 		c.thaw(m)
