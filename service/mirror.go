@@ -43,9 +43,8 @@ func (c *ocfCopy) Resource() string {
 	return c.plain["drbd_resource"]
 }
 
-// drbd runs one of DRBD's own tools on the copy's resource.
+// drbd runs one of DRBD's own tools.
 func (c *ocfCopy) drbd(ctx context.Context, argv ...string) ([]byte, error) {
-	argv = append(argv, c.Resource())
 	if conf := c.plain["drbdconf"]; conf != "" && argv[0] == "drbdadm" {
 		argv = slices.Insert(argv, 1, "-c", conf)
 	}
@@ -72,7 +71,7 @@ func (c *ocfCopy) Mirror(ctx context.Context) (m fleet.Mirror, err error) {
 		c.conf, c.confRead = conf, time.Now()
 		c.mu.Unlock()
 	}
-	events, err := c.drbd(ctx, "drbdsetup", "events2", "--now")
+	events, err := c.drbd(ctx, "drbdsetup", "events2", "--now", c.Resource())
 	if err != nil {
 		return m, err
 	}
@@ -81,7 +80,7 @@ func (c *ocfCopy) Mirror(ctx context.Context) (m fleet.Mirror, err error) {
 		return m, err
 	}
 	// What its data are matters only where two have none of each other's.
-	gi, err := c.drbd(ctx, "drbdadm", "get-gi")
+	gi, err := c.drbd(ctx, "drbdadm", "get-gi", c.Resource())
 	if err != nil {
 		return m, err
 	}
@@ -94,7 +93,7 @@ func (c *ocfCopy) GoOn(ctx context.Context) error {
 	if m, err := c.Mirror(ctx); err == nil && !m.Frozen {
 		return nil
 	}
-	_, err := c.drbd(ctx, "drbdadm", "resume-io")
+	_, err := c.drbd(ctx, "drbdadm", "resume-io", c.Resource())
 	return err
 }
 
@@ -187,14 +186,14 @@ func (c *ocfCopy) drbdConf(ctx context.Context) (drbdConf, error) {
 	if err != nil {
 		return drbdConf{}, fmt.Errorf("this host's name: %w", err)
 	}
-	return readDRBD(text, me)
+	return readDRBD(text, c.Resource(), me)
 }
 
-// readDRBD reads drbdadm dump-xml: what holds for all resources comes first, and what a
-// resource says itself after it.
-func readDRBD(text []byte, me string) (conf drbdConf, err error) {
+// readDRBD reads drbdadm dump-xml: what holds for all resources comes first, and what each
+// says itself after it.
+func readDRBD(text []byte, resource, me string) (conf drbdConf, err error) {
 	conf.options = map[string]string{}
-	section, option := "", ""
+	section := ""
 	attr := func(e xml.StartElement, name string) string {
 		for _, a := range e.Attr {
 			if a.Name.Local == name {
@@ -211,27 +210,25 @@ func readDRBD(text []byte, me string) (conf drbdConf, err error) {
 		if err != nil {
 			return conf, fmt.Errorf("read drbdadm dump-xml: %w", err)
 		}
-		switch e := t.(type) {
-		case xml.StartElement:
-			switch e.Name.Local {
-			case "host":
-				if name := attr(e, "name"); name != me && !slices.Contains(conf.peers, name) {
-					conf.peers = append(conf.peers, name)
+		e, begins := t.(xml.StartElement)
+		if !begins {
+			continue
+		}
+		switch e.Name.Local {
+		case "resource":
+			if attr(e, "name") != resource {
+				if err := d.Skip(); err != nil {
+					return conf, fmt.Errorf("read drbdadm dump-xml: %w", err)
 				}
-			case "section":
-				section = attr(e, "name")
-			case "option":
-				option = section + "/" + attr(e, "name")
-				conf.options[option] = attr(e, "value")
 			}
-		case xml.EndElement:
-			if e.Name.Local == "option" {
-				option = ""
+		case "host":
+			if name := attr(e, "name"); name != me && !slices.Contains(conf.peers, name) {
+				conf.peers = append(conf.peers, name)
 			}
-		case xml.CharData:
-			if words := strings.TrimSpace(string(e)); option != "" && words != "" {
-				conf.options[option] = words
-			}
+		case "section":
+			section = attr(e, "name")
+		case "option":
+			conf.options[section+"/"+attr(e, "name")] = attr(e, "value")
 		}
 	}
 }

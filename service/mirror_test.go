@@ -65,12 +65,17 @@ func TestReadGeneration(t *testing.T) {
 	}
 }
 
-// dumped is drbdadm dump-xml of a resource with the given options.
+// dumped is drbdadm dump-xml, as drbd-utils 9.22 says it for DRBD 8.4, of a resource with
+// the given options, beside another.
 func dumped(disk, net, handlers string) string {
 	return `<config file="/etc/drbd.conf">
     <common>
         <section name="net"><option name="protocol" value="C"/></section>
     </common>
+    <resource name="r1" conf-file-line="/etc/drbd.conf:2">
+        <host name="d1"/><host name="d9"/>
+        <section name="net"><option name="protocol" value="A"/></section>
+    </resource>
     <resource name="r0" conf-file-line="/etc/drbd.conf:3">
         <host name="d1"><volume vnr="0"><device minor="0">/dev/drbd0</device></volume><address family="ipv4" port="7788">10.9.0.1</address></host>
         <host name="d2"><volume vnr="0"><device minor="0">/dev/drbd0</device></volume><address family="ipv4" port="7788">10.9.0.2</address></host>
@@ -82,7 +87,7 @@ func dumped(disk, net, handlers string) string {
 
 func TestExamineDRBD(t *testing.T) {
 	fencing := `<option name="fencing" value="resource-and-stonith"/>`
-	handler := `<option name="fence-peer" type="handler"><handler>/usr/bin/mainstay fence-peer</handler></option>`
+	handler := `<option name="fence-peer" value="/usr/bin/mainstay fence-peer"/>`
 	for name, c := range map[string]struct {
 		text string
 		want []string
@@ -96,7 +101,7 @@ func TestExamineDRBD(t *testing.T) {
 		"both may write":           {dumped(fencing, `<option name="allow-two-primaries" value="yes"/>`, handler), []string{"allow-two-primaries"}},
 		"as it is without a value": {dumped(fencing, `<option name="allow-two-primaries" value="no"/>`, handler), nil},
 	} {
-		conf, err := readDRBD([]byte(c.text), "d1")
+		conf, err := readDRBD([]byte(c.text), "r0", "d1")
 		if err != nil || !slices.Equal(conf.peers, []string{"d2"}) {
 			t.Errorf("%s: %v %v", name, conf.peers, err)
 		}
