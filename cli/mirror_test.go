@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"encoding/json"
+	"net/http"
 	"testing"
+
+	"mainstay/api"
 )
 
 // TestFencePeer: DRBD goes on at the exit codes 4, 5 and 7, and our own 4 means that the
@@ -13,6 +17,14 @@ func TestFencePeer(t *testing.T) {
 	h.serve()
 	h.want(peerOutdated, nil, "fence-peer")
 	h.want(exitUsage, nil, "fence-peer", "x")
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/part", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusConflict)
+		_ = json.NewEncoder(w).Encode(api.Problem{Error: "no right"})
+	})
+	refusing := newHost(t)
+	refusing.listen(mux)
+	refusing.want(peerUnknown, []string{"writes go on waiting: no right"}, "fence-peer")
 	t.Setenv("DRBD_PEERS", "c2 c3")
 	h.want(peerUnknown, []string{"writes go on waiting"}, "fence-peer")
 	t.Setenv("DRBD_PEERS", "")

@@ -111,13 +111,6 @@ func typed(line string) error {
 // serve is an agent that says yes to everything and has seen a small site.
 func (h *host) serve() {
 	h.t.Helper()
-	if err := os.MkdirAll(h.path("run"), 0o755); err != nil {
-		h.t.Fatal(err)
-	}
-	l, err := net.Listen("unix", h.path("run", "api.sock"))
-	if err != nil {
-		h.t.Fatal(err)
-	}
 	answer := func(v any) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(v) }
 	}
@@ -135,7 +128,20 @@ func (h *host) serve() {
 		Holdings: []api.HoldingStatus{{Thing: "address/internal", Host: "c1", Works: true}},
 		Services: []api.ServiceStatus{{Name: "keystone"}},
 	}))
-	s := &http.Server{Handler: mux}
+	h.listen(mux)
+}
+
+// listen is an agent that answers as it is told.
+func (h *host) listen(answers http.Handler) {
+	h.t.Helper()
+	if err := os.MkdirAll(h.path("run"), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	l, err := net.Listen("unix", h.path("run", "api.sock"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	s := &http.Server{Handler: answers}
 	go func() { _ = s.Serve(l) }()
 	h.t.Cleanup(func() { s.Close() })
 }

@@ -124,6 +124,7 @@ func newMirrored(t *testing.T, services string) *mirrored {
 	machineRoot(t, filepath.Join(dir, "root"), files)
 	s := &mirrored{d1: &machine{name: "d1", dir: dir, mirrors: true}, d2: &machine{name: "d2", dir: dir, mirrors: true}, d3: &machine{name: "d3", dir: dir}}
 	tree := machineTree(t)
+	machineNetwork(t)
 	for _, m := range s.all() {
 		m.disks(t, tree, 512<<20)
 		m.boot(t)

@@ -185,6 +185,21 @@ func machineRoot(t *testing.T, path string, files map[string]string) {
 	}
 }
 
+// machineSpace is the network namespace in which the machines hear each other, by
+// multicast over its loopback, and nobody else.
+const machineSpace = "mainstay-machines"
+
+func machineNetwork(t *testing.T) {
+	t.Helper()
+	_ = exec.Command("ip", "netns", "del", machineSpace).Run() // one that was left behind
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", machineSpace).Run() })
+	for _, line := range []string{"netns add " + machineSpace, "-n " + machineSpace + " link set lo up multicast on", "-n " + machineSpace + " route add 230.0.0.0/8 dev lo"} {
+		if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", line, err, out)
+		}
+	}
+}
+
 // machine is one of them, seen from outside.
 type machine struct {
 	name, dir string
@@ -246,7 +261,7 @@ func (m *machine) boot(t *testing.T) {
 		ports := map[string]string{"1": "local.port=17881,remote.port=17882", "2": "local.port=17882,remote.port=17881"}
 		args = append(args, "-netdev", "dgram,id=disks,local.type=inet,local.host=127.0.0.1,remote.type=inet,remote.host=127.0.0.1,"+ports[n], "-device", "virtio-net-pci,netdev=disks,mac=52:54:00:00:01:0"+n)
 	}
-	m.cmd = exec.CommandContext(t.Context(), "qemu-system-x86_64", args...)
+	m.cmd = exec.CommandContext(t.Context(), "ip", append([]string{"netns", "exec", machineSpace, "qemu-system-x86_64"}, args...)...)
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var err error
 	if m.in, err = m.cmd.StdinPipe(); err != nil {
