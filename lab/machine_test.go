@@ -58,6 +58,12 @@ func machineInit() {
 		}
 		fail("load "+path, err)
 	}
+	for range 100 {
+		if _, err := os.Stat("/dev/vdb"); err == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond) // devtmpfs follows the kernel a moment later
+	}
 	mount("/dev/vdb", "ext4", "/root")
 	fail("add", filepath.WalkDir("/add", func(path string, d fs.DirEntry, err error) error {
 		to := "/root" + strings.TrimPrefix(path, "/add")
