@@ -24,6 +24,7 @@ type question struct {
 	host    string        // whose copy would stay behind
 	asked   fleet.Moment  // by the kernel, or seen to be needed
 	waiting int           // callers of Part
+	going   bool          // its answer is being carried out here
 	done    chan struct{} // closed when it is open no more
 	leave   bool          // what the answer was; guarded by the agent's lock
 }
@@ -129,7 +130,7 @@ func (a *Agent) mirrored(v fleet.Service, s fleet.ServiceState, begun fleet.Mome
 	for _, host := range a.spec.Homes(v) {
 		key := fleet.LagKey(v.Name, host)
 		q := a.questions[key]
-		if q != nil && (!given || q.asked.Before(begun) && slices.ContainsFunc(strings.Fields(s.Mirror.Even), func(peer string) bool { return a.home(v, peer) == host })) {
+		if q != nil && !q.going && (!given || q.asked.Before(begun) && slices.ContainsFunc(strings.Fields(s.Mirror.Even), func(peer string) bool { return a.home(v, peer) == host })) {
 			a.shut(q, false)
 		}
 	}
@@ -173,9 +174,13 @@ func (a *Agent) mirror(ctx context.Context, o fleet.Order) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if q.waiting == 0 { // else the kernel's own handler brings it the answer
+		// Open meanwhile, so that nobody is told that the other copy is even: a deed that is
+		// slow would thaw what was frozen anew since.
+		q.going = true
 		a.mu.Unlock()
 		err := m.GoOn(ctx)
 		a.mu.Lock()
+		q.going = false
 		if err != nil {
 			return fmt.Errorf("go on with %s without %s: %w", o.Thing, o.With, err)
 		}

@@ -17,11 +17,18 @@ type diskCopy struct {
 	stillCopy
 	says fleet.Mirror
 	went int
+	slow func() // what happens while it goes on
 }
 
 func (*diskCopy) Resource() string                               { return "r0" }
 func (c *diskCopy) Mirror(context.Context) (fleet.Mirror, error) { return c.says, nil }
-func (c *diskCopy) GoOn(context.Context) error                   { c.went++; return nil }
+func (c *diskCopy) GoOn(context.Context) error {
+	c.went++
+	if c.slow != nil {
+		c.slow()
+	}
+	return nil
+}
 
 // diskAgent has a mirrored service that it may have promoted.
 func diskAgent(t *testing.T) (*Agent, *diskCopy, *fleet.Moment) {
@@ -92,6 +99,15 @@ func TestPartWithoutAnAnswer(t *testing.T) {
 	mark := a.parted()["disk@c2"]
 	if mark == "" {
 		t.Fatal("nothing is asked any more")
+	}
+	c.slow = func() {
+		c.says.Even = "c2"
+		a.mu.Lock()
+		a.mirrored(a.watchers["disk"].service, fleet.ServiceState{Phase: fleet.Running, Mirror: c.says}, a.cfg.Now().Add(time.Second))
+		a.mu.Unlock()
+		if err := a.mirror(t.Context(), fleet.Order{Verb: plan.VerbEven, Thing: "service/disk", With: "c2"}); err == nil {
+			t.Error("even while its kernel is being thawed, which may come late")
+		}
 	}
 	if err := a.mirror(t.Context(), goOn(mark)); err != nil || c.went != 1 || a.parted() != nil {
 		t.Errorf("%v, thawed %d times, asks %v", err, c.went, a.parted())
