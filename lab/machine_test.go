@@ -251,6 +251,19 @@ func (m *machine) disks(t *testing.T, tree string, size int64) {
 	}
 }
 
+// copyDisks copies its disks from one folder to another.
+func (m *machine) copyDisks(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, disk := range []string{m.name + ".disk", m.name + ".root"} {
+		if out, err := exec.CommandContext(t.Context(), "cp", "--sparse=always", filepath.Join(from, disk), filepath.Join(to, disk)).CombinedOutput(); err != nil {
+			t.Fatalf("copy %s: %v: %s", disk, err, out)
+		}
+	}
+}
+
 func (m *machine) boot(t *testing.T) {
 	t.Helper()
 	kernels, _ := filepath.Glob(filepath.Join(*machineParts, "linux/boot/vmlinuz-*"))
