@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -94,7 +93,7 @@ takes the word back, until the copy is promoted.`,
 			name := strings.TrimPrefix(args[0], "service/")
 			if cancel {
 				return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-					return c.Do(ctx, "DELETE", "/v1/wishes/"+url.PathEscape("copy-"+name+"-"+args[1]), nil, nil)
+					return a.unwish(ctx, c, "copy-"+name+"-"+args[1], "the word is taken back: the copy of %s on %s is not promoted while it is behind", name, args[1])
 				})
 			}
 			if err := a.swearing(&yes, fmt.Sprintf("May what the copy of %s on %s lacks be lost? Say why", name, args[1])); err != nil {

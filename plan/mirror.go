@@ -201,7 +201,7 @@ func (d *decision) split(v fleet.Service) {
 				continue
 			}
 			d.wait("split/"+v.Name, fmt.Sprintf("a person: the copies on %s and %s have both changed while they were apart, and one side's changes must be given up", a, b),
-				"where the changes shall be lost: drbdadm secondary RESOURCE && drbdadm connect --discard-my-data RESOURCE; on the other: drbdadm connect RESOURCE")
+				"where the changes shall be lost, and it is not promoted: drbdadm disconnect RESOURCE; drbdadm connect --discard-my-data RESOURCE; on the other: drbdadm connect RESOURCE")
 		}
 	}
 }

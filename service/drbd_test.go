@@ -9,9 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +30,11 @@ var drbdParts = flag.String("drbd", "", "a directory with linux/ and drbd/: play
 
 // The machines' resource: a mirrored disk of a few MiB between two of QEMU's.
 const drbdConfText = `global { usage-count no; }
-common { net { protocol C; } }
+common {
+  net { protocol C; ping-int 3; connect-int 3; timeout 20; }
+  disk { fencing resource-and-stonith; }
+  handlers { fence-peer "/usr/bin/mainstay fence-peer"; }
+}
 resource r0 {
   device /dev/drbd0; disk /dev/vda; meta-disk internal;
   on d1 { address 10.9.0.1:7788; }
@@ -37,7 +44,7 @@ resource r0 {
 
 // drbdTools are what the agents of drbd-utils and resource-agents call.
 var drbdTools = strings.Fields(`bash sh timeout grep mount which sed date sleep printf awk uname tr cat mkdir kill cut id sort rm mountpoint ls dirname
-	head fsck fsck.ext4 fuser hostname chmod basename umount touch seq readlink mktemp wc tail stat ps expr env blockdev ip mkfs.ext4 dd sync true`)
+	head fsck fsck.ext4 fuser hostname chmod basename dmesg mv umount touch seq readlink mktemp wc tail stat ps expr env blockdev ip mkfs.ext4 dd sync true`)
 
 // drbdModules are those of the kernel's that the machines need, in their order.
 var drbdModules = strings.Fields(`net/core/failover drivers/net/net_failover drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev
@@ -95,9 +102,10 @@ func drbdMachine() {
 	}
 	copies, err := drbdCopies()
 	fail("copies", err)
+	agent := newDRBDAgent()
 	fmt.Fprintln(line, "ready")
 	for in := bufio.NewScanner(line); in.Scan(); {
-		answer, err := drbdDo(copies, in.Text())
+		answer, err := drbdDo(copies, agent, in.Text())
 		a := drbdAnswer{Text: answer}
 		if err != nil {
 			a.Error, a.Unknown = err.Error(), errors.Is(err, ErrUnknown)
@@ -114,12 +122,24 @@ type drbdAnswer struct {
 }
 
 // drbdDo is one question: "sh COMMAND", or what one copy shall do.
-func drbdDo(copies map[string]Copy, line string) (string, error) {
+func drbdDo(copies map[string]Copy, agent *drbdAgent, line string) (string, error) {
 	ctx := context.Background()
 	word, rest, _ := strings.Cut(line, " ")
-	if word == "sh" {
+	switch word {
+	case "sh":
 		out, err := exec.Command("bash", "-c", rest).CombinedOutput()
 		return string(out), err
+	case "asked":
+		select {
+		case q := <-agent.asked:
+			return q, nil
+		case <-time.After(time.Minute):
+			return "", errors.New("nobody asks")
+		}
+	case "answer":
+		code, err := strconv.Atoi(rest)
+		agent.answers <- code
+		return "", err
 	}
 	c, ok := copies[rest]
 	if !ok {
@@ -136,6 +156,14 @@ func drbdDo(copies map[string]Copy, line string) (string, error) {
 		return "", c.(Promoter).Demote(ctx)
 	case "validate":
 		return "", c.(Validator).Validate(ctx)
+	case "mirror":
+		m, err := c.(Mirrored).Mirror(ctx)
+		raw, _ := json.Marshal(m) // plain values always marshal
+		return string(raw), err
+	case "go-on":
+		return "", c.(Mirrored).GoOn(ctx)
+	case "examine":
+		return strings.Join(c.(Examiner).Examine(), "; "), nil
 	case "state":
 		st, err := c.State(ctx)
 		raw, _ := json.Marshal(st) // plain values always marshal
@@ -144,9 +172,35 @@ func drbdDo(copies map[string]Copy, line string) (string, error) {
 	return "", fmt.Errorf("no such question: %q", word)
 }
 
+// drbdAgent stands in for the agent on such a machine: whoever asks it waits for the answer
+// that the test gives.
+type drbdAgent struct {
+	asked   chan string
+	answers chan int
+}
+
+func newDRBDAgent() *drbdAgent {
+	a := &drbdAgent{asked: make(chan string), answers: make(chan int)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/part", func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body) // what is missing of it the test will miss
+		a.asked <- string(text)
+		w.WriteHeader(<-a.answers)
+		_, _ = io.WriteString(w, `{"error":"as the test says"}`)
+	})
+	_ = os.MkdirAll("/run/mainstay", 0o755)
+	l, err := net.Listen("unix", "/run/mainstay/api.sock")
+	if err != nil {
+		fmt.Println("machine: listen:", err)
+		return a
+	}
+	go func() { _ = http.Serve(l, mux) }()
+	return a
+}
+
 // drbdRoot writes the initial root of such a machine: this test as its first process,
 // this machine's own tools, the agents, the modules.
-func drbdRoot(t *testing.T, path string) {
+func drbdRoot(t *testing.T, path, mainstay string) {
 	t.Helper()
 	var archive bytes.Buffer
 	done, inode := map[string]bool{}, 0
@@ -205,6 +259,7 @@ func drbdRoot(t *testing.T, path string) {
 	for _, name := range []string{"drbdadm-84", "drbdsetup-84"} {
 		program(filepath.Join(*drbdParts, "drbd/lib/drbd", name), "/lib/drbd/"+name)
 	}
+	add("/sbin/drbdadm", 0o755, []byte("#!/usr/bin/bash\nexec /usr/sbin/drbdadm \"$@\"\n")) // where the kernel calls it
 	for _, name := range []string{"modprobe", "udevadm", "logger"} { // the modules are there, udev and a log are not
 		add("/usr/sbin/"+name, 0o755, []byte("#!/usr/bin/bash\nexit 0\n"))
 	}
@@ -219,6 +274,7 @@ func drbdRoot(t *testing.T, path string) {
 	for _, m := range drbdModules {
 		file(filepath.Join(modules[0], m+".ko"), "/modules/"+filepath.Base(m)+".ko")
 	}
+	file(mainstay, "/usr/bin/mainstay")
 	add("/etc/drbd.conf", 0o644, []byte(drbdConfText))
 	add("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n10.9.0.1 d1\n10.9.0.2 d2\n"))
 	add("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/bash\n"))
@@ -328,6 +384,128 @@ func (h *drbdHost) awaitState(t *testing.T, what string, want func(fleet.Service
 	}
 }
 
+// drbdProgram builds this program, whose command is DRBD's handler.
+func drbdProgram(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(*drbdParts, "mainstay") // not linked anew where nothing has changed
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "./cmd/mainstay")
+	cmd.Dir, cmd.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return program
+}
+
+// mirror is what its kernel says, by Mirrored.
+func (h *drbdHost) mirror(t *testing.T) (m fleet.Mirror) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(h.must(t, "mirror disk")), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// awaitMirror asks until its kernel says so.
+func (h *drbdHost) awaitMirror(t *testing.T, what string, want func(fleet.Mirror) bool) (m fleet.Mirror) {
+	t.Helper()
+	for begun := time.Now(); time.Since(begun) < 2*time.Minute; {
+		if m = h.mirror(t); want(m) {
+			return m
+		}
+	}
+	t.Fatalf("%s: %s: it is %+v", h.name, what, m)
+	return m
+}
+
+// TestDRBDParts plays what a real kernel makes of the handler's answers, on two real
+// machines: a primary that loses its peer writes nothing until there is leave, and with
+// no leave for ever; a split is told, and ends as the manual says.
+func TestDRBDParts(t *testing.T) {
+	if *drbdParts == "" {
+		t.Log("not played: it boots two machines of QEMU; make lab-drbd")
+		return
+	}
+	dir := t.TempDir()
+	drbdRoot(t, filepath.Join(dir, "root"), drbdProgram(t))
+	d1, d2 := &drbdHost{name: "d1", dir: dir}, &drbdHost{name: "d2", dir: dir}
+	for _, h := range []*drbdHost{d1, d2} {
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, h.name+".disk"), nil, 0o644), os.Truncate(filepath.Join(dir, h.name+".disk"), 32<<20)); err != nil {
+			t.Fatal(err)
+		}
+		h.boot(t)
+		t.Cleanup(h.powerCut)
+		h.must(t, "sh drbdadm create-md --force r0 && drbdadm up r0")
+	}
+	d1.must(t, "sh for i in $(seq 100); do grep -q cs:Connected /proc/drbd && break; sleep 0.3; done; drbdadm new-current-uuid --clear-bitmap r0/0; drbdsetup events2 --now r0")
+	even := func(m fleet.Mirror) bool { return m.Even == "d2" && !m.Frozen && !m.Apart }
+	d1.awaitMirror(t, "even", even)
+	if lacks := d1.must(t, "examine disk"); lacks != "" {
+		t.Errorf("the configuration of the manual lacks %s", lacks)
+	}
+	d1.must(t, "sh drbdadm primary r0; (while :; do n=$((n+1)); dd if=/dev/zero of=/dev/drbd0 bs=4096 count=1 oflag=dsync status=none && echo $n >/run/acked.new && mv /run/acked.new /run/acked; done >/dev/null 2>&1 </dev/null &)")
+	acked := func() string { return d1.must(t, "sh cat /run/acked") }
+	rests := func() {
+		t.Helper()
+		first := d1.must(t, "sh sleep 1; cat /run/acked; drbdsetup events2 --now r0 | head -n 1")
+		if then := d1.must(t, "sh sleep 5; cat /run/acked; drbdsetup events2 --now r0 | head -n 1"); then != first {
+			t.Errorf("it writes: %q, then %q", first, then)
+		}
+	}
+	goes := func() {
+		t.Helper()
+		first := acked()
+		for begun := time.Now(); acked() == first; {
+			if time.Since(begun) > time.Minute {
+				t.Fatalf("it does not go on: %+v; %s", d1.mirror(t), d1.said())
+			}
+		}
+	}
+	goes()
+
+	d2.must(t, "sh ip link set eth0 down")
+	if q := d1.must(t, "asked"); q != `{"resource":"r0","peer":"d2"}` {
+		t.Errorf("it asks %s", q)
+	}
+	if m := d1.mirror(t); !m.Frozen || m.Lost != "d2" || m.Even != "" || m.Fork == "" && m.Data == "" {
+		t.Errorf("while it asks it is %+v", m)
+	}
+	rests()
+	d1.must(t, "answer 200")
+	goes()
+	if m := d1.mirror(t); m.Frozen || m.Even != "" || m.Fork == "" {
+		t.Errorf("with leave it is %+v", m)
+	}
+	t.Log(d1.must(t, "sh dmesg | grep -E 'fence-peer|susp' | tail -n 6"))
+	d2.must(t, "sh ip link set eth0 up")
+	d1.awaitMirror(t, "even again", even)
+
+	d2.must(t, "sh ip link set eth0 down")
+	d1.must(t, "asked")
+	d1.must(t, "answer 409")
+	rests()
+	if m := d1.mirror(t); !m.Frozen {
+		t.Errorf("without leave it is %+v", m)
+	}
+	t.Log(d1.must(t, "sh dmesg | grep -E 'fence-peer|susp' | tail -n 3"))
+	d1.must(t, "go-on disk") // as the agent does, under the record
+	goes()
+
+	// The other is promoted by hand, with leave that no leader would give, and written.
+	d2.must(t, "sh (drbdadm primary r0 >/run/primary 2>&1; dd if=/dev/zero of=/dev/drbd0 bs=4096 count=1 oflag=dsync status=none; echo done >>/run/primary) >/dev/null 2>&1 </dev/null &")
+	d2.must(t, "asked")
+	d2.must(t, "answer 200")
+	d2.must(t, "sh for i in $(seq 60); do grep -q done /run/primary && exit 0; sleep 0.5; done; cat /run/primary; exit 1")
+	d2.must(t, "sh drbdadm secondary r0; ip link set eth0 up")
+	apart := func(m fleet.Mirror) bool { return m.Apart && m.Fork != "" }
+	x, y := d1.awaitMirror(t, "apart", apart), d2.awaitMirror(t, "known to have changed", func(m fleet.Mirror) bool { return m.Fork != "" })
+	if x.Data == y.Data {
+		t.Errorf("both have changed: %+v and %+v", x, y)
+	}
+	d2.must(t, "sh drbdadm disconnect r0; drbdadm connect --discard-my-data r0")
+	d1.must(t, "sh drbdadm connect r0")
+	d1.awaitMirror(t, "even after the split", even)
+}
+
 // TestDRBD drives a real DRBD by its own agent, with a file system on it, on two real
 // machines. Who is promoted is decided by the test: what is seen here is that the agent
 // tells its state, its role and its score rightly, that what is written and acknowledged
@@ -338,7 +516,7 @@ func TestDRBD(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	drbdRoot(t, filepath.Join(dir, "root"))
+	drbdRoot(t, filepath.Join(dir, "root"), drbdProgram(t))
 	d1, d2 := &drbdHost{name: "d1", dir: dir}, &drbdHost{name: "d2", dir: dir}
 	for _, h := range []*drbdHost{d1, d2} {
 		if err := errors.Join(os.WriteFile(filepath.Join(dir, h.name+".disk"), nil, 0o644), os.Truncate(filepath.Join(dir, h.name+".disk"), 32<<20)); err != nil {
