@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-watchdog lab-ocf lab-drbd clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -104,7 +104,13 @@ lab-ocf: build
 # QEMU without KVM (apt-get install qemu-system-x86). Ten minutes; the packages are fetched once.
 DRBD ?= $(HOME)/.cache/mainstay-drbd
 lab-drbd: $(DRBD)/linux $(DRBD)/drbd
-	go test ./service -count=1 -timeout 30m -v -run 'TestDRBD$$' -drbd $(DRBD)
+	CGO_ENABLED=0 go test ./service -count=1 -timeout 40m -v -run 'TestDRBD(Parts)?$$' -drbd $(DRBD)
+
+# The same under three whole Mainstays, with a file system and a database on it. The site is set up
+# once and kept; PART=behind (or "takes over", "nobody leads", database) plays one part.
+PART ?=
+lab-drbd-site: $(DRBD)/linux $(DRBD)/drbd
+	CGO_ENABLED=0 go test ./lab -count=1 -timeout 90m -v -run 'TestDRBD$$$(if $(PART),/$(PART))' -drbd $(DRBD)
 
 $(DRBD)/linux $(DRBD)/drbd:
 	mkdir -p $(DRBD)

@@ -260,7 +260,7 @@ func drbdRoot(t *testing.T, path, mainstay string) {
 		program(filepath.Join(*drbdParts, "drbd/lib/drbd", name), "/lib/drbd/"+name)
 	}
 	add("/sbin/drbdadm", 0o755, []byte("#!/usr/bin/bash\nexec /usr/sbin/drbdadm \"$@\"\n")) // where the kernel calls it
-	for _, name := range []string{"modprobe", "udevadm", "logger"} { // the modules are there, udev and a log are not
+	for _, name := range []string{"modprobe", "udevadm", "logger"} {                        // the modules are there, udev and a log are not
 		add("/usr/sbin/"+name, 0o755, []byte("#!/usr/bin/bash\nexit 0\n"))
 	}
 	shell, _ := filepath.Glob("/usr/lib/ocf/lib/heartbeat/ocf-*")
