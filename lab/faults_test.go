@@ -522,7 +522,7 @@ func (f *faulted) hungLeader(t *testing.T) {
 // with the unit's own WatchdogSec, ends it and starts it anew; and its host is well again.
 func (f *faulted) ended(t *testing.T) {
 	victim := f.other(f.holding(t, "service/lone").Host) // else it would be switched off before
-	moves := func(from, to string) { // in force from the agent's next start
+	moves := func(from, to string) {                     // in force from the agent's next start
 		f.run(t, victim, "sh", "-c", "mv "+from+" "+to+" && systemctl daemon-reload && systemctl restart mainstay")
 		f.await(t, "calm", f.settled)
 	}
