@@ -265,8 +265,6 @@ func undoing(w fleet.Wish) string {
 		return fmt.Sprintf("mainstay %s %s --cancel", w.Verb, strings.TrimPrefix(w.Thing, "service/"))
 	case "disarm":
 		return "mainstay disarm off"
-	case "restart":
-		return "mainstay restart " + strings.TrimPrefix(w.Thing, "service/") + " --cancel"
 	case "without":
 		return "mainstay recover service " + strings.TrimPrefix(w.Thing, "service/") + " --without " + w.Host + " --cancel"
 	}
