@@ -75,10 +75,27 @@ func TestGarbd(t *testing.T) {
 			}
 		})
 	}
-	g.step(t, "the arbitrator is lost, and the two go on", func(t *testing.T) {
+	g.step(t, "the arbitrator is killed, the two go on, and it is started again", func(t *testing.T) {
+		pid := func() (string, error) {
+			out, err := g.lab.Run(g.ctx, "a1", "systemctl", "show", "garb", "--property=MainPID", "--value")
+			return strings.TrimSpace(out), err
+		}
+		was, err := pid()
+		if err != nil {
+			t.Fatal(err)
+		}
 		stall := g.w.stall(t, func() {
 			g.run(t, "a1", "systemctl", "kill", "-s", "KILL", "garb")
-			g.size(t, 2)
+			err := until(g.ctx, siteBound, func() error {
+				now, err := pid()
+				if err == nil && (now == was || now == "0") {
+					err = fmt.Errorf("its process is %s", now)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal("the arbitrator was not started again:", err)
+			}
 		})
 		t.Logf("no commit for %v", stall.Round(time.Millisecond))
 		g.size(t, 3)

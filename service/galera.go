@@ -128,10 +128,15 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 	}
 	c.desync = func(ctx context.Context, on string) error {
 		// It waits until the group has heard of it, which a busy one does late.
-		ctx, cancel := context.WithTimeout(ctx, 10*limit)
-		defer cancel()
-		_, err := db.ExecContext(ctx, "SET GLOBAL wsrep_desync = "+on)
-		return err
+		slow := cfg.Clone()
+		slow.ReadTimeout = 10 * limit
+		connector, err := mysql.NewConnector(slow)
+		if err != nil {
+			return err
+		}
+		db := sql.OpenDB(connector)
+		_, err = db.ExecContext(ctx, "SET GLOBAL wsrep_desync = "+on)
+		return errors.Join(err, db.Close())
 	}
 	return c, errors.Join(p.wrongs...)
 }

@@ -125,11 +125,13 @@ func (c *galeraCopy) Backup(ctx context.Context, dir string, about Saved) (s Sav
 
 // copyOut runs mariadb-backup while the member is told to lag.
 func (c *galeraCopy) copyOut(ctx context.Context, argv []string) error {
-	if err := c.desync(ctx, "ON"); err != nil {
-		return fmt.Errorf("tell the member to lag: %w", err)
+	err := c.desync(ctx, "ON")
+	if err != nil {
+		err = fmt.Errorf("tell the member to lag: %w", err)
+	} else {
+		err = backupRun(ctx, argv...)
 	}
-	err := backupRun(ctx, argv...)
-	// Also when a person has ended the command: it would lag for ever.
+	// Also when no answer came, or a person has ended the command: it would lag for ever.
 	if sync := c.desync(context.WithoutCancel(ctx), "OFF"); sync != nil {
 		err = errors.Join(err, fmt.Errorf("tell the member to lag no more: %w; mariadb -e \"SET GLOBAL wsrep_desync=OFF\" does", sync))
 	}

@@ -95,6 +95,14 @@ func TestBackup(t *testing.T) {
 	if left, _ := filepath.Glob(dir + "2*"); left != nil {
 		t.Errorf("of a backup that failed are left %v", left)
 	}
+	*desynced = nil
+	c.desync = func(_ context.Context, on string) error {
+		*desynced = append(*desynced, on)
+		return errors.New("no answer")
+	}
+	if _, err := c.Backup(t.Context(), dir+"4", Saved{}); err == nil || !strings.Contains(err.Error(), "wsrep_desync=OFF") || strings.Join(*desynced, " ") != "ON OFF" {
+		t.Errorf("without an answer: %v; desynced %v", err, *desynced)
+	}
 	c.status = func(context.Context) (map[string]string, error) {
 		return map[string]string{"wsrep_on": "ON", "wsrep_cluster_status": "non-Primary"}, nil
 	}
