@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-garbd lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -119,9 +119,21 @@ $(DRBD)/linux $(DRBD)/drbd:
 	dpkg -x $(DRBD)/drbd-utils_*.deb $(DRBD)/drbd
 
 # A power cut of a whole Galera cluster under load, ROUNDS times, and what else happened to other
-# people's: not one acknowledged commit may be missing. SEED=n throws the same dice again.
+# people's: not one acknowledged commit may be missing. SEED=n throws the same dice again,
+# STEP=name plays one step.
+STEP ?=
 lab-galera: build
-	go test ./lab -count=1 -timeout 0 -v -run TestGalera -galera $(ROUNDS) $(if $(SEED),-galera-seed $(SEED))
+	go test ./lab -count=1 -timeout 0 -v -run 'TestGalera$$$(if $(STEP),/$(STEP))' -galera $(ROUNDS) $(if $(SEED),-galera-seed $(SEED))
+
+# A Galera of two members with its arbitrator (galera-arbitrator-4, fetched once) on the arbiter.
+GARBD = /var/cache/mainstay-lab/garbd
+lab-garbd: build $(GARBD)/usr/bin/garbd
+	go test ./lab -count=1 -timeout 0 -v -run TestGarbd -garbd $(GARBD)
+
+$(GARBD)/usr/bin/garbd:
+	rm -rf $(GARBD) && mkdir -p $(GARBD)
+	cd $(GARBD) && apt-get download -q galera-arbitrator-4 libboost-program-options1.74.0
+	cd $(GARBD) && for p in *.deb; do dpkg-deb -x $$p . || exit; done && mv lib/systemd usr/lib && rm -r lib *.deb
 
 clean:
 	rm -rf bin dist

@@ -13,7 +13,7 @@
 // Who may look may do these: each host, and operators with the role read. The rest is
 // for root on a voter or a controller, and for operators with the role operate:
 //
-//	POST   /v1/wishes          maintenance, move, restart, disarm, oath, without, copy
+//	POST   /v1/wishes          maintenance, move, stop, restart, disarm, oath, without, copy
 //	DELETE /v1/wishes/ID       take one back; of a move, ID may be move-THING
 //	POST   /v1/site            a new site file for all hosts, or a preview of it
 //	POST   /v1/voters          replace or remove a member of the store, or move the lead
@@ -110,11 +110,13 @@ type HoldingStatus struct {
 
 // ServiceStatus is one service and its copies by host.
 type ServiceStatus struct {
-	Name   string                        `json:"name"`
-	Mode   fleet.Mode                    `json:"mode"`
-	Why    string                        `json:"why"`
-	Writer string                        `json:"writer,omitempty"`
-	Copies map[string]fleet.ServiceState `json:"copies"`
+	Name   string     `json:"name"`
+	Mode   fleet.Mode `json:"mode"`
+	Why    string     `json:"why"`
+	Writer string     `json:"writer,omitempty"`
+	// Writers are its further writers, by name.
+	Writers map[string]string             `json:"writers,omitempty"`
+	Copies  map[string]fleet.ServiceState `json:"copies"`
 }
 
 // ApplyRequest asks for a new site file.
@@ -328,7 +330,17 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 	}
 	for _, v := range w.Spec.Services {
 		ss := ServiceStatus{Name: v.Name, Mode: v.Mode, Why: v.Why, Writer: w.State.Writers[v.Name], Copies: map[string]fleet.ServiceState{}}
-		for _, host := range w.Spec.Homes(v) {
+		homes := w.Spec.Homes(v)
+		for _, f := range v.Faces(homes) {
+			if f.Writer == "" {
+				continue
+			}
+			if ss.Writers == nil {
+				ss.Writers = map[string]string{}
+			}
+			ss.Writers[f.Writer] = w.State.Writers[f.Name]
+		}
+		for _, host := range homes {
 			c, ok := w.Reports[host].Services[v.Name]
 			if !ok {
 				c = fleet.ServiceState{Phase: fleet.Unknown, Why: "no report yet"}

@@ -448,14 +448,13 @@ func (h *HAProxy) render(spec fleet.Spec, snippets []snippet) (text []byte, dige
 		Snippets                            []snippet
 	}{Site: spec.Site, Socket: h.socket(), States: h.states(), Title: snippetTitle, Snippets: snippets}
 	for _, v := range spec.Services {
-		if v.Listen.Port == 0 {
-			continue
+		for _, f := range v.Faces(spec.Homes(v)) {
+			s, err := sectionOf(spec, v, f)
+			if err != nil {
+				return nil, "", fmt.Errorf("HAProxy's section %s: %w", f.Name, err)
+			}
+			data.Sections = append(data.Sections, s)
 		}
-		s, err := sectionOf(spec, v)
-		if err != nil {
-			return nil, "", fmt.Errorf("HAProxy's section %s: %w", v.Name, err)
-		}
-		data.Sections = append(data.Sections, s)
 	}
 	sum := fnv.New64a()
 	if cert, err := os.ReadFile(spec.TLS.Certificate); err == nil {
@@ -475,8 +474,8 @@ func (h *HAProxy) render(spec fleet.Spec, snippets []snippet) (text []byte, dige
 	return nil, "", fmt.Errorf("render HAProxy's configuration: %w", err)
 }
 
-func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
-	s := section{Name: v.Name, Mode: v.Listen.Protocol, Writer: v.Listen.Writer}
+func sectionOf(spec fleet.Spec, v fleet.Service, f fleet.Face) (section, error) {
+	s := section{Name: f.Name, Mode: v.Listen.Protocol, Writer: v.Listen.Writer}
 	if s.Mode == "" {
 		s.Mode = "tcp"
 	}
@@ -496,10 +495,10 @@ func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
 			continue // a site need not have every address that the catalogue would use
 		}
 		// "transparent" binds an address that is elsewhere at present.
-		s.Binds = append(s.Binds, netip.AddrPortFrom(a.Addr, uint16(v.Listen.Port)).String()+" transparent"+end)
+		s.Binds = append(s.Binds, netip.AddrPortFrom(a.Addr, uint16(f.Port)).String()+" transparent"+end)
 	}
 	if v.Listen.Local {
-		s.Binds = append(s.Binds, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(v.Listen.Port)).String())
+		s.Binds = append(s.Binds, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(f.Port)).String())
 	}
 	if len(s.Binds) == 0 {
 		return s, errors.New("it listens on no address of this site")
@@ -508,7 +507,11 @@ func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
 	if port == 0 {
 		port = v.Listen.Port
 	}
-	for _, name := range spec.Homes(v) {
+	order := f.Order // "balance first" goes by it, and commands counts on it
+	if !s.Writer {
+		order = slices.Sorted(slices.Values(order))
+	}
+	for _, name := range order {
 		h, _ := spec.Host(name)
 		addr, ok := h.Addresses[spec.ServerNetwork(v)]
 		if !ok {
@@ -516,7 +519,5 @@ func sectionOf(spec fleet.Spec, v fleet.Service) (section, error) {
 		}
 		s.Servers = append(s.Servers, server{Host: name, Addr: netip.AddrPortFrom(addr, uint16(port))})
 	}
-	// "balance first" goes by this order, and commands counts on it.
-	slices.SortFunc(s.Servers, func(a, b server) int { return strings.Compare(a.Host, b.Host) })
 	return s, nil
 }

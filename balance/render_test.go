@@ -30,7 +30,7 @@ func sample() fleet.Spec {
 			{Name: "haproxy", Roles: []string{"controller"}},
 			{Name: "horizon", Roles: []string{"controller"}, Listen: fleet.Listen{Port: 443, Backend: 80, Protocol: "http", TLS: true, Addresses: []string{"public"}}},
 			{Name: "keystone", Roles: []string{"controller"}, Listen: fleet.Listen{Port: 5000, Protocol: "http", Addresses: []string{"internal", "internal6", "elsewhere"}}},
-			{Name: "mariadb", Roles: []string{"controller"}, Listen: fleet.Listen{Port: 3306, Protocol: "tcp", Local: true, Writer: true, Network: "storage"}},
+			{Name: "mariadb", Roles: []string{"controller"}, Listen: fleet.Listen{Port: 3306, Protocol: "tcp", Local: true, Writer: true, Network: "storage", Writers: map[string]int{"nova": 3307}}},
 			{Name: "novnc", Hosts: []string{"c2", "c1"}, Listen: fleet.Listen{Port: 6080, Addresses: []string{"internal"}}},
 		},
 	}

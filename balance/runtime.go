@@ -57,14 +57,12 @@ func (h *HAProxy) tell(ctx context.Context) error {
 // come first, so that there is no moment without one.
 func (h *HAProxy) news() []word {
 	var out []word
-	for _, service := range fleet.Sorted(h.routes.Servers) {
-		v, ok := h.spec.Service(service)
-		if !ok || v.Listen.Port == 0 {
-			continue
-		}
-		for _, w := range commands(v, h.routes.Servers[service]) {
-			if h.told[w.server] != w.why {
-				out = append(out, w)
+	for _, v := range h.spec.Services {
+		for _, f := range v.Faces(h.spec.Homes(v)) {
+			for _, w := range commands(f, v.Listen.Writer, h.routes.Servers[f.Name]) {
+				if h.told[w.server] != w.why {
+					out = append(out, w)
+				}
 			}
 		}
 	}
@@ -83,7 +81,7 @@ func rank(state string) int { return slices.Index([]string{ready, drain, maint},
 
 // word is what one server is told.
 type word struct {
-	server string // "service/host"
+	server string // "face/host"
 	state  string
 	shut   bool   // end its sessions at once
 	why    string // what it rests on: told again when that changes
@@ -97,25 +95,24 @@ func (w word) commands() []string {
 	return out
 }
 
-// commands turns a service's routes into HAProxy's words.
-func commands(v fleet.Service, servers map[string]fleet.Route) []word {
-	// Where the chosen writer was taken out before a leader chose another, the
-	// first stand-in takes over: the same on every host that sees the same.
-	writer, chosen := "", ""
-	for _, route := range []fleet.Route{fleet.RouteBackup, fleet.RouteReady} {
-		for _, host := range slices.Backward(fleet.Sorted(servers)) {
-			if servers[host] == route {
-				writer = host
-				if route == fleet.RouteReady {
-					chosen = host
-				}
-			}
+// commands turns the routes of a face into HAProxy's words; single: one of its servers at
+// a time takes the writes.
+func commands(f fleet.Face, single bool, servers map[string]fleet.Route) []word {
+	writer, chosen := writerOf(f, servers)
+	hosts := slices.Clone(f.Order)
+	for _, host := range fleet.Sorted(servers) {
+		if !slices.Contains(hosts, host) {
+			hosts = append(hosts, host) // the table is of another file
 		}
 	}
 	var out []word
-	for _, host := range fleet.Sorted(servers) {
-		w := word{server: v.Name + "/" + host, state: ready, why: string(servers[host])}
-		switch servers[host] {
+	for i, host := range hosts {
+		route, told := servers[host]
+		if !told {
+			continue
+		}
+		w := word{server: f.Name + "/" + host, state: ready, why: string(route)}
+		switch route {
 		case fleet.RouteBackup:
 			if host == writer {
 				break
@@ -124,7 +121,7 @@ func commands(v fleet.Service, servers map[string]fleet.Route) []word {
 			// writer stand by as they are, those before it must not be found first.
 			// What still writes there is ended, or there would be two writers.
 			w.shut, w.why = true, "stand-in of "+writer
-			if host < writer {
+			if i < slices.Index(f.Order, writer) {
 				w.state = drain
 			}
 		case fleet.RouteDrain:
@@ -134,8 +131,8 @@ func commands(v fleet.Service, servers map[string]fleet.Route) []word {
 			// Once a leader has chosen another writer, nothing may go on writing here, nor
 			// wait for ever for a server that hangs. Suspicion alone ends no session: then
 			// no other is chosen yet.
-			if v.Listen.Writer && chosen != "" {
-				w.shut, w.why = true, "out, and "+chosen+" takes the writes"
+			if single && chosen {
+				w.shut, w.why = true, "out, and "+writer+" takes the writes"
 			}
 		case fleet.RouteDead:
 			w.state, w.shut = maint, true
@@ -143,6 +140,22 @@ func commands(v fleet.Service, servers map[string]fleet.Route) []word {
 		out = append(out, w)
 	}
 	return out
+}
+
+// writerOf is the server that takes the writes, "" if none can. Where the chosen one was
+// taken out before a leader chose another, the stand-in behind it takes over, as the
+// leader will choose: the same on every host that sees the same.
+func writerOf(f fleet.Face, servers map[string]fleet.Route) (writer string, chosen bool) {
+	out := ""
+	for _, host := range f.Order {
+		switch servers[host] {
+		case fleet.RouteReady:
+			return host, true
+		case fleet.RouteOut, fleet.RouteDead:
+			out = host
+		}
+	}
+	return f.Next(out, func(host string) bool { return servers[host] == fleet.RouteBackup }), false
 }
 
 // lineBound keeps a line well below what HAProxy reads at once (16 KB).

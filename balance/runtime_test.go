@@ -41,15 +41,37 @@ func TestCommands(t *testing.T) {
 		// Another was chosen because this one hangs: what waits there for ever is ended.
 		{"out ready backup", true, "drain! ready ready!"},
 		{"backup ready out", true, "drain! ready drain!"},
-		// Nobody leads, and this host's own ear took the writer out: the first stand-in
+		// Nobody leads, and this host's own ear took the writer out: the stand-in behind it
 		// takes over, and what it is given is not taken away again.
 		{"out backup backup", true, "drain ready ready!"},
 		{"backup backup out", true, "ready ready! drain"},
 		{"out out backup", true, "drain drain ready"},
-		{"backup out backup", true, "ready drain ready!"},
+		{"backup out backup", true, "drain! drain ready"},
 	} {
 		var got [3]string
-		for _, w := range commands(fleet.Service{Name: "db", Listen: fleet.Listen{Writer: c.writer}}, routes("db", c.states).Servers["db"]) {
+		for _, w := range commands(fleet.Face{Name: "db", Order: []string{"c1", "c2", "c3"}}, c.writer, routes("db", c.states).Servers["db"]) {
+			if w.shut {
+				w.state += "!"
+			}
+			got[w.server[len(w.server)-1]-'1'] = w.state
+		}
+		if diff := cmp.Diff(c.want, strings.Join(got[:], " ")); diff != "" {
+			t.Errorf("%s: %s", c.states, diff)
+		}
+	}
+}
+
+// TestCommandsInOrder: a further writer's servers stand in an order of their own.
+func TestCommandsInOrder(t *testing.T) {
+	for _, c := range []struct{ states, want string }{
+		{"backup backup ready", "ready! ready! ready"}, // c3 is the first
+		{"ready backup backup", "ready ready! drain!"},
+		{"backup ready backup", "drain! ready drain!"},
+		{"ready backup out", "ready ready! drain!"},
+		{"backup backup out", "ready ready! drain"},
+	} {
+		var got [3]string
+		for _, w := range commands(fleet.Face{Name: "db-nova", Order: []string{"c3", "c1", "c2"}}, true, routes("db", c.states).Servers["db"]) {
 			if w.shut {
 				w.state += "!"
 			}
@@ -274,7 +296,7 @@ func TestWriter(t *testing.T) {
 	two := at("c2")
 	// The ear of this host misses beats of c2; nobody has decided anything yet.
 	apply("backup out backup")
-	one := at("c1")
+	one := at("c3")
 	if err := two.works(); err != nil {
 		t.Errorf("a session on a suspect server: %v", err)
 	}
@@ -282,7 +304,7 @@ func TestWriter(t *testing.T) {
 	apply("backup ready backup")
 	at("c2")
 	if one.works() == nil {
-		t.Error("two writers: a session on the stand-in c1 goes on")
+		t.Error("two writers: a session on the stand-in c3 goes on")
 	}
 	if err := two.works(); err != nil {
 		t.Errorf("a session on the writer: %v", err)

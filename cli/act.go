@@ -275,11 +275,21 @@ func ignoreEOF(err error) error {
 }
 
 func (a *app) backupCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "backup FILE", Short: "Save all that the store remembers", Args: cobra.ExactArgs(1),
-		Long:    "The file holds no secrets but is worth protecting. Host certificates and the site's\nCA are not in it: keep /etc/mainstay/tls of one voter safe besides.",
-		Example: "  mainstay backup /root/mainstay-$(date +%F).backup",
+	var database string
+	cmd := &cobra.Command{
+		Use: "backup FILE", Short: "Save all that the store remembers, or a database", Args: cobra.ExactArgs(1),
+		Long: `The file holds no secrets but is worth protecting. Host certificates and the site's
+CA are not in it: keep /etc/mainstay/tls of one voter safe besides.
+
+With --database FILE is a folder that does not exist yet, and all data of the database's
+member on this host go into it, by mariadb-backup, and are made ready to be put back.
+Meanwhile the member is out of the rotation, and the others do not wait for it; run it
+where nobody writes. Passwords and all else that OpenStack keeps there are in it.`,
+		Example: "  mainstay backup /root/mainstay-$(date +%F).backup\n  mainstay backup --database mariadb /srv/backup/mariadb-$(date +%F)",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if database != "" {
+				return a.backupDatabase(cmd.Context(), database, args[0])
+			}
 			path := args[0]
 			f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 			if err != nil {
@@ -298,17 +308,34 @@ func (a *app) backupCommand() *cobra.Command {
 			return a.done(map[string]string{"file": path}, "saved in %s", path)
 		},
 	}
+	cmd.Flags().StringVar(&database, "database", "", "the service of kind galera whose data are saved")
+	return cmd
 }
 
 func (a *app) restoreCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "restore FILE", Short: "Begin a new store on this voter from a backup", Args: cobra.ExactArgs(1),
+	var database, yes string
+	var renounce bool
+	cmd := &cobra.Command{
+		Use: "restore FILE", Short: "Begin a new store on this voter from a backup, or put a database's data back", Args: cobra.MaximumNArgs(1),
 		Long: `For a site whose stores are all lost. Refused while this host has data: stop the store
 on every voter and move /var/lib/mainstay/store away first; the agents may run on, for
 no lease needs a store. Things may have changed hands since the backup, so the hosts
-are asked who holds what. The other voters join again afterwards.`,
-		Example: "  systemctl stop mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay-quorum",
+are asked who holds what. The other voters join again afterwards.
+
+With --database FILE is a folder of mainstay backup --database, and its data take the
+place of those of the database's member on this host, which are set aside. What was
+written since the backup is lost, so it asks for your word, and it is refused while any
+member runs: mainstay stop ends them all. On each other member --renounce gives up what it
+has; it is copied from this one. mainstay stop --cancel lets them begin, as a new history.`,
+		Example: "  systemctl stop mainstay-quorum\n  mv /var/lib/mainstay/store /var/lib/mainstay/store.old\n  mainstay restore /root/mainstay-2026-11-23.backup\n  systemctl start mainstay-quorum" +
+			"\n  mainstay restore --database mariadb /srv/backup/mariadb-2026-11-23\n  mainstay restore --database mariadb --renounce",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case database != "" && renounce == (len(args) == 0):
+				return a.restoreDatabase(cmd.Context(), database, strings.Join(args, ""), yes)
+			case database != "" || renounce || len(args) == 0:
+				return &exit{exitUsage, errors.New("want the file or folder of a backup; --renounce goes with --database and without one")}
+			}
 			f, err := os.Open(args[0])
 			if err != nil {
 				return fmt.Errorf("restore: %w", err)
@@ -332,4 +359,8 @@ are asked who holds what. The other voters join again afterwards.`,
 			})
 		},
 	}
+	cmd.Flags().StringVar(&database, "database", "", "the service of kind galera whose data are put back")
+	cmd.Flags().BoolVar(&renounce, "renounce", false, "give up the data of the member on this host: it is copied from another")
+	cmd.Flags().StringVar(&yes, "what-was-written-since-may-be-lost", "", "why; asked for when left out")
+	return cmd
 }

@@ -190,6 +190,11 @@ func writeStatus(out io.Writer, s api.Status) error {
 			if v.Writer == host {
 				text += " (writer)"
 			}
+			for _, name := range fleet.Sorted(v.Writers) {
+				if v.Writers[name] == host {
+					text += " (writer " + name + ")"
+				}
+			}
 			copies = append(copies, text)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, v.Mode, strings.Join(copies, ", "))
@@ -256,10 +261,10 @@ func undoing(w fleet.Wish) string {
 		return "mainstay move " + w.Thing + " --cancel"
 	case "maintenance":
 		return "mainstay maintenance " + w.Host + " off"
+	case "stop", "restart":
+		return fmt.Sprintf("mainstay %s %s --cancel", w.Verb, strings.TrimPrefix(w.Thing, "service/"))
 	case "disarm":
 		return "mainstay disarm off"
-	case "restart":
-		return "mainstay restart " + strings.TrimPrefix(w.Thing, "service/") + " --cancel"
 	case "without":
 		return "mainstay recover service " + strings.TrimPrefix(w.Thing, "service/") + " --without " + w.Host + " --cancel"
 	}

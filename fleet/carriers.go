@@ -143,7 +143,9 @@ type Replica struct {
 	View string `json:"view,omitempty"`
 	Seen string `json:"seen,omitempty"`
 	Me   string `json:"me,omitempty"`
-	Part string `json:"part,omitempty"` // one of the parts below; empty: the server does not say
+	// Saved is when the newest backup was taken on this host; zero: none was.
+	Saved time.Time `json:"saved,omitzero"`
+	Part  string    `json:"part,omitempty"` // one of the parts below; empty: the server does not say
 }
 
 // Parts that a running member plays.

@@ -471,7 +471,19 @@ func cloneService(v Service) Service {
 	}
 	v.Check.Expect = slices.Clone(v.Check.Expect)
 	v.Params = maps.Clone(v.Params)
+	v.Listen.Writers = maps.Clone(v.Listen.Writers)
 	return v
+}
+
+// ports reads ports by name.
+func (r *reader) ports(f field) map[string]int {
+	out := map[string]int{}
+	for _, e := range r.entries(f, "{NAME: PORT}") {
+		port := 0
+		r.number(&port, "a port")(e)
+		out[e.name] = port
+	}
+	return out
 }
 
 func (r *reader) service(v *Service, f field) {
@@ -508,6 +520,7 @@ func (r *reader) service(v *Service, f field) {
 				{"local", r.flag(&v.Listen.Local)},
 				{"tls", r.flag(&v.Listen.TLS)},
 				{"writer", r.flag(&v.Listen.Writer)},
+				{"writers", func(f field) { v.Listen.Writers = r.ports(f) }},
 				{"network", r.text(&v.Listen.Network, "the name of a network")},
 			})
 		}},

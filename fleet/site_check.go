@@ -36,6 +36,7 @@ func (s Spec) Validate() Faults {
 	c.services()
 	c.cycles()
 	c.exclusive()
+	c.halves()
 	c.timing()
 	c.brakes()
 	return c.faults
@@ -497,6 +498,21 @@ func (c *checker) services() {
 	}
 }
 
+// kindGarbd is the kind of services that may live on an arbiter: votes without data.
+const kindGarbd = "garbd"
+
+// halves warns of a database that stops as a whole when it loses half of its members.
+func (c *checker) halves() {
+	for _, v := range c.s.Services {
+		homes := c.s.Homes(v)
+		if v.Kind != "galera" || len(homes) == 0 || len(homes)%2 == 1 || slices.ContainsFunc(c.s.Services, func(o Service) bool { return o.Kind == kindGarbd && len(c.s.Homes(o))%2 == 1 }) {
+			continue
+		}
+		c.warn("services/"+v.Name, "members", "", fmt.Sprintf("has %d members: when half of them are lost, or lose sight of the others, none goes on", len(homes)),
+			"an odd number of them, or a vote without data besides: garbd, and a host with roles: [arbiter]")
+	}
+}
+
 // some names the first of a list.
 func some(list []string) string {
 	if len(list) > 5 {
@@ -517,7 +533,7 @@ func (c *checker) homes(at string, v Service) []string {
 			h, ok := c.hostNamed(in, name)
 			switch {
 			case !ok:
-			case h.HasRole("arbiter"):
+			case h.HasRole("arbiter") && v.Kind != kindGarbd:
 				c.fault(in, "roles", name, "is an arbiter, which runs no services", "another host")
 			case slices.Contains(homes, name):
 				c.fault(in, "duplicate", name, "stands here a second time", "each host once")
@@ -528,7 +544,7 @@ func (c *checker) homes(at string, v Service) []string {
 		return homes
 	}
 	for i, role := range v.Roles {
-		if role == "arbiter" {
+		if role == "arbiter" && v.Kind != kindGarbd {
 			c.fault(fmt.Sprintf("%s/roles/%d", at, i), "roles", role, "runs no services", "another role")
 			return nil
 		}
@@ -579,6 +595,9 @@ func (c *checker) listen(at string, v Service, homes []string, bound map[string]
 	if l.Writer && l.Protocol == "http" {
 		c.fault(at+"/writer", "listen", "true", "goes with protocol tcp alone: one server at a time is for databases", "protocol: tcp")
 	}
+	if len(l.Writers) > 0 && !l.Writer {
+		c.fault(at+"/writers", "listen", "", "are further writers of a service that has no writer", "writer: true beside them")
+	}
 	ends := slices.Clone(l.Addresses)
 	for i, name := range l.Addresses {
 		if slices.Contains(l.Addresses[:i], name) {
@@ -590,12 +609,25 @@ func (c *checker) listen(at string, v Service, homes []string, bound map[string]
 	if l.Local {
 		ends = append(ends, "127.0.0.1")
 	}
-	for _, name := range ends {
-		key := fmt.Sprintf("%s %d", name, l.Port)
-		if o, dup := bound[key]; dup {
-			c.fault(at+"/port", "port", strconv.Itoa(l.Port), fmt.Sprintf("is bound on %s by service %s already", name, o), "another port or address")
-		} else {
-			bound[key] = v.Name
+	for _, f := range v.Faces(homes) {
+		in := at + "/port"
+		if f.Writer != "" {
+			in = at + "/writers/" + f.Writer
+			c.port(in, f.Port)
+			if !thingName(f.Writer) {
+				c.fault(in, "name", f.Writer, "is not a name", "letters, digits, - and _")
+			}
+			if _, dup := c.s.Service(f.Name); dup {
+				c.fault(in, "duplicate", f.Writer, fmt.Sprintf("would be called %s in HAProxy, as another service is", f.Name), "another name")
+			}
+		}
+		for _, name := range ends {
+			key := fmt.Sprintf("%s %d", name, f.Port)
+			if o, dup := bound[key]; dup {
+				c.fault(in, "port", strconv.Itoa(f.Port), fmt.Sprintf("is bound on %s by service %s already", name, o), "another port or address")
+			} else {
+				bound[key] = f.Name
+			}
 		}
 	}
 	if len(c.s.Networks) == 0 {

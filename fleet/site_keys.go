@@ -50,6 +50,7 @@ func Keys() []Key {
 		{"services/NAME/listen/local", "true: HAProxy takes them on 127.0.0.1 too", "false"},
 		{"services/NAME/listen/tls", "true: with the site's certificate", "false"},
 		{"services/NAME/listen/writer", "true: one copy at a time, the others stand by in order; for databases", "false"},
+		{"services/NAME/listen/writers", "further ports by name, {nova: 3307}, each with a writer of its own: give each group of databases one, and the copies share the writes", ""},
 		{"services/NAME/listen/network", "the network over which HAProxy reaches the copies", "that of the first address"},
 		{"services/NAME/restarts/count", "so many restarts within that span, then on_failure", "3"},
 		{"services/NAME/restarts/within", "the span", "10m0s"},

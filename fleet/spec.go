@@ -34,7 +34,7 @@ type Host struct {
 	Name  string   `json:"name"`
 	Roles []string `json:"roles"`
 	// Voter hosts carry a member of the store and an ear. An arbiter is a voter
-	// with the role "arbiter" alone: it runs no services.
+	// with the role "arbiter" alone: it runs no services but other arbiters.
 	Voter bool `json:"voter"`
 	// Addresses maps a network's name to this host's own address on it.
 	Addresses map[string]netip.Addr `json:"addresses"`
@@ -119,7 +119,7 @@ const (
 // adjusted it. Traits, not names, drive the plan.
 type Service struct {
 	Name string `json:"name"`
-	Kind string `json:"kind"` // a row of service.Kinds: "systemd", "exec", "galera", "rabbitmq", "ocf"
+	Kind string `json:"kind"` // a row of service.Kinds: "systemd", "exec", "galera", "garbd", "rabbitmq", "ocf"
 	Mode Mode   `json:"mode"`
 	Why  string `json:"why"` // why this mode, in one sentence for the operator
 	// Units are the unit's names on the distributions we know; the first one
@@ -182,6 +182,9 @@ type Listen struct {
 	TLS       bool     `json:"tls,omitempty"`
 	// Writer: one server at a time, the others as ordered backups (Galera).
 	Writer bool `json:"writer,omitempty"`
+	// Writers are further ports, by name, each with a writer of its own: the clients of
+	// each keep to one server, and the servers share the work.
+	Writers map[string]int `json:"writers,omitempty"`
 	// Network is the one over which HAProxy reaches the servers.
 	Network string `json:"network,omitempty"`
 }

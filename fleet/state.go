@@ -20,9 +20,12 @@ type State struct {
 	Proofs   map[string]Proof   `json:"proofs,omitempty"`  // by host
 	Intents  map[string]Intent  `json:"intents,omitempty"` // by host
 	Wishes   map[string]Wish    `json:"wishes,omitempty"`  // by id
-	// Writers is, by service, the host whose copy takes all writes. It is a
+	// Writers is, by face of a service, the host whose copy takes all writes. It is a
 	// preference, not a right: two writers for a moment cost only retries.
 	Writers map[string]string `json:"writers,omitempty"`
+	// Spread is, by service, since when all its copies have been ready while one of its
+	// writers is elsewhere than where they are spread to.
+	Spread map[string]time.Time `json:"spread,omitempty"`
 	// Bootstraps are, by service, who may begin a cluster that has lost all members.
 	Bootstraps map[string]Bootstrap `json:"bootstraps,omitempty"`
 	// Lags are, by SERVICE@HOST, the copies that lack what another was given leave to write
@@ -121,7 +124,7 @@ type Intent struct {
 // Wish is what a person asked for.
 type Wish struct {
 	ID    string    `json:"id"`
-	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "reset", "without", "copy", "restart", "disarm", or "deed"
+	Verb  string    `json:"verb"` // "maintenance", "move", "oath", "reset", "without", "copy", "stop", "restart", "disarm", or "deed"
 	Host  string    `json:"host,omitempty"`
 	Thing string    `json:"thing,omitempty"`
 	To    string    `json:"to,omitempty"`
@@ -150,7 +153,7 @@ const (
 
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
-// "proof/HOST", "intent/HOST", "wish/ID", "writer/SERVICE", "bootstrap/SERVICE" and
+// "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE" and
 // "lag/SERVICE@HOST".
 type Record struct {
 	Key   string          `json:"key"`
@@ -199,6 +202,7 @@ func (s State) Clone() State {
 	s.Intents = maps.Clone(s.Intents)
 	s.Wishes = maps.Clone(s.Wishes)
 	s.Writers = maps.Clone(s.Writers)
+	s.Spread = maps.Clone(s.Spread)
 	s.Bootstraps = maps.Clone(s.Bootstraps)
 	s.Lags = maps.Clone(s.Lags)
 	return s
@@ -229,6 +233,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Wishes, name, r.Value)
 	case "writer":
 		return set(&s.Writers, name, r.Value)
+	case "spread":
+		return set(&s.Spread, name, r.Value)
 	case "bootstrap":
 		return set(&s.Bootstraps, name, r.Value)
 	case "lag":

@@ -3,6 +3,7 @@ package fleet
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -26,7 +27,7 @@ func Template(site string, management netip.Prefix, catalogue map[string]Service
 	var run, rest strings.Builder
 	for _, name := range Sorted(catalogue) {
 		v := catalogue[name]
-		if v.Mode == ActiveActive {
+		if v.Mode == ActiveActive && !slices.Contains(v.Roles, "arbiter") { // this site has none
 			fmt.Fprintf(&run, "%s  %s: {}\n", comment(string(v.Mode)+": "+v.Why), name)
 		} else {
 			fmt.Fprintf(&rest, "%s  # %s: {}\n", comment(string(v.Mode)+": "+v.Why), name)
@@ -80,7 +81,7 @@ networks:
 # c[1-3] stands for c1, c2, c3; n[001-100] keeps its zeros. One address counts
 # up through a pattern; a list names each host's own.
 # Controllers and arbiters vote (3, 5 or 7 of them); "voter" says otherwise.
-# An arbiter votes, and runs no services: the third vote of a pair.
+# An arbiter votes, and runs no services but garbd: the third vote of a pair.
 # A fence proves a host off. Without one, an active/passive service of a lost
 # host waits for the host's return or for a person's oath. {name} is the host's
 # name; passwords belong in a file that root alone may read.

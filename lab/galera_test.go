@@ -23,6 +23,7 @@ import (
 
 var (
 	galeraRounds = flag.Int("galera", 0, "cut the power of a whole Galera cluster under load so many times: make lab-galera")
+	galeraGarbd  = flag.String("garbd", "", "where the package galera-arbitrator-4 was unpacked: make lab-garbd")
 	galeraSeed   = flag.Uint64("galera-seed", uint64(time.Now().UnixNano()), "what throws the dice of -galera")
 )
 
@@ -45,8 +46,9 @@ func TestGalera(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &galeraSite{site: deploySite(ctx, t, Config{Name: "galera", Layers: []string{layer}},
-		SiteConfig{Timing: "room", Services: "  haproxy: {}\n  mariadb: {listen: {network: management}}\n"})}
+	config := SiteConfig{Timing: "room", Services: galeraServices}
+	g := &galeraSite{site: deploySite(ctx, t, Config{Name: "galera", Layers: []string{layer}}, config), config: config}
+	g.data = g.lab.Hosts
 	t.Logf("the dice of this run: -galera-seed %d", *galeraSeed)
 	g.dice = rand.New(rand.NewPCG(*galeraSeed, 0))
 	g.begin(t)
@@ -54,30 +56,40 @@ func TestGalera(t *testing.T) {
 	for n := range *galeraRounds {
 		g.step(t, fmt.Sprintf("power cut of all, round %d", n+1), g.powerCut)
 	}
+	g.tellRecoveries(t)
 	g.step(t, "G1 G2b all crash and no view is left", g.allCrash)
 	g.step(t, "G2 a member without data says that it is safe to bootstrap", g.emptyMember)
 	g.step(t, "G3 a member that does not answer may be primary", g.silentMember)
-	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerDies(t, "KILL") })
-	g.step(t, "the writer hangs", func(t *testing.T) { g.writerDies(t, "STOP") })
+	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerLost(t, "KILL", time.Second) })
+	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
+	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
+	g.step(t, "backup and restore", g.restored)
+	g.step(t, "false evictions", g.evictions)
 	g.step(t, "a rolling restart", g.rolling)
 	g.step(t, "a member whose disk is full leaves the rotation", g.fullDisk)
 }
 
+// galeraServices is the section of the site's file.
+const galeraServices = "  haproxy: {}\n  mariadb: {listen: {network: management}}\n"
+
 // galeraSite is a site with a Galera cluster and a client that writes to it.
 type galeraSite struct {
 	*site
-	dice *rand.Rand
-	w    *writers
+	config     SiteConfig
+	data       []Machine // those with a member
+	dice       *rand.Rand
+	w          *writers
+	recoveries []recovery
 }
 
 // step plays one thing and then sees that all is in order and nothing is lost.
 func (g *galeraSite) step(t *testing.T, name string, f func(t *testing.T)) {
-	t.Run(name, func(t *testing.T) {
+	sound := t.Run(name, func(t *testing.T) {
 		f(t)
 		g.await(t, "everything in service", g.settled)
 		g.intact(t)
 	})
-	if t.Failed() {
+	if !sound {
 		for _, m := range g.lab.Hosts {
 			for _, unit := range []string{"mainstay", "mariadb"} {
 				if text, err := g.lab.Run(g.ctx, m.Name, "journalctl", "-u", unit, "-n", "120", "--no-pager"); err == nil {
@@ -88,7 +100,7 @@ func (g *galeraSite) step(t *testing.T, name string, f func(t *testing.T)) {
 		if out, err := g.lab.Run(g.ctx, g.other(""), "mainstay", "events", "-n", "60"); err == nil {
 			t.Log(out)
 		}
-		t.FailNow()
+		g.await(t, "everything in service, or the next step says nothing", g.settled)
 	}
 }
 
@@ -97,44 +109,62 @@ func (g *galeraSite) begin(t *testing.T) {
 	t.Helper()
 	g.run(t, g.lab.Hosts[0].Name, "mariadb", "-e", `CREATE DATABASE proof; CREATE TABLE proof.acked (writer INT, n INT, PRIMARY KEY (writer, n)) ENGINE=InnoDB;
 		CREATE USER proof@'%' IDENTIFIED BY 'proof'; GRANT ALL ON proof.* TO proof@'%'`)
-	g.w = newWriters(g.ctx, g.lab)
-	t.Cleanup(g.w.stop)
+	g.write()
+	t.Cleanup(func() { g.w.stop() })
 	g.w.await(t, 50)
 }
 
+// write lets clients write, who remember nothing of what was written before.
+func (g *galeraSite) write() {
+	var from []string
+	for _, m := range g.data {
+		from = append(from, m.Name)
+	}
+	g.w = newWriters(g.ctx, g.lab, from)
+}
+
 // powerCut takes the power from all, in any order and with any pause between two, and
-// gives it back likewise.
+// gives it back likewise: to a copy of each disk first, without Mainstay, to learn what
+// MariaDB itself needs, and then to the disks themselves.
 func (g *galeraSite) powerCut(t *testing.T) {
 	g.w.await(t, 20+g.dice.IntN(200))
 	names := g.lab.names()
-	pause := func(longest time.Duration) {
-		// Mostly at once, at times so long that the rest forms a new group meanwhile.
-		g.wait(time.Duration(float64(longest) * g.dice.Float64() * g.dice.Float64()))
-	}
 	var said []string
 	begun := time.Now()
 	for i, k := range g.dice.Perm(len(names)) {
 		if i > 0 {
-			pause(12 * time.Second)
+			g.wait(g.pause(12 * time.Second))
 		}
 		said = append(said, fmt.Sprintf("%s at %v", names[k], time.Since(begun).Round(time.Millisecond)))
 		g.cut(t, names[k])
 	}
 	acked := g.w.acked()
-	pause(5 * time.Second)
-	said = append(said, "then on:")
-	begun = time.Now()
+	var back []powerOn
 	for i, k := range g.dice.Perm(len(names)) {
+		p := powerOn{host: names[k]}
 		if i > 0 {
-			pause(20 * time.Second)
+			p.after = g.pause(20 * time.Second)
 		}
-		said = append(said, fmt.Sprintf("%s at %v", names[k], time.Since(begun).Round(time.Millisecond)))
-		g.deed(t)(g.lab.Start(g.ctx, names[k]))
+		back = append(back, p)
+		said = append(said, fmt.Sprintf("%s on after %v", p.host, p.after.Round(time.Millisecond)))
 	}
-	last := time.Now()
-	at := g.w.after(t, acked)
 	t.Logf("%s", strings.Join(said, ", "))
-	g.tellRecovery(t, last, at)
+	own := g.own(t, back)
+	last := g.giveBack(t, back, func(string) {})
+	first := g.w.after(t, acked)
+	g.tellRecovery(t, last, first)
+	took := first.Sub(last)
+	g.recoveries = append(g.recoveries, recovery{took, own})
+	t.Logf("first write %.1f s after the last host had power; MariaDB itself %.1f s; more by %.1f s", took.Seconds(), own.Seconds(), (took - own).Seconds())
+	if took-own > recoveryMore {
+		t.Errorf("the first write came %v later than MariaDB itself could have taken it: more than %v", (took - own).Round(time.Millisecond), recoveryMore)
+	}
+}
+
+// pause draws how long nothing happens: mostly next to nothing, at times so long that
+// the rest forms a new group meanwhile.
+func (g *galeraSite) pause(longest time.Duration) time.Duration {
+	return time.Duration(float64(longest) * g.dice.Float64() * g.dice.Float64())
 }
 
 // cut takes a host's power. Where another lab runs on the same machine, the kernel may
@@ -154,7 +184,7 @@ func (g *galeraSite) cut(t *testing.T, host string) {
 // tellRecovery logs what the time to the first write was made of.
 func (g *galeraSite) tellRecovery(t *testing.T, last, first time.Time) {
 	t.Helper()
-	t.Logf("first write %.1f s after the last host had power (%d acknowledged so far)", first.Sub(last).Seconds(), g.w.acked())
+	t.Logf("first write at %s (%d acknowledged so far)", first.Format("15:04:05.000"), g.w.acked())
 	for _, m := range g.lab.Hosts {
 		out := g.run(t, m.Name, "systemctl", "show", "mainstay", "mariadb", "--property=InactiveExitTimestamp,ActiveEnterTimestamp", "--timestamp=unix")
 		var at []string
@@ -271,22 +301,6 @@ func (g *galeraSite) fullDisk(t *testing.T) {
 	g.run(t, old, "rm", "/var/lib/mysql-full")
 }
 
-// writerDies logs for how long nobody can write when the writer is killed or stopped.
-func (g *galeraSite) writerDies(t *testing.T, signal string) {
-	old := g.writer(t)
-	stall := g.w.stall(t, func() {
-		g.run(t, old, "systemctl", "kill", "-s", signal, "mariadb")
-		g.awaitFrom(t, g.other(old), "another writer", func(st api.Status) bool {
-			i := slices.IndexFunc(st.Services, func(v api.ServiceStatus) bool { return v.Name == "mariadb" })
-			return i >= 0 && st.Services[i].Writer != "" && st.Services[i].Writer != old
-		})
-	})
-	t.Logf("no commit for %v", stall.Round(time.Millisecond))
-	if signal == "STOP" {
-		g.run(t, old, "systemctl", "kill", "-s", "CONT", "mariadb")
-	}
-}
-
 // rolling restarts all members while the client writes.
 func (g *galeraSite) rolling(t *testing.T) {
 	before := g.pids(t)
@@ -338,7 +352,7 @@ func (g *galeraSite) events(t *testing.T, want string) string {
 func (g *galeraSite) intact(t *testing.T) {
 	t.Helper()
 	want := g.w.copy()
-	for _, m := range g.lab.Hosts {
+	for _, m := range g.data {
 		out := g.run(t, m.Name, "mariadb", "-N", "-e", "SET SESSION wsrep_sync_wait=1; SELECT writer, n FROM proof.acked")
 		have := map[[2]int]bool{}
 		for line := range strings.Lines(out) {
@@ -365,21 +379,23 @@ func (g *galeraSite) intact(t *testing.T) {
 // remember which commits were acknowledged.
 type writers struct {
 	lab  *Lab
+	from []string // the hosts by whose HAProxy they write
 	stop func()
 
 	mu     sync.Mutex
 	rows   map[[2]int]bool
 	latest time.Time
-	gap    time.Duration // the longest time without one since gapless
+	gap    time.Duration // the longest time without one since stall began to count
+	gapEnd time.Time     // when that ended
 	more   chan struct{} // closed at the next commit
 	why    error
 }
 
 const nWriters = 3
 
-func newWriters(ctx context.Context, l *Lab) *writers {
+func newWriters(ctx context.Context, l *Lab, from []string) *writers {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &writers{lab: l, rows: map[[2]int]bool{}, more: make(chan struct{})}
+	w := &writers{lab: l, from: from, rows: map[[2]int]bool{}, more: make(chan struct{})}
 	var wait sync.WaitGroup
 	for i := range nWriters {
 		wait.Go(func() { w.write(ctx, i) })
@@ -390,10 +406,9 @@ func newWriters(ctx context.Context, l *Lab) *writers {
 
 func (w *writers) write(ctx context.Context, writer int) {
 	var db *sql.DB
-	names := w.lab.names()
 	for n := 0; ctx.Err() == nil; n++ {
 		if db == nil {
-			db = w.open(names[(writer+n)%len(names)])
+			db = w.open(w.from[(writer+n)%len(w.from)])
 		}
 		one, cancel := context.WithTimeout(ctx, 3*time.Second)
 		_, err := db.ExecContext(one, "INSERT INTO proof.acked VALUES (?, ?)", writer, n)
@@ -402,7 +417,10 @@ func (w *writers) write(ctx context.Context, writer int) {
 		if w.why = err; err == nil {
 			w.rows[[2]int{writer, n}] = true
 			now := time.Now()
-			w.gap, w.latest = max(w.gap, now.Sub(w.latest)), now
+			if d := now.Sub(w.latest); d > w.gap {
+				w.gap, w.gapEnd = d, now
+			}
+			w.latest = now
 			close(w.more)
 			w.more = make(chan struct{})
 		}
@@ -423,14 +441,17 @@ func (w *writers) write(ctx context.Context, writer int) {
 }
 
 // open makes a client on a host, who knows of the database what OpenStack does there.
-func (w *writers) open(host string) *sql.DB {
+func (w *writers) open(host string) *sql.DB { return openProof(w.lab, host, "127.0.0.1:3306") }
+
+// openProof makes a client on a host that connects to an address.
+func openProof(l *Lab, host, address string) *sql.DB {
 	cfg := mysql.NewConfig()
-	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr = "proof", "proof", "tcp", "127.0.0.1:3306"
+	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr = "proof", "proof", "tcp", address
 	cfg.InterpolateParams = true
 	cfg.Logger = &mysql.NopLogger{}
 	cfg.DialFunc = func(context.Context, string, string) (c net.Conn, err error) {
-		err = inNetns(w.lab.netns(host), func() (err error) {
-			c, err = net.DialTimeout("tcp4", "127.0.0.1:3306", time.Second)
+		err = inNetns(l.netns(host), func() (err error) {
+			c, err = net.DialTimeout("tcp4", address, time.Second)
 			return err
 		})
 		return c, err
@@ -453,6 +474,13 @@ func (w *writers) acked() int {
 // stall is the longest time without a commit while f was played and until they go on.
 func (w *writers) stall(t *testing.T, f func()) time.Duration {
 	t.Helper()
+	gap, _ := w.stalled(t, f)
+	return gap
+}
+
+// stalled returns also when it ended.
+func (w *writers) stalled(t *testing.T, f func()) (time.Duration, time.Time) {
+	t.Helper()
 	w.mu.Lock()
 	w.gap = 0
 	w.mu.Unlock()
@@ -460,7 +488,7 @@ func (w *writers) stall(t *testing.T, f func()) time.Duration {
 	w.await(t, 50)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.gap
+	return w.gap, w.gapEnd
 }
 
 func (w *writers) copy() map[[2]int]bool {

@@ -30,7 +30,7 @@ type SiteConfig struct {
 	// Computes are the names of those among them that are no controllers: they do not
 	// vote, and nothing exclusive can live there.
 	Computes []string
-	// Arbiters are the names of those that vote and run nothing.
+	// Arbiters are the names of those that vote and run nothing but garbd.
 	Arbiters []string
 	// Addresses and Brakes are the site file's sections; empty: every Virtual address, and
 	// at most one host fenced at a time.

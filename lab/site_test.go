@@ -243,7 +243,8 @@ func deploySite(ctx context.Context, t *testing.T, cfg Config, c SiteConfig) *si
 	binary := build(ctx, t, "one")
 	l := up(t, cfg)
 	if strings.Contains(c.Services, "mariadb") {
-		if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"])); err != nil {
+		members := slices.DeleteFunc(l.names(), func(name string) bool { return slices.Contains(c.Arbiters, name) })
+		if err := l.InstallCloud(ctx, l.Cloud(l.Virtual()["internal"], members...)); err != nil {
 			t.Fatal(err)
 		}
 	}

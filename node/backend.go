@@ -170,12 +170,16 @@ func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
 		if err := n.checkCopy(&w); err != nil {
 			return err
 		}
+	case "stop":
+		if err := n.checkStop(&w); err != nil {
+			return err
+		}
 	case "restart":
 		if err := n.checkRestart(&w); err != nil {
 			return err
 		}
 	default:
-		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath, reset, without, copy and restart", w.Verb)
+		return api.Refuse(http.StatusBadRequest, "", "no such wish: %q; there are maintenance, disarm, move, oath, reset, without, copy, stop and restart", w.Verb)
 	}
 	return n.store.Wish(ctx, []fleet.Record{fleet.Put("wish/"+w.ID, w, fmt.Sprintf("%s wishes: %s %s%s", w.By, w.Verb, w.Host, w.Thing))})
 }
@@ -245,6 +249,19 @@ func (n *node) checkRestart(w *fleet.Wish) error {
 		return api.Refuse(http.StatusConflict, "mainstay move "+v.Name+" HOST", "%s is %s: what only one host has is moved by the word of who has it", v.Name, v.Mode)
 	}
 	w.Thing, w.ID, w.Done = v.Thing(), "restart-"+v.Name, nil
+	return nil
+}
+
+// checkStop completes a wish to end all members of a cluster and keep them down.
+func (n *node) checkStop(w *fleet.Wish) error {
+	v, ok := n.spec.Service(strings.TrimPrefix(w.Thing, "service/"))
+	switch {
+	case !ok:
+		return api.Refuse(http.StatusNotFound, "mainstay status", "the site has no service %q", w.Thing)
+	case v.Kind != "galera":
+		return api.Refuse(http.StatusConflict, "", "%s is of kind %s: only a database of kind galera is stopped as a whole, to be restored", v.Name, v.Kind)
+	}
+	w.Thing, w.ID = v.Thing(), "stop-"+v.Name
 	return nil
 }
 

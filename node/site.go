@@ -391,7 +391,7 @@ func (n *node) siteOf(host string) string {
 
 // env is what this host's copies of services share.
 func (n *node) env() service.Env {
-	return service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held"), Shims: filepath.Join(n.cfg.Run, "ocf"), Kept: filepath.Join(n.cfg.State, "ocf")}
+	return service.Env{Systemd: n.system, Held: filepath.Join(n.cfg.Run, "held"), Shims: filepath.Join(n.cfg.Run, "ocf"), Kept: filepath.Join(n.cfg.State, "ocf"), Saved: filepath.Join(n.cfg.State, "saved")}
 }
 
 // forgetServices takes back what was prepared on this host for services that the

@@ -175,7 +175,7 @@ func TestForgotten(t *testing.T) {
 // taken; what a person may take back then is.
 func TestWishesInShadow(t *testing.T) {
 	n := &node{spec: fleet.Spec{Mode: "shadow", Hosts: []fleet.Host{{Name: "c1"}}}, store: &store.Client{}}
-	for _, verb := range []string{"move", "oath", "reset", "without", "restart"} {
+	for _, verb := range []string{"move", "oath", "reset", "without", "stop", "restart"} {
 		var refusal *api.Refusal
 		if err := n.Wish(t.Context(), fleet.Wish{Verb: verb, Host: "c1"}); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "shadow") {
 			t.Errorf("a wish for %s: %v", verb, err)

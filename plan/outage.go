@@ -368,6 +368,10 @@ func (d *decision) clustered(v fleet.Service) {
 		})
 		given = max(given, x.report.GivenUp[thing])
 	}
+	if wish, stopped := d.w.State.Wishes["stop-"+v.Name]; stopped {
+		d.keepDown(v, wish, ms)
+		return
+	}
 	held, owed := "", false
 	if i := slices.IndexFunc(ms, func(m member) bool { return m.host == b.Host }); b.Host != "" && i >= 0 {
 		var over bool
@@ -395,6 +399,7 @@ func (d *decision) clustered(v fleet.Service) {
 			b = fleet.Bootstrap{Service: v.Name, Generation: b.Generation}
 			put(v.Name + " has a primary component")
 		}
+		d.backups(v, ms)
 		for _, m := range ms {
 			if m.waived {
 				d.record(fleet.Remove("wish/without-"+v.Name+"-"+m.host, fmt.Sprintf("%s has a primary component: no need to go on without %s", v.Name, m.host)))

@@ -28,16 +28,11 @@ func (d *decision) rolling() {
 			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s was restarted on %s", v.Name, strings.Join(wish.Done, ", "))))
 			continue
 		}
-		writer := d.w.State.Writers[v.Name]
-		slices.SortStableFunc(left, func(a, b string) int {
-			switch {
-			case a == writer:
-				return 1
-			case b == writer:
-				return -1
-			}
-			return 0
-		})
+		writes := map[string]int{}
+		for _, f := range v.Faces(d.homes[v.Name]) {
+			writes[d.w.State.Writers[f.Name]]++
+		}
+		slices.SortStableFunc(left, func(a, b string) int { return writes[a] - writes[b] })
 		d.rollOne(id, wish, v, left[0])
 	}
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"time"
 
@@ -35,22 +36,28 @@ func (d *decision) routes() {
 	table := fleet.Routes{Servers: map[string]map[string]fleet.Route{}}
 	var said []byte // the table in words, for its revision
 	for _, v := range d.w.Spec.Services {
-		if v.Listen.Port == 0 {
+		homes := d.homes[v.Name]
+		faces := v.Faces(homes)
+		if len(faces) == 0 {
 			continue
 		}
-		homes := d.homes[v.Name]
-		servers := make(map[string]fleet.Route, len(homes))
+		routes := make(map[string]fleet.Route, len(homes))
 		for _, host := range homes {
-			servers[host] = d.route(v, host)
+			routes[host] = d.route(v, host)
 		}
-		keepLast(homes, servers)
-		if v.Listen.Writer {
-			d.writer(v, servers)
-		}
-		table.Servers[v.Name] = servers
-		said = append(append(said, v.Name...), 0, 0)
-		for _, host := range homes {
-			said = append(append(append(append(said, host...), 0), servers[host]...), 0)
+		home := d.home(v, faces, routes)
+		keepLast(homes, routes)
+		for _, f := range faces {
+			servers := routes
+			if v.Listen.Writer {
+				servers = maps.Clone(routes)
+				d.writer(f, servers, home)
+			}
+			table.Servers[f.Name] = servers
+			said = append(append(said, f.Name...), 0, 0)
+			for _, host := range homes {
+				said = append(append(append(append(said, host...), 0), servers[host]...), 0)
+			}
 		}
 	}
 	if len(table.Servers) == 0 {
@@ -144,28 +151,64 @@ func keepLast(homes []string, servers map[string]fleet.Route) {
 	}
 }
 
-// writer chooses the one server that takes the writes; it stays until it fails,
-// because every change of writer costs its clients a reconnect.
-func (d *decision) writer(v fleet.Service, servers map[string]fleet.Route) {
-	var ready []string
-	for _, host := range fleet.Sorted(servers) {
-		if servers[host] == fleet.RouteReady {
-			ready = append(ready, host)
-		}
+// writer chooses the one server of a face that takes the writes; it stays until it fails,
+// because every change of writer costs its clients a reconnect, or until the writers of
+// the service go home. The next one is that to which HAProxy has gone by itself.
+func (d *decision) writer(f fleet.Face, servers map[string]fleet.Route, home bool) {
+	ready := func(host string) bool { return servers[host] == fleet.RouteReady }
+	now, why := d.w.State.Writers[f.Name], ""
+	switch {
+	case home && now != f.Order[0]:
+		now, why = f.Order[0], ": all copies have been ready for "+homeAfter.String()
+	case !ready(now):
+		now = f.Next(now, ready)
 	}
-	if len(ready) == 0 {
+	if now == "" {
 		return
 	}
-	now := d.w.State.Writers[v.Name]
-	if !slices.Contains(ready, now) {
-		now = ready[0]
-		d.record(fleet.Put("writer/"+v.Name, now, fmt.Sprintf("%s takes the writes of %s", now, v.Name)))
+	if now != d.w.State.Writers[f.Name] {
+		d.record(fleet.Put("writer/"+f.Name, now, fmt.Sprintf("%s takes the writes of %s%s", now, f.Name, why)))
 	}
-	for _, host := range ready {
-		if host != now {
+	for _, host := range f.Order {
+		if host != now && ready(host) {
 			servers[host] = fleet.RouteBackup
 		}
 	}
+}
+
+// homeAfter is how long all copies of a service must have been ready before writers that
+// have gathered on some of them are spread again: one that comes and goes shall not take
+// its clients with it each time.
+const homeAfter = time.Minute
+
+// home says whether the writers of a service are to be where they are spread to. A
+// service that has one alone leaves it where it is.
+func (d *decision) home(v fleet.Service, faces []fleet.Face, routes map[string]fleet.Route) bool {
+	if len(faces) < 2 {
+		return false
+	}
+	whole, away := true, false
+	for _, f := range faces {
+		now := d.w.State.Writers[f.Name]
+		away = away || now != "" && now != f.Order[0]
+	}
+	for _, host := range d.homes[v.Name] {
+		whole = whole && routes[host] == fleet.RouteReady
+	}
+	since, watched := d.w.State.Spread[v.Name]
+	switch left := homeAfter - d.w.Wall.Sub(since); {
+	case !whole || !away:
+		if watched {
+			d.record(fleet.Remove("spread/"+v.Name, ""))
+		}
+	case !watched:
+		d.record(fleet.Put("spread/"+v.Name, d.w.Wall, fmt.Sprintf("all copies of %s are ready: if they still are in %v, its writers are spread again", v.Name, homeAfter)))
+	case left > 0:
+		d.wake(left)
+	default:
+		return true
+	}
+	return false
 }
 
 // Drained says whether a host's servers take no new traffic by a routing table, or

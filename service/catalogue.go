@@ -86,6 +86,20 @@ func Catalogue() map[string]fleet.Service {
 			OnFailure: fleet.FailBlock,
 		},
 		{
+			Name: "garbd", Kind: "garbd", Mode: fleet.ActiveActive,
+			Why: "Two members that lose sight of each other both stop, and so does one whose other dies without a word. " +
+				"Galera's arbitrator is their third vote, on a host that has no data: it begins nothing and is never asked for a position.",
+			Units: []string{
+				"garb.service",  // Debian, Ubuntu: galera-arbitrator-4
+				"garbd.service", // RDO, CentOS
+			},
+			Roles:     []string{"arbiter"},
+			After:     []string{"mariadb"}, // it ends where it finds no primary member
+			Check:     fleet.Check{Every: second, Deadline: second},
+			Restarts:  fleet.Restarts{Count: 60, Within: 10 * minute},
+			OnFailure: fleet.FailBlock,
+		},
+		{
 			Name: "rabbitmq", Kind: "rabbitmq", Mode: fleet.ActiveActive,
 			Why: "Stateful, and its own cluster is the native way: quorum queues keep each message on a majority and choose their " +
 				"leaders by themselves, pause_minority keeps a cut-off node silent. Clients name all nodes and go to the next; an " +

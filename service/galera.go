@@ -37,9 +37,12 @@ type galeraCopy struct {
 	close  func() error
 	galeraFiles
 	donor bool
+	taken string // the file that says when the newest backup was taken here
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
+	desync   func(ctx context.Context, on string) error // "ON": the group shall not wait for it
+	server   serverLogin
 	tuned    time.Time     // when they were last told; guarded by unitCopy.mu, as is untuned
 	untuned  string        // why they could not be
 	synced   chan struct{} // closed when what it began with is on disk; nil: not begun. Guarded so too
@@ -48,6 +51,14 @@ type galeraCopy struct {
 	ask  sync.Mutex        // held while the storage engine is asked, or the server started
 	last map[string]string // the server's newest words; nil: it did not answer. Guarded by unitCopy.mu, as is at
 	at   *fleet.Replica    // what the storage engine said; nil: not asked since the server ran
+	// asked is what the files said then: a person may have put other data in their place.
+	asked fleet.Replica
+}
+
+// serverLogin is how the server is reached.
+type serverLogin struct {
+	user, passwordFile string
+	network, address   string // "unix" and the socket's path, or "tcp" and host:port
 }
 
 // statusQuery reads the server's wsrep_* status and variables.
@@ -57,6 +68,10 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 	u, p := newUnit(s, env)
 	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), close: func() error { return nil }}
 	c.bar = bar{name: s.Name, held: filepath.Join(env.Held, s.Name), why: "Its member of the cluster is started by Mainstay alone"}
+	c.taken = filepath.Join(env.Saved, s.Name+".json")
+	if d, err := time.ParseDuration(p.text("backup_within")); err != nil || d < 0 {
+		p.wrong("backup_within", "%q is no duration such as 26h; 0s: nobody is told", p.text("backup_within"))
+	}
 	limit := p.duration("query_timeout")
 	c.timers = galeraTimers(p)
 	cfg := mysql.NewConfig()
@@ -64,6 +79,7 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 	if strings.HasPrefix(cfg.Addr, "/") {
 		cfg.Net = "unix"
 	}
+	c.server = serverLogin{cfg.User, p.text("password_file"), cfg.Net, cfg.Addr}
 	cfg.Timeout, cfg.ReadTimeout, cfg.WriteTimeout = limit, limit, limit
 	cfg.Logger = &mysql.NopLogger{} // every error is returned, too
 	if file := p.text("password_file"); file != "" {
@@ -109,6 +125,18 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 		// to what the server's own configuration says.
 		_, err := db.ExecContext(ctx, "SET GLOBAL wsrep_provider_options = '"+options+"'")
 		return err
+	}
+	c.desync = func(ctx context.Context, on string) error {
+		// It waits until the group has heard of it, which a busy one does late.
+		slow := cfg.Clone()
+		slow.ReadTimeout = 10 * limit
+		connector, err := mysql.NewConnector(slow)
+		if err != nil {
+			return err
+		}
+		db := sql.OpenDB(connector)
+		_, err = db.ExecContext(ctx, "SET GLOBAL wsrep_desync = "+on)
+		return errors.Join(err, db.Close())
 	}
 	return c, errors.Join(p.wrongs...)
 }
@@ -185,7 +213,7 @@ func askStatus(ctx context.Context, db *sql.DB) (map[string]string, error) {
 	for _, q := range []string{
 		`SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready','wsrep_connected','wsrep_cluster_status','wsrep_cluster_size',
 			'wsrep_cluster_state_uuid','wsrep_local_state','wsrep_local_state_comment','wsrep_last_committed','wsrep_local_recv_queue')`,
-		`SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_cluster_address','wsrep_reject_queries','read_only')`,
+		`SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_cluster_address','wsrep_reject_queries','wsrep_desync','read_only')`,
 	} {
 		rows, err := db.QueryContext(ctx, q)
 		if err != nil {
@@ -239,6 +267,9 @@ func galeraReady(v map[string]string, unit string, donorReady bool) (ready bool,
 	case galeraSynced:
 	case galeraDonor:
 		if !donorReady {
+			if strings.EqualFold(v["wsrep_desync"], "ON") {
+				return false, "was told to lag, as a backup tells it while it runs (Donor/Desynced); if none does: mariadb -e \"SET GLOBAL wsrep_desync=OFF\""
+			}
 			return false, "gives its state to a member that joins (Donor/Desynced); ready again when that is done" + look
 		}
 	case galeraJoining:
@@ -305,10 +336,14 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 	r := c.read()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !down(phase) {
+	if !down(phase) || r.UUID != c.asked.UUID || r.Empty != c.asked.Empty {
 		c.at = nil
-	} else if c.at != nil {
+	}
+	if c.at != nil {
 		r.UUID, r.Seqno, r.Known, r.Empty = c.at.UUID, c.at.Seqno, c.at.Known, c.at.Empty
+	}
+	if s, err := readSaved(c.taken); err == nil {
+		r.Saved = s.Taken
 	}
 	if phase == fleet.Running {
 		r.Part = part(c.last)
@@ -445,6 +480,7 @@ func (c *galeraCopy) Bootstrap(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", c.name, err)
 	}
+	c.replica(st.Phase) // forgets what was said of other data
 	c.mu.Lock()
 	at := c.at
 	c.restarts.add(1) // one that fails is not tried without end
@@ -514,8 +550,9 @@ func (c *galeraCopy) Position(ctx context.Context) error {
 		return fmt.Errorf("position of %s: %w", c.name, err)
 	}
 	at, err := c.recover(ctx, c.startTime)
+	files := c.read()
 	c.mu.Lock()
-	c.at = &at
+	c.at, c.asked = &at, files
 	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("position of %s: %w", c.name, err)

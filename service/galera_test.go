@@ -67,7 +67,7 @@ func TestGaleraReady(t *testing.T) {
 }
 
 func galeraEnv(t *testing.T, f *fakeSystemd) Env {
-	return Env{Systemd: newSystemd(t, f), Units: f.Units, Held: filepath.Join(t.TempDir(), "held")}
+	return Env{Systemd: newSystemd(t, f), Units: f.Units, Held: filepath.Join(t.TempDir(), "held"), Saved: filepath.Join(t.TempDir(), "saved")}
 }
 
 func openGaleraTest(t *testing.T, unit fakeUnit) (*fakeSystemd, *galeraCopy, string) {

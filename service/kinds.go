@@ -3,8 +3,8 @@
 //
 // A kind of service is one row of the table below: "systemd" (a unit, over
 // D-Bus), "exec" (three commands), "galera" (a unit that is ready only when its
-// database is in the primary component and synced), "rabbitmq" (one that is ready
-// only when a message passes through its broker) and "ocf" (a resource agent, as
+// database is in the primary component and synced), "garbd" (its arbitrator), "rabbitmq"
+// (one that is ready only when a message passes through its broker) and "ocf" (a resource agent, as
 // Pacemaker runs them). A further kind is one more file here, one more row, and a
 // subject in kinds_test.go, whose contract every row must keep.
 //
@@ -167,6 +167,9 @@ type Env struct {
 	// us remember until the next boot: /run/mainstay/ocf. Kept is what they had us
 	// remember for longer: /var/lib/mainstay/ocf.
 	Shims, Kept string
+	// Saved is where it is remembered when the newest backup of each service was taken
+	// here: /var/lib/mainstay/saved.
+	Saved string
 }
 
 // Kind is one row of the table.
@@ -235,9 +238,19 @@ func Kinds() []Kind {
 				{"query_timeout", "how long a status query may take", "1s"},
 				{"data", "the server's data directory, to read its position while it is down", "/var/lib/mysql"},
 				{"suspect_timeout", "after how long a silence the group goes on without a member (evs.suspect_timeout and what belongs to it); 0s leaves the server's own configuration", "2s"},
+				{"backup_within", "after how long without a backup of any member a person is told; 0s never", "0s"},
 				{"donor_ready", "true: a member that sends its state to another keeps taking traffic", "false"},
 			},
 			Open: openGalera,
+		},
+		{
+			Name: "garbd",
+			Doc:  "a systemd unit of Galera's arbitrator: the third vote of two members, without data; may live on arbiters",
+			Params: []Param{startTimeout, stopTimeout,
+				{"config", "the file that says what it is started with", "/etc/default/garb"},
+				{"suspect_timeout", "that of the members, with which its options are compared", "2s"},
+			},
+			Open: openGarbd,
 		},
 		{
 			Name:    "rabbitmq",
@@ -318,6 +331,7 @@ func (e Env) filled() Env {
 	e.OCFTemp = cmp.Or(e.OCFTemp, "/run/resource-agents")
 	e.Shims = cmp.Or(e.Shims, "/run/mainstay/ocf")
 	e.Kept = cmp.Or(e.Kept, "/var/lib/mainstay/ocf")
+	e.Saved = cmp.Or(e.Saved, "/var/lib/mainstay/saved")
 	return e
 }
 
