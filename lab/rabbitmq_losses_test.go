@@ -66,12 +66,6 @@ func TestRabbitLosses(t *testing.T) {
 
 func last(of []time.Duration) time.Duration { return of[len(of)-1] }
 
-// spread writes the median, the worst, and all of them.
-func spread(of []time.Duration) string {
-	slices.Sort(of)
-	return fmt.Sprintf("%v, %v %v", of[len(of)/2], last(of), of)
-}
-
 // leads is the host whose node leads the queue.
 func (r *rabbitSite) leads(t *testing.T) string {
 	t.Helper()
