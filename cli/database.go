@@ -66,7 +66,7 @@ func (a *app) awaitStop(ctx context.Context, name string, wait time.Duration) er
 		err := a.ask(ctx, func(ctx context.Context, c *api.Client) error {
 			s, err := c.Status(ctx)
 			if err == nil {
-				_, left = down(s, name)
+				left = down(s, name)
 			}
 			return err
 		})
@@ -83,7 +83,7 @@ func (a *app) awaitStop(ctx context.Context, name string, wait time.Duration) er
 
 // down says, by a status, what keeps the members of a database from being surely down on
 // a person's wish.
-func down(s api.Status, name string) (api.ServiceStatus, error) {
+func down(s api.Status, name string) error {
 	dead := map[string]bool{}
 	for _, h := range s.Hosts {
 		dead[h.Name] = h.Condition == fleet.Dead
@@ -97,7 +97,7 @@ func down(s api.Status, name string) (api.ServiceStatus, error) {
 			continue
 		}
 		if !wished {
-			return v, fmt.Errorf("%s runs, or may: nobody wished it stopped; first: mainstay stop %s", name, name)
+			return fmt.Errorf("%s runs, or may: nobody wished it stopped; first: mainstay stop %s", name, name)
 		}
 		var left []string
 		for _, host := range fleet.Sorted(v.Copies) {
@@ -110,11 +110,11 @@ func down(s api.Status, name string) (api.ServiceStatus, error) {
 			}
 		}
 		if len(left) > 0 {
-			return v, fmt.Errorf("%s is not down everywhere: %s; a host that is silent is off only when it is proved (mainstay recover oath HOST)", name, strings.Join(left, ", "))
+			return fmt.Errorf("%s is not down everywhere: %s; a host that is silent is off only when it is proved (mainstay recover oath HOST)", name, strings.Join(left, ", "))
 		}
-		return v, nil
+		return nil
 	}
-	return api.ServiceStatus{}, fmt.Errorf("the site has no service %q", name)
+	return fmt.Errorf("the site has no service %q", name)
 }
 
 // saver opens this host's copy of a database.
@@ -204,7 +204,7 @@ func (a *app) restoreDatabase(ctx context.Context, name, dir, yes string) error 
 		return a.ask(ctx, func(ctx context.Context, api *api.Client) error {
 			s, err := api.Status(ctx)
 			if err == nil {
-				_, err = down(s, name)
+				err = down(s, name)
 			}
 			return err
 		})

@@ -28,7 +28,7 @@ func TestDown(t *testing.T) {
 		{"another is stopped", api.Status{Wishes: []fleet.Wish{{Verb: "stop", Thing: "service/db2"}}, Services: copies(fleet.Stopped)}, "mainstay stop db"},
 		{"no such", api.Status{Wishes: wished}, "no service"},
 	} {
-		_, err := down(c.s, "db")
+		err := down(c.s, "db")
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}

@@ -17,18 +17,18 @@ type Face struct {
 
 // Faces returns the entries of a service in HAProxy, none if it is not behind it. Each
 // begins with another one of its homes, so that the writers are spread over them.
-func (v Service) Faces(homes []string) []Face {
-	if v.Listen.Port == 0 {
+func (s Service) Faces(homes []string) []Face {
+	if s.Listen.Port == 0 {
 		return nil
 	}
-	out := []Face{{Name: v.Name, Port: v.Listen.Port, Order: homes}}
-	if !v.Listen.Writer {
+	out := []Face{{Name: s.Name, Port: s.Listen.Port, Order: homes}}
+	if !s.Listen.Writer {
 		return out
 	}
 	sorted := slices.Sorted(slices.Values(homes))
 	out[0].Order = sorted
-	for i, name := range Sorted(v.Listen.Writers) {
-		f := Face{Name: v.Name + "-" + name, Writer: name, Port: v.Listen.Writers[name]}
+	for i, name := range Sorted(s.Listen.Writers) {
+		f := Face{Name: s.Name + "-" + name, Writer: name, Port: s.Listen.Writers[name]}
 		for k := range sorted {
 			f.Order = append(f.Order, sorted[(k+i+1)%len(sorted)])
 		}

@@ -84,22 +84,23 @@ const storyLeases = 5
 // staged is a story as the lab plays it: with its own timing, and each pause at least
 // as long as in the file, and as many leases long up to storyLeases.
 func staged(st sim.Story) sim.Story {
-	is, longer := fleet.Presets()[storyTiming].Lease, time.Duration(1)
+	is, longer := fleet.Presets()[storyTiming].Lease, int64(1)
 	if was := fleet.Presets()[st.Shape.Timing].Lease; was > 0 { // else no real site has that timing
-		longer = is / was
+		longer = int64(is / was)
 	}
 	out := st
 	out.Shape.Timing, out.Shape.Hosts, out.Golden = storyTiming, min(st.Shape.Hosts, 2), nil
-	out.From = st.From * longer
+	long := func(d time.Duration) time.Duration { return time.Duration(int64(d) * longer) }
+	out.From = long(st.From)
 	out.Commands = slices.Clone(st.Commands)
 	before, now := st.From, out.From
 	for i, c := range st.Commands {
 		if c.At < st.From { // only their order counts
-			out.Commands[i].At = c.At * longer
+			out.Commands[i].At = long(c.At)
 			continue
 		}
 		pause := c.At - before
-		now += max(pause, min(pause*longer, storyLeases*is))
+		now += max(pause, min(long(pause), storyLeases*is))
 		before, out.Commands[i].At = c.At, now
 	}
 	return out
