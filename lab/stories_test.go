@@ -39,6 +39,9 @@ var virtual = map[string]string{
 	"g3-dead-member":                  noGalera,
 	"g3-leader-dies":                  noGalera,
 	"g3-silent-member":                noGalera,
+	"mirror-behind":                   noDRBD,
+	"mirror-no-leader":                noDRBD,
+	"mirror-word":                     noDRBD,
 	"r1-outside-for-ever":             noBrokers,
 	"r2-cut-again-on-its-way-back":    noBrokers,
 	"r5-all-come-back":                noBrokers,
@@ -68,6 +71,7 @@ var virtual = map[string]string{
 }
 
 const (
+	noDRBD     = "DRBD, which this kernel has not; make lab-drbd-site is for three machines of QEMU"
 	noWatchdog = "a watchdog; containers have none, make lab-watchdog plays the host's side on a machine of QEMU"
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
