@@ -39,6 +39,11 @@ func (g *galeraSite) restored(t *testing.T) {
 			t.Errorf("mariadb on %s is %s though it is kept down", name, c.Phase)
 		}
 	}
+	for _, m := range g.lab.Hosts {
+		// A folder that is in the tree below these hosts' overlay cannot be renamed, and a
+		// real host's can.
+		g.run(t, m.Name, "sh", "-c", "cp -a /var/lib/mysql /var/lib/mysql.own && rm -r /var/lib/mysql && mv /var/lib/mysql.own /var/lib/mysql")
+	}
 	begun = time.Now()
 	for _, m := range g.lab.Hosts {
 		argv := []string{"mainstay", "restore", "--database", "mariadb", "--what-was-written-since-may-be-lost", "a table is gone"}
