@@ -25,7 +25,7 @@ type SiteConfig struct {
 	// Extra is appended to the site's file.
 	Extra string
 	// Hosts are the names of those that belong to the site; empty: all. With an even
-	// number of controllers the last one does not vote.
+	// number of controllers and arbiters the last controller does not vote.
 	Hosts []string
 	// Computes are the names of those among them that are no controllers: they do not
 	// vote, and nothing exclusive can live there.
