@@ -44,9 +44,9 @@ type pairing struct {
 	trying bool
 	// leaving: this process gives up its host's vote.
 	leaving bool
-	asked  at // when the partner was last asked for its word
-	began  at
-	grown  at // when the partner's membership was last proposed
+	asked   at // when the partner was last asked for its word
+	began   at
+	grown   at // when the partner's membership was last proposed
 }
 
 // pairEvery is how often a host looks at its pair.
