@@ -148,6 +148,9 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 	}
 	s.deed(t)(s.lab.Heal(s.ctx, "c1", All))
 	s.deed(t)(s.lab.Heal(s.ctx, "c2", All))
+	for _, m := range s.lab.Hosts { // after three fences within an hour one stays off for a person
+		s.deed(t)(s.lab.Start(s.ctx, m.Name))
+	}
 	s.awaitFrom(t, serves, "the two joint again", s.joint)
 	for _, o := range Overlaps(s.wire.Claims(begun)) {
 		if o.Lasted > wireBound {
