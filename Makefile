@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-garbd lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-garbd lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -73,6 +73,15 @@ lab-faults: build
 STORY ?=
 lab-stories: build
 	go test ./lab -count=1 -timeout 0 -v -run 'TestStories$$' -faults $(if $(STORY),-story '$(STORY)')
+
+# Two servers and an arbiter: each lost in every way, the arbiter, and both the arbiter and a server.
+lab-arbiter: build
+	go test ./lab -count=1 -timeout 0 -v -run TestArbiter -faults
+
+# Two servers and no third, ROUNDS times: cut off, hung, without power, or out of sight of each
+# other; exactly one serves at the end of each. SEED=n throws the same dice again.
+lab-two: build
+	go test ./lab -count=1 -timeout 0 -v -run TestTwo -two $(ROUNDS) $(if $(SEED),-two-seed $(SEED))
 
 # A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
 lab-rabbitmq: build

@@ -162,6 +162,7 @@ type Agent struct {
 	// is set once the farewell was said.
 	departing fleet.Moment
 	leaving   bool
+	agreed    uint64        // of a pair: the number of the agreement that this host goes by
 	armed     time.Duration // of the watchdog; zero: it is not
 	watchdog  Watchdog      // of guardLife alone; nil: not opened yet
 	questions map[string]*question
@@ -927,7 +928,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
-		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed, Store: a.store,
+		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed, Store: a.store, Pair: a.agreed,
 		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {

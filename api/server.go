@@ -50,6 +50,8 @@ type Backend interface {
 	Order(ctx context.Context, o fleet.Order) fleet.Effect
 	// Part answers this host's kernel: nil is leave to write on without its peer.
 	Part(ctx context.Context, r PartRequest) error
+	// Pair answers the other voter of a site of two.
+	Pair(ctx context.Context, host string, q PairAsk) (PairAnswer, error)
 	// IsVoter says whether a host may give orders, MayAct whether root on it may do what
 	// an operator may: another host may only look.
 	IsVoter(host string) bool
@@ -70,6 +72,26 @@ type VoterDeed struct {
 type VoterAnswer struct {
 	Text  string `json:"text"`
 	Token string `json:"token,omitempty"`
+}
+
+// PairAsk is what one voter of a site of two asks of the other.
+type PairAsk struct {
+	Do string `json:"do"`
+	// Boot is the asking host's.
+	Boot string `json:"boot"`
+}
+
+// What one of a pair may ask of the other.
+const (
+	PairTell  = "tell"  // its word about itself
+	PairPlace = "place" // a place in its store, as a learner
+	PairLeave = "leave" // to go on alone, for the asking host leaves in good order
+)
+
+// PairAnswer is the other's word, and after PairPlace what the new member starts with.
+type PairAnswer struct {
+	Word    fleet.PairWord `json:"word"`
+	Cluster string         `json:"cluster,omitempty"`
 }
 
 // Refusal is an error that the caller caused or must act on.
@@ -259,6 +281,14 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 			return err
 		}
 		return answer(w, b.Order(r.Context(), o), nil)
+	})
+	host("POST /v1/host/pair", func(w http.ResponseWriter, r *http.Request, p Person) error {
+		var q PairAsk
+		if err := decode(r, &q); err != nil {
+			return err
+		}
+		a, err := b.Pair(r.Context(), p.Name, q)
+		return answer(w, a, err)
 	})
 	host("POST /v1/host/renew", func(w http.ResponseWriter, r *http.Request, p Person) error {
 		var j JoinRequest

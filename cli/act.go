@@ -234,7 +234,14 @@ site's voters hears again: replace the lost ones. The old data is kept beside th
 			if err != nil {
 				return err
 			}
+			if err := node.SwornAlone(a.node(), spec, q.Name, person()); err != nil {
+				return err
+			}
 			return a.print(map[string]any{"header": h, "kept": kept}, func(w io.Writer) error {
+				if spec.Partner(q.Name) != "" {
+					_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay-quorum; systemctl reload mainstay. %s joins by itself when it returns.\n", kept, spec.Partner(q.Name))
+					return err
+				}
 				_, err := fmt.Fprintf(w, "The store goes on from this host alone. The old data is in %s.\nNow: systemctl start mainstay-quorum, then mainstay voters replace DEAD HOST for each of the others.\n", kept)
 				return err
 			})

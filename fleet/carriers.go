@@ -54,6 +54,8 @@ type Report struct {
 	// Parted are the open questions of this host's kernel, by SERVICE@HOST: may its promoted
 	// copy be written on, though the copy on that host stays behind? Each has a mark of its own.
 	Parted map[string]string `json:"parted,omitempty"`
+	// Pair is the number of the agreement that this host of a pair goes by.
+	Pair uint64 `json:"pair,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`

@@ -26,6 +26,9 @@ const (
 	GuardInventory   Guard = "inventory"    // nothing is started on an unknown host
 	GuardWatchdog    Guard = "watchdog"     // a host without a lease that holds a service kicks no more
 	GuardBehind      Guard = "behind"       // a copy that lacks what was written without it is not promoted
+	GuardPairFirst   Guard = "pair-first"   // of two that lose sight of each other one fences, the other gives it time
+	GuardPairRight   Guard = "pair-right"   // who has booted since it was joint does not fence
+	GuardPairAlone   Guard = "pair-alone"   // one goes on alone by a proof of this boot, or its partner's word
 )
 
 // Guards lists them all.
@@ -34,5 +37,6 @@ func Guards() []Guard {
 		GuardLeadRead, GuardRestartWait, GuardTransfer, GuardOrphan, GuardRecordFirst, GuardEars,
 		GuardStint, GuardPromise, GuardEarWait, GuardOneVoter, GuardKernel, GuardAfterCheck,
 		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardInventory, GuardWatchdog, GuardBehind,
+		GuardPairFirst, GuardPairRight, GuardPairAlone,
 	}
 }

@@ -259,12 +259,12 @@ func (c *checker) voters() {
 	found := fmt.Sprintf("%d voters (%s)", len(names), strings.Join(names, ", "))
 	switch n := len(names); {
 	case n == 0:
-		c.fault("hosts", "voters", "", "no host votes", "3, 5 or 7 voters: hosts with the role controller or arbiter, or with voter: true")
+		c.fault("hosts", "voters", "", "no host votes", "3, 5 or 7 voters, or 2 that can fence each other: hosts with the role controller or arbiter, or with voter: true")
 		return
 	case n == 1:
 		c.fault("hosts", "voters", "", fmt.Sprintf("1 voter (%s): without it nothing is decided and every lease ends", names[0]), "3 voters, or 5 or 7")
 	case n == 2:
-		c.fault("hosts", "voters", "", found+": the loss of either stops both, so two are worse than one", "3 voters: a third controller, or a small host with roles: [arbiter]")
+		c.pair(voters)
 	case n%2 == 0 && n < 7:
 		c.fault("hosts", "voters", "", fmt.Sprintf("%s survive the loss of %d, no more than %d would", found, n-Majority(n), n-1),
 			fmt.Sprintf("%d voters (voter: false on one of them) or %d (one more host with roles: [arbiter])", n-1, n+1))

@@ -15,7 +15,7 @@ func Keys() []Key {
 		{"site", "the site's name: letters, digits, - and _", ""},
 		{"networks/NAME/cidr", "the network's addresses, such as 10.0.0.0/24; hosts beat over each network that they share", ""},
 		{"hosts/NAME/roles", "words by which services find their hosts: controller, compute, network, storage, arbiter; NAME may be a pattern, c[1-3] or n[001-200]", ""},
-		{"hosts/NAME/voter", "whether it carries a member of the store and an ear; 3, 5 or 7 hosts do", "true for controllers and arbiters"},
+		{"hosts/NAME/voter", "whether it carries a member of the store and an ear; 3, 5 or 7 hosts do, or 2 that can fence each other", "true for controllers and arbiters"},
 		{"hosts/NAME/addresses", "the host's own address on each network; one counts up through a pattern, a list names each", ""},
 		{"hosts/NAME/fence", "the devices that prove the host off: {driver: NAME, ...}, or a list of levels; mainstay explain DRIVER has the parameters, {name} is the host's name", "none: only its return, its watchdog or an oath frees what it ran alone"},
 		{"hosts/NAME/watchdog/device", "the host's own watchdog, /dev/watchdog: its silence becomes a proof; hardware with nowayout, never on a machine that can be paused", "none"},

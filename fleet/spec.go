@@ -21,6 +21,9 @@ type Spec struct {
 	Operators Operators `json:"operators,omitzero"`
 	Brakes    Brakes    `json:"brakes"`
 	Revision  uint64    `json:"revision"` // of this file in the store; 0 before it was recorded
+	// Alone is the other voter of a pair, which has no vote at present because this host
+	// goes on without it; "" otherwise. It stands in no file: see Without.
+	Alone string `json:"alone,omitempty"`
 }
 
 // Network is one of the site's networks. Hosts beat on each network they share.

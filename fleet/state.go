@@ -31,6 +31,8 @@ type State struct {
 	// Lags are, by SERVICE@HOST, the copies that lack what another was given leave to write
 	// without them.
 	Lags map[string]Lag `json:"lags,omitempty"`
+	// Pair is what the voters of a site of two have agreed on.
+	Pair Pair `json:"pair,omitzero"`
 }
 
 // Bootstrap is the recorded right of one boot of one host to begin a cluster whose
@@ -153,8 +155,8 @@ const (
 
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
-// "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE" and
-// "lag/SERVICE@HOST".
+// "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
+// "lag/SERVICE@HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -221,6 +223,12 @@ func (s *State) apply(r Record) error {
 	case "spec":
 		s.Spec = slices.Clone(r.Value)
 		return nil
+	case "pair":
+		s.Pair = Pair{}
+		if r.Value == nil {
+			return nil
+		}
+		return json.Unmarshal(r.Value, &s.Pair)
 	case "member":
 		return set(&s.Members, name, r.Value)
 	case "holding":

@@ -35,6 +35,9 @@ func (t Timing) lead() (soonest, median, worst time.Duration) {
 // guard works; the next line says what its loss would cost.
 func (s Spec) Sums() []Sum {
 	t := s.Timing
+	if _, pair := s.Pair(); pair {
+		return t.pairSums()
+	}
 	w, coarse := t.Silence(GuardLate), t.Silence(CoarseLate)
 	soonest, median, worst := t.lead()
 	wText := fmt.Sprintf("W = 1.1 x lease + %v + %v = %v", GuardLate, SilenceSlack, w)

@@ -80,7 +80,7 @@ networks:
 
 # c[1-3] stands for c1, c2, c3; n[001-100] keeps its zeros. One address counts
 # up through a pattern; a list names each host's own.
-# Controllers and arbiters vote (3, 5 or 7 of them); "voter" says otherwise.
+# Controllers and arbiters vote (3, 5 or 7 of them, or 2 with fences); "voter" says otherwise.
 # An arbiter votes, and runs no services but garbd: the third vote of a pair.
 # A fence proves a host off. Without one, an active/passive service of a lost
 # host waits for the host's return or for a person's oath. {name} is the host's

@@ -25,11 +25,13 @@ type SiteConfig struct {
 	// Extra is appended to the site's file.
 	Extra string
 	// Hosts are the names of those that belong to the site; empty: all. With an even
-	// number of controllers the last one does not vote.
+	// number of controllers and arbiters the last controller does not vote.
 	Hosts []string
 	// Computes are the names of those among them that are no controllers: they do not
 	// vote, and nothing exclusive can live there.
 	Computes []string
+	// Pair lets two controllers vote, and nobody else.
+	Pair bool
 	// Arbiters are the names of those that vote and run nothing but garbd.
 	Arbiters []string
 	// Addresses and Brakes are the site file's sections; empty: every Virtual address, and
@@ -105,7 +107,7 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 			fmt.Fprintf(&b, "  %s:\n    roles: [arbiter]\n", m.Name)
 		default:
 			fmt.Fprintf(&b, "  %s:\n    roles: [controller]\n", m.Name)
-			if nth++; nth == controllers && (nth+len(c.Arbiters))%2 == 0 {
+			if nth++; nth == controllers && (nth+len(c.Arbiters))%2 == 0 && !c.Pair {
 				fmt.Fprintf(&b, "    voter: false\n")
 			}
 		}

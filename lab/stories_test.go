@@ -64,6 +64,14 @@ var virtual = map[string]string{
 	"h28-jammed-addresses":            "one loop of a program that hangs while another goes on",
 	"h28-switch-behind-addresses":     "one loop of a program that hangs while another goes on",
 	"h42-two-voters":                  "voters that are added: only a dead one is replaced today",
+	"h59-pair-cut":                    noPair,
+	"h60-pair-first-dies":             noPair,
+	"h61-pair-shoots-not-back":        noPair,
+	"h62-pair-loses-power":            noPair,
+	"h63-pair-blind":                  noPair,
+	"h64-pair-alone-boots":            noPair,
+	"h65-pair-no-switch-answers":      noPair,
+	"h67-pair-orderly":                noPair,
 	"promoted-given-back":             "drawn from a seed: seven computes, and a fence in the same instant as a maintenance",
 	"promoted-late-start":             "a suspended machine with an order in its hands",
 	"promoted-inventory":              noScore,
@@ -75,6 +83,7 @@ const (
 	noWatchdog = "a watchdog; containers have none, make lab-watchdog plays the host's side on a machine of QEMU"
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
+	noPair     = "two voters and no third; make lab-two plays their faults on a site of its own"
 	noScore    = "a score that is set from outside: Debian's Stateful has its own"
 )
 

@@ -71,6 +71,11 @@ func (n *node) Status(ctx context.Context, local bool) (api.Status, error) {
 	}
 	s := api.StatusOf(w, p)
 	s.By, s.Version, s.View = n.host, n.cfg.Version, view
+	if n.pair != nil && view != leaderView {
+		if x, waits := n.pair.waits(); waits {
+			s.Waits = append(s.Waits, x)
+		}
+	}
 	if n.store != nil {
 		s.Leader = n.store.Leader()
 		parts := n.memberships(ctx)

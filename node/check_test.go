@@ -94,7 +94,6 @@ colour: blue
 		{line("nothing:"), "state on this host"}, // this machine has no systemd
 		{line("  c1:"), "10.9.0.1"},
 		{line("  c1:"), "127.77.0.1"},
-		{file, "voters"},
 		{filepath.Join(dir, "tls"), "expired"},
 	} {
 		found := false

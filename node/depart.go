@@ -15,6 +15,8 @@ const (
 	departBound   = 10 * time.Second
 	letGoBound    = 25 * time.Second
 	farewellBound = 2 * time.Second
+	// pairLeaveBound is for the partner of a pair to go on alone.
+	pairLeaveBound = 10 * time.Second
 )
 
 // depart hands over what this host holds because it shuts down, while everything on it
@@ -62,6 +64,16 @@ func (n *node) yield(ctx context.Context) {
 	}
 }
 
+// leavePair lets the partner of a pair go on alone, by this host's word.
+func (n *node) leavePair(ctx context.Context) {
+	if n.pair == nil {
+		return
+	}
+	leaving, cancel := context.WithTimeout(ctx, pairLeaveBound)
+	defer cancel()
+	n.pair.leave(leaving)
+}
+
 // leave is what this process does when it is asked to end, before it ends. If another
 // goes on in its place, nothing. If somebody stopped the agent and its host stays up,
 // the voters shall hear that: a host is not switched off because a person looks at its
@@ -88,6 +100,7 @@ func (n *node) leave(ctx context.Context) {
 		yielding, cancel := context.WithTimeout(ctx, farewellBound)
 		defer cancel()
 		n.yield(yielding)
+		n.leavePair(ctx)
 		return
 	}
 	n.depart(ctx)
@@ -96,4 +109,5 @@ func (n *node) leave(ctx context.Context) {
 	if !n.agent.LetGo(letting) {
 		n.log.Error("this host goes down with something in its hands: it will be fenced before that starts elsewhere")
 	}
+	n.leavePair(ctx)
 }

@@ -85,6 +85,7 @@ type node struct {
 	peers   *peers
 	system  *service.Systemd
 	haproxy *balance.HAProxy
+	pair    *pair // nil where the site is no pair, or this host not of it
 	// complaint is what was last said of HAProxy's configuration.
 	complaint atomic.Pointer[string]
 
@@ -263,6 +264,9 @@ func prepare(ctx context.Context, cfg Config) (*node, error) {
 	if len(errs) > 0 {
 		return nil, n.refuse(ctx, errs)
 	}
+	if n.spec, err = cfg.goesAlone(spec, n.host, n.boot); err != nil {
+		return nil, err
+	}
 	n.worlds, err = newWorlds(cfg.worlds(), n.log)
 	return n, err
 }
@@ -372,6 +376,12 @@ func (n *node) run(asked context.Context) error {
 		return err
 	}
 	if me.Voter {
+		if n.pair, err = n.openPair(addrs); err != nil {
+			return err
+		}
+		if n.pair != nil {
+			wait.Go(func() { n.pair.tend(ctx) })
+		}
 		n.leader = leader.New(leader.Config{
 			Host: n.host, Spec: func() fleet.Spec { return n.spec }, Quorum: n.quorum, Eyes: n.agent, Desk: n.desk, Send: n.send,
 			Keep: n.worlds.keep, Now: vip.Now, Wall: time.Now, Log: n.log,

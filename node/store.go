@@ -74,6 +74,11 @@ func RunQuorum(ctx context.Context, c Config) error {
 		return err
 	}
 	limitThreads(spec)
+	if spec.Partner(q.Name) != "" {
+		if err := c.beginPair(ctx, q); err != nil {
+			return err
+		}
+	}
 	return store.RunQuorum(ctx, q)
 }
 

@@ -74,6 +74,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.routes()
 	d.refusals()
 	d.stores()
+	d.pair()
 	d.settle()
 	if len(d.plan.Records) > 0 {
 		// No power switch is touched on what was seen before a write that may have
@@ -117,6 +118,14 @@ func Turn(w fleet.World) (fleet.World, fleet.Plan) {
 
 // unfit says why a host may be given nothing new; "" if it may.
 func (d *decision) unfit(host string) string {
+	if why := d.unwell(host); why != "" {
+		return why
+	}
+	return d.departs(host)
+}
+
+// unwell says why a host could hold nothing new, whatever people wish; "" if it could.
+func (d *decision) unwell(host string) string {
 	v := d.w.Verdicts[host]
 	if v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
 		return fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why)
@@ -142,7 +151,10 @@ func (d *decision) unfit(host string) string {
 	if _, open := d.w.State.Intents[host]; open && fleet.Armed(fleet.GuardIntent) {
 		return host + " is being fenced"
 	}
-	return d.departs(host)
+	if d.w.Spec.Alone == host {
+		return host + " has no vote yet since " + d.w.Leader + " went on without it"
+	}
+	return ""
 }
 
 // maintenance says whether a person has taken the host out of service.

@@ -26,7 +26,10 @@ func TestStores(t *testing.T) {
 		{"in maintenance", "c3", time.Minute, func(w *fleet.World) {
 			w.State.Wishes["maintenance-c3"] = fleet.Wish{Verb: "maintenance", Host: "c3"}
 		}, nil},
-		{"of a host that does not vote", "c3", time.Minute, func(w *fleet.World) { w.Spec.Hosts[2].Voter = false }, nil},
+		{"of a host that does not vote", "c3", time.Minute, func(w *fleet.World) {
+			w.Spec.Hosts[2].Voter = false
+			w.Spec.Hosts = append(w.Spec.Hosts, fleet.Host{Name: "c4", Voter: true}) // two voters would be a pair
+		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := small()

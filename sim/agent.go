@@ -64,9 +64,10 @@ type agent struct {
 	departing fleet.Moment // since when its host has been shutting down; 0: it is not
 	leaving   bool
 
-	desk   desk
-	leader leader
-	lead   lead
+	desk    desk
+	leader  leader
+	lead    lead
+	pairing pairing
 }
 
 type deed struct {
@@ -98,7 +99,7 @@ type errand struct {
 func newAgent(h *host) *agent {
 	s := h.site
 	a := &agent{
-		host: h, spec: s.spec, late: fleet.GuardLate, asking: map[string]asking{}, errands: map[string]*errand{},
+		host: h, spec: s.specOf(h), late: fleet.GuardLate, asking: map[string]asking{}, errands: map[string]*errand{},
 		speaking: map[string]uint64{}, severed: map[string]uint64{}, services: map[string]fleet.ServiceState{},
 		senses: make([]sense, len(s.hosts)),
 	}
@@ -148,6 +149,7 @@ func newAgent(h *host) *agent {
 	if h.member != nil {
 		h.agentProcess.in(s.between(0, at(a.spec.Timing.Heartbeat)), a.pings)
 	}
+	a.startPair()
 	return a
 }
 
@@ -845,7 +847,7 @@ func (a *agent) shutDown(gone func()) {
 			return true
 		}, func() {
 			a.farewell()
-			gone()
+			a.leavePair(gone)
 		})
 	})
 }
@@ -926,7 +928,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	r := fleet.Report{
 		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
 		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
-		GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.watchdog,
+		GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.watchdog, Pair: a.host.run.pair.N,
 		Addresses: d.Addresses, Services: d.Services, Links: d.Links, Severed: d.Severed,
 	}
 	for i := range a.spec.Addresses {
@@ -961,7 +963,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 // same says whether two reports say the same, apart from their number and time.
 func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
-		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog && a.Store == b.Store &&
+		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog && a.Store == b.Store && a.Pair == b.Pair &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
 		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && maps.Equal(a.Parted, b.Parted) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed
 }

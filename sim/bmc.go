@@ -133,6 +133,8 @@ type prover struct {
 	uuid   string // as the victim reported it
 	done   func(*fleet.Proof, fleet.Outcome, string)
 	given  fleet.Moment
+	// may says whether one of a pair may still send it; nil: a leader's order.
+	may func() bool
 	// others is who was heard well before the order, where the device knows no machine.
 	others map[string]fleet.Moment
 }
@@ -143,6 +145,9 @@ const latest = 24 * time.Second
 // still says whether the order may be carried out, as package node and agent ask right
 // before each off.
 func (p *prover) still() bool {
+	if p.may != nil {
+		return p.may()
+	}
 	a, now := p.by.agent, p.by.clock()
 	return a.lead.holds(now) && p.by.member.state().Epoch == p.order.Epoch && now.Sub(p.given) <= latest && a.hand.Refuses(p.order, now) == ""
 }

@@ -33,6 +33,7 @@ type host struct {
 	agent                       *agent
 	member                      *member
 	run                         run
+	apart                       *apart // nil: it is not alone by what its disk says
 	kernel                      kernel
 	copies                      []*unit
 	bmc                         bmc
@@ -51,6 +52,7 @@ type run struct {
 	stint  uint64
 	rows   []lease.Row // nil: no table
 	ear    *lease.Ear  // the mapped table of the process that lives
+	pairRun
 }
 
 func (h *host) init() {
@@ -219,7 +221,7 @@ func (h *host) stopAgent() {
 	if h.agent.hand.Bound(&h.agent.spec, h.agent.services) == "" {
 		h.watchdog.armed = false
 	}
-	h.killAgent()
+	h.agent.leavePair(h.killAgent)
 }
 
 // shutDown is "systemctl poweroff".

@@ -28,7 +28,8 @@ type quorum struct {
 	// want is what a person asked to change about the voters.
 	want     []want
 	changing bool
-	changed  at // when the last change of the voters was over
+	changed  at  // when the last change of the voters was over
+	clusters int // counts the times that one of a pair went on alone
 }
 
 // change is one change of the voters, and how it looks in the log.
@@ -94,6 +95,7 @@ type member struct {
 	id      uint64
 	disk    *raft.MemoryStorage
 	lived   bool // it has data
+	cluster int  // members of different ones refuse each other
 	node    *raft.RawNode
 	applied uint64
 	saving  bool
@@ -162,6 +164,13 @@ func (m *member) base(voters []uint64) {
 // start runs the member's process, after the wait that a restart owes.
 func (m *member) start() {
 	h := m.host
+	if h.stale() {
+		return
+	}
+	if h.apart != nil && h.apart.begins != nil {
+		m.force(h.apart.begins)
+		h.apart.begins = nil
+	}
 	now := h.clock()
 	begin := lease.MayStart(now, h.site.timing, !m.lived)
 	if begin.After(now) {
@@ -184,7 +193,8 @@ func (m *member) join() {
 		panic(err)
 	}
 	m.lived = true
-	m.applied, m.saving, m.stuck, m.ticked = 1, false, nil, false
+	first, _ := m.disk.FirstIndex()
+	m.applied, m.saving, m.stuck, m.ticked = first-1, false, nil, false
 	m.reads, m.unread, m.waiting = [readsMost]read{}, 0, map[uint64]func(bool){}
 	m.granted, m.leaving, m.strikes, m.left, m.moving = 0, false, 0, 0, false
 	m.heard, m.beats = h.clock(), 0
@@ -313,6 +323,10 @@ func (m *member) finish(rd *raft.Ready, leads bool) {
 	if !raft.IsEmptyHardState(rd.HardState) {
 		_ = m.disk.SetHardState(rd.HardState)
 	}
+	if !raft.IsEmptySnap(rd.Snapshot) {
+		_ = m.disk.ApplySnapshot(rd.Snapshot)
+		m.applied = rd.Snapshot.GetMetadata().GetIndex()
+	}
 	_ = m.disk.Append(rd.Entries)
 	if !leads {
 		m.send(rd.Messages)
@@ -332,6 +346,9 @@ func (m *member) apply(e *raftpb.Entry) {
 			if bytes.Equal(c.data, e.Data) {
 				q.changes[i].applied = true
 				m.touch().ApplyConfChange(c.change)
+				if m.host.site.paired() && c.change.GetType() == raftpb.ConfChangeRemoveNode && c.change.GetNodeId() == m.id {
+					m.host.quorumProcess.in(0, m.kill) // a member that was removed ends
+				}
 				return
 			}
 		}
@@ -359,7 +376,7 @@ func (m *member) send(messages []*message) {
 			continue
 		}
 		to := s.hosts[x.GetTo()-1]
-		if to.member == nil || to.member.node == nil || !s.open(h, to, 0) {
+		if to.member == nil || to.member.node == nil || to.member.cluster != m.cluster || !s.open(h, to, 0) {
 			continue
 		}
 		n := s.nets[0]

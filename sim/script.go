@@ -159,6 +159,9 @@ func (s *Site) quiet() bool {
 	if len(s.quorum.newest().Intents) > 0 || s.quorum.changing || len(s.quorum.want) > 0 {
 		return false
 	}
+	if s.joining() {
+		return false
+	}
 	leading := false
 	for _, h := range s.hosts {
 		if h.bmc.stray > 0 || h.posting || h.watchdog.overdue() || s.awaitsContract(h) {
@@ -234,9 +237,13 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
-		if s.brokers != nil { // a word that came while nobody led is said once more
+		if on, off := s.stuck(); on != nil && s.elapsed() > end-bound+60*second {
+			s.sworn(on, off)
+			s.after(10*second, off.powerOn)
+		}
+		if s.brokers != nil || s.paired() { // a word that came while nobody led is said once more
 			for _, id := range fleet.Sorted(s.quorum.newest().Wishes) {
-				if s.quorum.newest().Wishes[id].Verb == "maintenance" {
+				if v := s.quorum.newest().Wishes[id].Verb; v == "maintenance" || s.paired() && v != "move" {
 					s.wish(fleet.Remove("wish/"+id, "the person takes the wish back"))
 				}
 			}

@@ -39,6 +39,7 @@ type watch struct {
 	written    int
 	patience   map[string]*patienceOf // by thing
 	most       Most
+	shot       map[*host]bool // of a pair: switched off by the other, and not on since
 }
 
 // Most is the most that came up of what must not be too much: turns and transactions
@@ -275,6 +276,9 @@ func (w *watch) power(h *host, on bool) {
 	delete(w.steady, h)
 	w.lapsed[h] = w.site.now
 	if on {
+		delete(w.shot, h)
+	}
+	if on {
 		w.site.tell("%s boots as %s", h.name, h.boot)
 	}
 }
@@ -308,6 +312,9 @@ func (w *watch) told(voter *host, r *fleet.Report) {
 // offOrdered: nobody is switched off but by an intent that names the boot, and
 // not when a later boot of the host has been well for a while.
 func (w *watch) offOrdered(h *host, boot string, first bool) {
+	if w.site.paired() {
+		return // who has no leader has no intents
+	}
 	if in, open := w.site.quorum.newest().Intents[h.name]; !open || in.Boot != boot {
 		w.fail("no needless kill", "%s is switched off for its boot %s, and the open intent is %q", h.name, boot, in.Boot)
 	}
@@ -360,6 +367,10 @@ func (w *watch) reaches(h *host) bool {
 
 // fenced: an off that comes late comes while its intent is still open.
 func (w *watch) fenced(h *host) {
+	if w.site.paired() {
+		w.oneLives(h)
+		return
+	}
 	if _, open := w.site.quorum.newest().Intents[h.name]; !open {
 		w.fail("no needless kill", "%s is switched off and no intent is open", h.name)
 	}
@@ -581,6 +592,9 @@ func (s *Site) well() string {
 		if why := s.brokers.lacks(); why != "" {
 			return why
 		}
+	}
+	if why := s.pairWell(); why != "" {
+		return why
 	}
 	for _, host := range fleet.Sorted(state.Intents) {
 		return "the intent to fence " + host + " is open"

@@ -214,3 +214,44 @@ func list(rt *netlink.Handle) (map[netip.Addr][]netlink.Addr, error) {
 	}
 	return out, nil
 }
+
+// Received counts the packets that have come in over the interfaces of these addresses:
+// a host for which it stands still hears nobody at all.
+func (s *Set) Received(addrs []netip.Addr) (packets uint64, err error) {
+	all, err := list(s.rt)
+	if err != nil {
+		return 0, err
+	}
+	seen := map[int]bool{}
+	for _, addr := range addrs {
+		for _, p := range all[addr] {
+			if seen[p.LinkIndex] {
+				continue
+			}
+			seen[p.LinkIndex] = true
+			l, err := s.rt.LinkByIndex(p.LinkIndex)
+			if err != nil {
+				return 0, fmt.Errorf("look at interface %d: %w", p.LinkIndex, err)
+			}
+			if st := l.Attrs().Statistics; st != nil {
+				packets += st.RxPackets
+			}
+		}
+	}
+	return packets, nil
+}
+
+// Gateways returns the routers that this host's routes name: who is there answers.
+func (s *Set) Gateways() ([]netip.Addr, error) {
+	routes, err := s.rt.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the routes: %w", err)
+	}
+	var out []netip.Addr
+	for _, r := range routes {
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok && !slices.Contains(out, gw.Unmap()) {
+			out = append(out, gw.Unmap())
+		}
+	}
+	return out, nil
+}

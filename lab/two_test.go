@@ -1,0 +1,196 @@
+package lab
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+)
+
+var (
+	twoRounds = flag.Int("two", 0, "how many rounds two servers alone are played: make lab-two")
+	twoSeed   = flag.Uint64("two-seed", 1, "throws the dice of lab-two")
+)
+
+// TestTwo lives with two servers and no third: one of them is cut off, hangs or loses
+// power, at any moment, whoever is first; or they lose sight of each other. At the end of
+// each round exactly one serves, and then the two are joint again. A witness outside hears
+// of the one service, and the wire of who speaks for an address.
+func TestTwo(t *testing.T) {
+	if *twoRounds == 0 {
+		t.Log("not played: a round takes a minute; make lab-two")
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+	defer cancel()
+	s := newTwoSite(ctx, t)
+	dice := rand.New(rand.NewPCG(*twoSeed, 2))
+	var took []time.Duration
+	for n := range *twoRounds {
+		victim, fault := pickOne(dice, "c1", "c2"), pickOne(dice, "cut", "hang", "power", "sight")
+		t.Run(fmt.Sprintf("round %d %s %s", n+1, fault, victim), func(t *testing.T) {
+			took = append(took, s.round(t, dice, victim, fault))
+		})
+		if t.Failed() {
+			break
+		}
+	}
+	slices.Sort(took)
+	if len(took) > 0 {
+		t.Logf("%d rounds; until exactly one served: median %v, worst %v", len(took), took[len(took)/2], took[len(took)-1])
+	}
+	s.light.once(t)
+}
+
+func pickOne(dice *rand.Rand, from ...string) string { return from[dice.IntN(len(from))] }
+
+// twoSite is two servers, c1 and c2.
+type twoSite struct {
+	*site
+	light *lightSite // the same site, with the witness of its one service
+}
+
+func newTwoSite(ctx context.Context, t *testing.T) *twoSite {
+	t.Helper()
+	binary := build(ctx, t, "one")
+	l := up(t, Config{Name: "two", Hosts: []Host{{Name: "c1"}, {Name: "c2"}}, Disk: 2 << 30})
+	plain := &site{ctx: ctx, lab: l, binary: binary}
+	s := &twoSite{site: plain, light: &lightSite{site: plain, witness: newWitness(t, l), config: SiteConfig{
+		Binary: binary, Timing: "wide", Pair: true,
+		Services: strings.Replace(memberServices, "[c1, c2, c3]", "[c1, c2]", 1),
+	}}}
+	for _, m := range l.Hosts {
+		s.light.furnish(t, m.Name)
+	}
+	if err := l.Deploy(ctx, s.light.config, func(text string) { t.Log(text) }); err != nil {
+		t.Fatal(err)
+	}
+	wire, err := l.Wire(slices.Collect(maps.Values(l.Virtual()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain.wire = wire
+	t.Cleanup(func() {
+		if err := wire.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.await(t, "everything in service", s.joint)
+	s.light.generations(t)
+	return s
+}
+
+// joint says whether all is in order, and the two have agreed on who is first.
+func (s *twoSite) joint(st api.Status) bool {
+	boots := map[string]string{}
+	for _, m := range s.lab.Hosts {
+		root, err := s.lab.HostPath(m.Name)
+		if err != nil {
+			return false
+		}
+		var run struct {
+			Boot  string
+			Alone bool
+			Pair  fleet.Pair
+		}
+		if err := readJSON(root+"/run/mainstay/pair.json", &run); err != nil || run.Alone || run.Pair.First == "" || run.Pair.Boots[m.Name] != run.Boot {
+			return false
+		}
+		boots[m.Name] = run.Boot
+	}
+	return len(boots) == 2 && s.settled(st)
+}
+
+// round is one fault and what follows from it. It returns how long it took until exactly
+// one served.
+func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) time.Duration {
+	holder := pickOne(dice, "c1", "c2")
+	if h := s.holding(t, "service/solo"); h.Host != holder {
+		s.run(t, s.other(""), "mainstay", "move", "solo", holder, "--wait", "2m")
+	}
+	s.lasts(time.Duration(dice.IntN(4000)) * time.Millisecond)
+	begun := time.Now()
+	switch fault {
+	case "cut":
+		s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: victim, Network: All, Direction: pickDirection(dice)}))
+	case "hang":
+		s.deed(t)(s.lab.Hang(s.ctx, victim, All))
+	case "power":
+		s.deed(t)(s.lab.PowerOff(s.ctx, victim))
+	case "sight": // both live, and each hears the rest of the world
+		s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "c1", Network: All, Direction: Both, Peer: "c2"}))
+	}
+	var serves string
+	err := until(s.ctx, siteBound, func() error {
+		all := s.serving(t)
+		if len(all) != 1 {
+			return fmt.Errorf("serving: %v", all)
+		}
+		serves = all[0]
+		return nil
+	})
+	if err != nil {
+		s.tell(t)
+		t.Fatal(err)
+	}
+	took := time.Since(begun).Round(100 * time.Millisecond)
+	t.Logf("%s %s while %s held the service: %s serves after %v", fault, victim, holder, serves, took)
+	if fault != "sight" && serves == victim {
+		t.Errorf("%s was lost (%s), and is the one that serves", victim, fault)
+	}
+	s.deed(t)(s.lab.Heal(s.ctx, "c1", All))
+	s.deed(t)(s.lab.Heal(s.ctx, "c2", All))
+	for _, m := range s.lab.Hosts { // after three fences within an hour one stays off for a person
+		s.deed(t)(s.lab.Start(s.ctx, m.Name))
+	}
+	s.awaitFrom(t, serves, "the two joint again", s.joint)
+	for _, o := range Overlaps(s.wire.Claims(begun)) {
+		if o.Lasted > wireBound {
+			t.Errorf("%s and %s both spoke for %s for %v", o.Hosts[0], o.Hosts[1], o.Address, o.Lasted)
+		}
+	}
+	return took
+}
+
+func pickDirection(dice *rand.Rand) Direction {
+	return []Direction{Both, Both, Link}[dice.IntN(3)]
+}
+
+// serving lists the hosts that have power and say of themselves that they lead alone and
+// that everything works there.
+func (s *twoSite) serving(t *testing.T) (out []string) {
+	t.Helper()
+	for _, m := range s.lab.Hosts {
+		if on, err := s.lab.Powered(m.Name); err != nil || !on {
+			continue
+		}
+		st, err := s.lab.SiteStatus(s.ctx, m.Name)
+		if err != nil || st.By != m.Name || st.View != "leader" || len(st.Holdings) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(st.Holdings, func(h api.HoldingStatus) bool { return h.Host != m.Name || !h.Works }) {
+			out = append(out, m.Name)
+		}
+	}
+	return out
+}
+
+// tell logs what the two said last.
+func (s *twoSite) tell(t *testing.T) {
+	for _, m := range s.lab.Hosts {
+		for _, unit := range []string{"mainstay", "mainstay-quorum"} {
+			ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+			text, err := s.lab.Run(ctx, m.Name, "journalctl", "-u", unit, "-n", "40", "--no-pager")
+			cancel()
+			t.Logf("%s %s (%v):\n%s", m.Name, unit, err, text)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package store
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// TestGoAlone: of two members one dies, and the other goes on from its own data under a
+// proof, with every commit and every holder. The dead one's data elect nobody when they
+// are started again; put aside, its host learns and votes again.
+func TestGoAlone(t *testing.T) {
+	h := newHouse(t, room(), "c1", "c2")
+	h.up()
+	lead, epoch := h.raise()
+	other := h.other(lead.cfg.Name)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	lead.commit(epoch, []fleet.Record{
+		holding("address/a", lead.cfg.Name, 5),
+		fleet.Put("member/"+lead.cfg.Name, fleet.Member{Host: lead.cfg.Name, Admitted: "b1"}, ""),
+	})
+	other.until("the holding", func(s fleet.State) bool { return s.Holdings["address/a"].Generation == 5 })
+	lead.hangUp()
+	lead.kill()
+
+	p := fleet.Proof{Host: lead.cfg.Name, Boot: "b1", Kind: "fence", Evidence: "off twice", At: time.Now()}
+	if err := GoAlone(ctx, other.cfg, p); err == nil {
+		t.Fatal("a running member was made the only one")
+	}
+	other.kill()
+	// Cut short, it may be repeated.
+	for range 2 {
+		check(t, GoAlone(ctx, other.cfg, p))
+	}
+	other.start()
+	other.until("the proof", func(s fleet.State) bool { return s.Proofs[p.Host].Boot == "b1" })
+	got := other.client.State()
+	if got.Epoch < epoch+EpochLeap {
+		t.Errorf("epoch %d after %d", got.Epoch, epoch)
+	}
+	if x := got.Holdings["address/a"]; x.Host != p.Host || x.Generation != 5 {
+		t.Errorf("the holding: %+v", x)
+	}
+	if m := got.Members[p.Host]; m.Barred == "" || len(m.Fenced) != 1 || m.Admitted != "b1" {
+		t.Errorf("the member: %+v", m)
+	}
+	_, next := h.raise(other.cfg.Name)
+	other.commit(next, []fleet.Record{holding("address/a", other.cfg.Name, 6)})
+
+	// What the dead one has is refused.
+	lead.start()
+	if err := lead.ends(); err == nil {
+		t.Error("it ended in good order")
+	}
+	kept, err := PutAside(lead.cfg.Dir)
+	check(t, err)
+	if _, err := os.Stat(filepath.Join(kept, "member", "wal")); err != nil {
+		t.Errorf("the former data: %v", err)
+	}
+	cluster, err := calm(ctx, func() (string, error) { return other.client.AddVoter(ctx, p.Host, lead.cfg.Peer) })
+	check(t, err)
+	lead.cfg.Cluster, lead.cfg.Join = cluster, true
+	lead.start()
+	for {
+		err := other.client.Promote(ctx, p.Host)
+		if err == nil {
+			break
+		}
+		check(t, ctx.Err())
+	}
+	check(t, other.client.Settle(ctx, []string{"c1", "c2"}))
+	lead.dial()
+	lead.until("what was committed without it", func(s fleet.State) bool { return s.Holdings["address/a"].Generation == 6 })
+	// Each commit needs both again.
+	lead.hangUp()
+	lead.kill()
+	short, stop := context.WithTimeout(ctx, 2*time.Second)
+	defer stop()
+	if err := other.client.Commit(short, next, []fleet.Record{holding("address/a", other.cfg.Name, 7)}, nil); err == nil {
+		t.Error("one of two committed alone")
+	}
+}
