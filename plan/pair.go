@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"mainstay/fleet"
@@ -236,7 +237,7 @@ func PairReturns(boot string, stale bool, word *fleet.PairWord) (PairReturn, str
 	case word == nil:
 		return PairWaits, "the word of its partner, or a person's"
 	case word.Alone && (word.Without != boot || word.Left):
-		return PairJoins, fmt.Sprintf("%s went on alone without boot %s", word.Host, word.Without)
+		return PairJoins, strings.TrimSuffix(fmt.Sprintf("%s went on alone without boot %s", word.Host, word.Without), " without boot ")
 	case word.Alone:
 		return PairWaits, fmt.Sprintf("a boot: %s has proved this one dead", word.Host)
 	case stale && word.Stale:
