@@ -54,10 +54,10 @@ type write struct {
 
 func newQuorum(s *Site) *quorum { return &quorum{site: s, history: make([]fleet.State, 2)} }
 
-// at returns the state after an entry, and computes it once for all members.
-func (q *quorum) at(index uint64, e *raftpb.Entry) fleet.State {
+// at computes the state after an entry, once for all members.
+func (q *quorum) at(index uint64, e *raftpb.Entry) {
 	if index < uint64(len(q.history)) {
-		return q.history[index]
+		return
 	}
 	if index != uint64(len(q.history)) {
 		panic("sim: an entry was applied out of its order")
@@ -80,10 +80,9 @@ func (q *quorum) at(index uint64, e *raftpb.Entry) fleet.State {
 		if w.ok {
 			q.site.watch.committed(before, state, w)
 		}
-		return state
+		return
 	}
 	q.history = append(q.history, state)
-	return state
 }
 
 // newest is the truth: the last state that any member has applied.

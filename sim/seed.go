@@ -47,7 +47,6 @@ func Draw(seed uint64) Story {
 	if sh.Promoted = seed%3 == 0; sh.Promoted && d.dice.IntN(3) == 0 {
 		sh.Found = append(sh.Found, fmt.Sprintf("drbd@c%d", 1+d.dice.IntN(3)))
 	}
-	sh.Mirror = seed%6 == 3
 	if d.dice.IntN(8) == 0 {
 		st.Coarse = append(st.Coarse, fmt.Sprintf("c%d", 1+d.dice.IntN(3)))
 	}
@@ -76,8 +75,11 @@ func Draw(seed uint64) Story {
 	if d.dice.IntN(4) == 0 { // the last throws: seeds of before mean what they meant
 		d.watchdogs()
 	}
-	if sh.Mirror {
-		d.mirrors()
+	for len(st.Commands) < 20 { // whoever may not be paused has lost those
+		d.group++
+		h, t := d.victim(), d.between(20*time.Second, length*9/10)
+		d.add(t, "killagent "+h)
+		d.add(t+d.between(0, 4*time.Second), "startagent "+h)
 	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = append(st.Commands, Command{At: max(length, st.Commands[len(st.Commands)-1].At+time.Second), Verb: "end"})
@@ -102,26 +104,6 @@ func (d *drawer) watchdogs() {
 			d.add(t, fmt.Sprintf("bmc %s dead", h))
 			d.add(t+st.Shape.Watchdog+d.between(20*time.Second, 40*time.Second), fmt.Sprintf("bmc %s ok", h))
 		}
-	}
-}
-
-// mirrors parts copies of the mirrored disk, and takes the power of one of them while they
-// are apart or when they may just have met again.
-func (d *drawer) mirrors() {
-	for range 3 + d.dice.IntN(3) {
-		d.group++
-		h, v := pick(d.dice, d.voters[:3]...), pick(d.dice, d.voters[:3]...)
-		t := d.between(20*time.Second, length*9/10)
-		heal := t + d.between(0, 20*time.Second)
-		line := fmt.Sprintf("cut %s %s both", h, networkNames[mirrorNet])
-		if h != v {
-			line += " " + v
-		}
-		d.add(t, line)
-		d.add(heal, "heal "+h)
-		lost := t + d.between(0, 25*time.Second)
-		d.add(lost, "poweroff "+v)
-		d.add(lost+d.between(5*time.Second, 30*time.Second), "start "+v)
 	}
 }
 

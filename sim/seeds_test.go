@@ -100,6 +100,7 @@ func due() []string {
 		"weather": {"calm", "loss", "double", "late"},
 		"bmc":     {"ok", "dead", "lose", "slow", "swapped", "again"},
 		"expect":  {}, "clone": {},
+		"score": {}, "accept": {}, // of stories
 		// Of a cluster of its own, which has seeds of its own.
 		"outside": {}, "empty": {}, "loseview": {}, "without": {},
 	}
