@@ -76,7 +76,7 @@ func TestSeeds(t *testing.T) {
 		return
 	}
 	for _, g := range fleet.Guards() {
-		if s.guards[g] == 0 && !strings.HasPrefix(string(g), "pair-") { // TestTwoSeeds counts those
+		if s.guards[g] == 0 && !strings.HasPrefix(string(g), "pair-") && g != fleet.GuardBehind { // TestTwoSeeds counts the former; the latter has stories alone
 			t.Errorf("in %d seeds the guard %s never came up", s.played, g)
 		}
 	}
@@ -100,7 +100,7 @@ func due() []string {
 		"weather": {"calm", "loss", "double", "late"},
 		"bmc":     {"ok", "dead", "lose", "slow", "swapped", "again"},
 		"expect":  {}, "clone": {},
-		"score": {}, "accept": {}, // of stories
+		"score": {}, "accept": {}, "discard": {}, // of stories
 		// Of a cluster of its own, which has seeds of its own.
 		"outside": {}, "empty": {}, "loseview": {}, "without": {},
 	}
