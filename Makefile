@@ -69,10 +69,12 @@ lab-faults: build
 	go test ./lab -count=1 -timeout 0 -v -run 'TestFaults$(if $(FAULT),/$(FAULT))' -faults
 
 # The stories of scenarios/ on real hosts, but for those that need a virtual world (lab's TestVirtual
-# names them, with the reason). STORY=regexp plays some.
+# names them, with the reason). STORY=regexp plays some, DISARM=guard with a program that has not that
+# guard: its stories must fail.
 STORY ?=
+DISARM ?=
 lab-stories: build
-	go test ./lab -count=1 -timeout 0 -v -run 'TestStories$$' -faults $(if $(STORY),-story '$(STORY)')
+	go test ./lab -count=1 -timeout 0 -v -run 'TestStories$$' -faults $(if $(STORY),-story '$(STORY)') $(if $(DISARM),-disarm $(DISARM))
 
 # Two servers and an arbiter: each lost in every way, the arbiter, and both the arbiter and a server.
 lab-arbiter: build

@@ -186,7 +186,7 @@ func (s *arbiterSite) bothLost(t *testing.T) {
 	if out, err := s.lab.Run(s.ctx, "c2", "systemctl", "is-active", "solo.service"); err == nil {
 		t.Errorf("one of three voters started the service: %s", out)
 	}
-	if out, _ := s.lab.Run(s.ctx, "c2", "mainstay", "status"); !strings.Contains(out, "no leader") {
+	if out, _ := s.lab.Run(s.ctx, "c2", "mainstay", "status"); !strings.Contains(out, "NO LEADER") {
 		t.Errorf("the status does not say that nobody decides:\n%s", out)
 	}
 	begun := time.Now()

@@ -211,11 +211,15 @@ type site struct {
 	wire   *Wire  // of all its addresses
 }
 
-// build makes a program of a given version.
-func build(ctx context.Context, t *testing.T, version string) string {
+// build makes a program of a given version. Without takes guards away from it: at most one.
+func build(ctx context.Context, t *testing.T, version string, without ...fleet.Guard) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "mainstay")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X mainstay/cli.Version="+version, "-o", binary, "./cmd/mainstay")
+	args, set := []string{"build", "-trimpath"}, "-s -w -X mainstay/cli.Version="+version
+	for _, g := range without {
+		args, set = append(args, "-tags=mutate"), set+" -X mainstay/fleet.disarmed="+string(g)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "-ldflags", set, "-o", binary, "./cmd/mainstay")...)
 	cmd.Dir, cmd.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)

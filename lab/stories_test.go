@@ -22,7 +22,10 @@ import (
 	"mainstay/sim"
 )
 
-var oneStory = flag.String("story", "", "a regular expression: play only those stories: make lab-stories STORY=h02")
+var (
+	oneStory = flag.String("story", "", "a regular expression: play only those stories: make lab-stories STORY=h02")
+	disarmed = flag.String("disarm", "", "a guard that the program has not: the story must fail: make lab-stories STORY=h18-lapsed DISARM=handover")
+)
 
 // virtual are the stories that real hosts cannot be given, each with the reason. A
 // story that is not here is played by TestStories; one whose words the lab does not know
@@ -374,7 +377,14 @@ func newStage(ctx context.Context, t *testing.T, hosts []string) *stage {
 	for _, h := range hosts {
 		s.config.Hosts = append(s.config.Hosts, Host{Name: h})
 	}
-	s.site = &site{ctx: ctx, binary: build(ctx, t, "one"), lab: up(t, s.config)}
+	var without []fleet.Guard
+	if g := fleet.Guard(*disarmed); g != "" {
+		if !slices.Contains(fleet.Guards(), g) {
+			t.Fatalf("there is no guard %q, but %v", g, fleet.Guards())
+		}
+		without = append(without, g)
+	}
+	s.site = &site{ctx: ctx, binary: build(ctx, t, "one", without...), lab: up(t, s.config)}
 	s.copies = &copies{lab: s.lab, marks: map[string]mark{
 		"service/cinder": {file: "/run/cinder/copy"},
 		"service/manila": {file: "/run/manila/copy"},

@@ -2,7 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -11,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mainstay/fleet"
 )
@@ -264,5 +270,65 @@ func TestCutStreamsAreGivenUp(t *testing.T) {
 	heal(t)
 	if _, err := f.client.kv.Get(ctx, epochKey); err != nil {
 		t.Fatalf("%s does not come back: %v", f.cfg.Name, err)
+	}
+}
+
+// TestCutRequestsAreGivenUp: likewise what was said in the cut and waits for its
+// acknowledgement, and not what waits for room on the other side.
+func TestCutRequestsAreGivenUp(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	ctx, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	dial := func(from, to string) (*net.TCPConn, net.Conn) {
+		l, err := net.Listen("tcp", to+":7402")
+		check(t, err)
+		defer l.Close()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, KeepAlive: -1}
+		c, err := d.DialContext(ctx, "tcp", l.Addr().String())
+		check(t, err)
+		other, err := l.Accept()
+		check(t, err)
+		t.Cleanup(func() { c.Close(); other.Close() })
+		return c.(*net.TCPConn), other
+	}
+	cut, _ := dial("10.77.0.1", "10.77.0.2")
+	full, other := dial("10.77.0.1", "10.77.0.3")
+	peers := map[netip.AddrPort]bool{netip.MustParseAddrPort("10.77.0.2:7402"): true, netip.MustParseAddrPort("10.77.0.3:7402"): true}
+	const size = 64 << 20 // more than two kernels hold
+	written := make(chan error, 1)
+	go func() {
+		_, err := full.Write(make([]byte, size))
+		written <- err
+	}()
+	isolate(t, "10.77.0.2", "both")
+	_, err := cut.Write([]byte("GET /raft/stream/message"))
+	check(t, err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := cut.Read(make([]byte, 1))
+		ended <- err
+	}()
+	for over := false; !over; {
+		mind(peers)
+		select {
+		case err := <-ended:
+			if !errors.Is(err, unix.ETIMEDOUT) {
+				t.Fatalf("not by its kernel: %v", err)
+			}
+			over = true
+		case err := <-written:
+			t.Fatalf("nobody read, and it ended: %v", err)
+		case <-time.After(asked):
+			check(t, ctx.Err())
+		}
+	}
+	// The other one has waited for as long, and goes on.
+	n, err := io.Copy(io.Discard, io.LimitReader(other, size))
+	check(t, err)
+	check(t, <-written)
+	if n != size {
+		t.Errorf("%d of %d bytes", n, size)
 	}
 }

@@ -20,7 +20,7 @@ import (
 // before its store heard the leader. etcd has no setting for it and no hook, so what this
 // process dialed is looked up and given the kernel's keepalive.
 func mindStreams(ctx context.Context, e *embed.Etcd) {
-	for sleep(ctx, 2*time.Second) == nil {
+	for sleep(ctx, asked) == nil {
 		peers := map[netip.AddrPort]bool{}
 		for _, v := range e.Server.Cluster().Members() {
 			for _, p := range v.PeerURLs {
@@ -31,15 +31,21 @@ func mindStreams(ctx context.Context, e *embed.Etcd) {
 				}
 			}
 		}
-		open, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			continue
-		}
-		for _, f := range open {
-			// One that is closed and used anew meanwhile gets a keepalive too: no harm.
-			if fd, err := strconv.Atoi(f.Name()); err == nil && peers[dialed(fd)] {
-				keepAlive(fd)
-			}
+		mind(peers)
+	}
+}
+
+// mind looks once at what this process dialed at peers.
+func mind(peers map[netip.AddrPort]bool) {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, f := range open {
+		// One that is closed and used anew meanwhile is asked too: no harm.
+		if fd, err := strconv.Atoi(f.Name()); err == nil && peers[dialed(fd)] {
+			keepAlive(fd)
+			unanswered(fd)
 		}
 	}
 }
@@ -55,18 +61,38 @@ func dialed(fd int) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+const (
+	asked   = 2 * time.Second // of silence, and the other side's kernel is asked
+	givenUp = 5 * time.Second // and then this is over, as etcd means it
+)
+
 // keepAlive has the kernel ask after 2 s of silence, and end the connection after 5. A
 // stream is never silent for so long (etcd writes each 1.7 s), and a voter that only hangs
-// keeps it. Nothing is asked while something of our own waits for its acknowledgement: no
-// snapshot ends by this, however slow the disk that takes it is.
+// keeps it. Nothing is asked while something of our own waits for its acknowledgement.
 func keepAlive(fd int) {
-	const idle = 2 // seconds, as the others
+	const idle = int(asked / time.Second)
 	if now, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE); err != nil || now == idle {
 		return // it is closed, or has it
 	}
 	// It may be closed by now. What was not set is set at the next look: idle comes last.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 1)
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, int((givenUp-asked)/time.Second))
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle)
+}
+
+// unanswered ends, after 5 s, a connection on which something of our own waits for its
+// acknowledgement: a request for a stream that the cut caught on its way. It does so only
+// while the other side's kernel says nothing at all. One whose disk is slow acknowledges
+// every question whether there is room again, so that no snapshot ends by this.
+func unanswered(fd int) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return // it is closed
+	}
+	after := time.Duration(0) // the kernel's own: a quarter of an hour
+	if info.Unacked > 0 && time.Duration(info.Last_ack_recv)*time.Millisecond > asked {
+		after = givenUp
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(after.Milliseconds())) // it may be closed by now
 }
