@@ -188,6 +188,11 @@ func ending(st sim.Story) map[string]string {
 		}
 		maps.DeleteFunc(out, func(fact, what string) bool { return now[fact] != what })
 	}
+	for _, c := range st.Commands { // which of the others it is, a story that says "not" leaves open
+		if c.Verb == "expect" && len(c.Args) > 1 && c.Args[1] == "not" {
+			delete(out, c.Args[0])
+		}
+	}
 	if len(st.Shape.Found) > 0 { // where addresses begin is not played
 		maps.DeleteFunc(out, func(fact, _ string) bool { return strings.HasPrefix(fact, "address/") })
 	}
