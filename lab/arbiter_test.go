@@ -203,18 +203,3 @@ func (s *arbiterSite) bothLost(t *testing.T) {
 	s.deed(t)(s.lab.Start(s.ctx, "c1"))
 	s.await(t, "c1 back", s.settled)
 }
-
-// offs counts how often a host was switched off by its BMC.
-func (s *arbiterSite) offs(t *testing.T, host string) (n int) {
-	t.Helper()
-	deeds, err := s.lab.Deeds()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range deeds {
-		if d.Verb == "poweroff" && d.Host == host {
-			n++
-		}
-	}
-	return n
-}

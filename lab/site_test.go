@@ -468,3 +468,18 @@ func (s *site) silent(t *testing.T, host string) {
 		t.Errorf("%s: no set of speaking addresses in the guard:\n%s", host, out)
 	}
 }
+
+// offs counts how often a host was switched off by its BMC.
+func (s *site) offs(t *testing.T, host string) (n int) {
+	t.Helper()
+	deeds, err := s.lab.Deeds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range deeds {
+		if d.Verb == "poweroff" && d.Host == host {
+			n++
+		}
+	}
+	return n
+}

@@ -20,10 +20,11 @@ var (
 	twoSeed   = flag.Uint64("two-seed", 1, "throws the dice of lab-two")
 )
 
-// TestTwo lives with two servers and no third: one of them is cut off, hangs or loses
-// power, at any moment, whoever is first; or they lose sight of each other. At the end of
-// each round exactly one serves, and then the two are joint again. A witness outside hears
-// of the one service, and the wire of who speaks for an address.
+// TestTwo lives with two servers and no third: one of them is cut off, hangs, loses power,
+// with its BMC or without, or shuts down, at any moment, whoever is first; or they lose
+// sight of each other, or power. At the end of each round exactly one serves, and then the
+// two are joint again. A witness outside hears of the one service, and the wire of who
+// speaks for an address.
 func TestTwo(t *testing.T) {
 	if *twoRounds == 0 {
 		t.Log("not played: a round takes a minute; make lab-two")
@@ -35,7 +36,7 @@ func TestTwo(t *testing.T) {
 	dice := rand.New(rand.NewPCG(*twoSeed, 2))
 	var took []time.Duration
 	for n := range *twoRounds {
-		victim, fault := pickOne(dice, "c1", "c2"), pickOne(dice, "cut", "hang", "power", "sight")
+		victim, fault := pickOne(dice, "c1", "c2"), pickOne(dice, "cut", "hang", "power", "sight", "shutdown", "all", "word")
 		t.Run(fmt.Sprintf("round %d %s %s", n+1, fault, victim), func(t *testing.T) {
 			took = append(took, s.round(t, dice, victim, fault))
 		})
@@ -117,8 +118,31 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 		s.run(t, s.other(""), "mainstay", "move", "solo", holder, "--wait", "2m")
 	}
 	s.lasts(time.Duration(dice.IntN(4000)) * time.Millisecond)
+	partner := map[string]string{"c1": "c2", "c2": "c1"}[victim]
+	offs := s.offs(t, "c1") + s.offs(t, "c2")
 	begun := time.Now()
 	switch fault {
+	case "shutdown": // in good order: nobody is fenced
+		s.run(t, victim, "systemctl", "--no-block", "poweroff")
+	case "all": // and one comes back before the other: it cannot know whose store is the newer
+		s.deed(t)(s.lab.PowerOff(s.ctx, victim))
+		s.deed(t)(s.lab.PowerOff(s.ctx, partner))
+		s.deed(t)(s.lab.Start(s.ctx, partner))
+		s.waitsForWord(t, partner, "")
+		begun = time.Now()
+		s.deed(t)(s.lab.Start(s.ctx, victim))
+		s.awaitFrom(t, partner, "the two joint again", s.joint)
+		took := time.Since(begun).Round(100 * time.Millisecond)
+		t.Logf("all lost power; joint %v after %s had it again", took, victim)
+		return took
+	case "word": // its BMC dies with it: only a person knows that it is off
+		s.deed(t)(s.lab.Kill(s.ctx, victim))
+		s.waitsForWord(t, partner, holder)
+		s.run(t, partner, "systemctl", "stop", "mainstay-quorum")
+		s.run(t, partner, "mainstay", "recover", "quorum", "--the-others-are-gone", "its cord is in my hand")
+		s.run(t, partner, "systemctl", "start", "mainstay-quorum")
+		s.run(t, partner, "systemctl", "reload", "mainstay")
+		begun = time.Now()
 	case "cut":
 		s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: victim, Network: All, Direction: pickDirection(dice)}))
 	case "hang":
@@ -146,6 +170,21 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 	if fault != "sight" && serves == victim {
 		t.Errorf("%s was lost (%s), and is the one that serves", victim, fault)
 	}
+	if fault == "shutdown" {
+		err := until(s.ctx, siteBound, func() error {
+			on, err := s.lab.Powered(victim)
+			if err == nil && on {
+				err = fmt.Errorf("%s is on", victim)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := s.offs(t, "c1") + s.offs(t, "c2"); now != offs {
+			t.Errorf("a shutdown in good order, and a BMC switched off %d times", now-offs)
+		}
+	}
 	s.deed(t)(s.lab.Heal(s.ctx, "c1", All))
 	s.deed(t)(s.lab.Heal(s.ctx, "c2", All))
 	for _, m := range s.lab.Hosts { // after three fences within an hour one stays off for a person
@@ -158,6 +197,33 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 		}
 	}
 	return took
+}
+
+// waitsForWord sees that a host alone serves nothing and starts nothing, and says which
+// command a person may give. What was running there runs on.
+func (s *twoSite) waitsForWord(t *testing.T, host, holder string) {
+	t.Helper()
+	var out string
+	err := until(s.ctx, siteBound, func() error {
+		said, err := s.lab.Run(s.ctx, host, "mainstay", "status")
+		if out = said; err == nil && !strings.Contains(out, "mainstay recover quorum") {
+			err = fmt.Errorf("it does not say what a person may do:\n%s", out)
+		}
+		return err
+	})
+	if err != nil {
+		s.tell(t)
+		t.Fatal(err)
+	}
+	from := time.Now()
+	s.lasts(10 * time.Second)
+	for _, c := range s.wire.Claims(from) {
+		t.Errorf("%s spoke for %s, and knows nothing of the other", c.Host, c.Address)
+		break
+	}
+	if out, err := s.lab.Run(s.ctx, host, "systemctl", "is-active", "solo.service"); err == nil && holder != host {
+		t.Errorf("%s started the service, and knows nothing of the other: %s", host, out)
+	}
 }
 
 func pickDirection(dice *rand.Rand) Direction {
