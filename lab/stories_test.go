@@ -188,13 +188,21 @@ func ending(st sim.Story) map[string]string {
 		}
 		maps.DeleteFunc(out, func(fact, what string) bool { return now[fact] != what })
 	}
-	for _, c := range st.Commands { // which of the others it is, a story that says "not" leaves open
-		if c.Verb == "expect" && len(c.Args) > 1 && c.Args[1] == "not" {
+	named := map[string]bool{}
+	for _, c := range st.Commands {
+		if c.Verb != "expect" {
+			continue
+		}
+		if named[c.Args[0]] = true; len(c.Args) > 1 && c.Args[1] == "not" { // which of the others it is, the story leaves open
 			delete(out, c.Args[0])
 		}
 	}
-	if len(st.Shape.Found) > 0 { // where addresses begin is not played
-		maps.DeleteFunc(out, func(fact, _ string) bool { return strings.HasPrefix(fact, "address/") })
+	if len(st.Shape.Found) > 0 || slices.ContainsFunc(st.Commands, foreign) { // where the rest begins is not played
+		for _, f := range st.Shape.Found {
+			name, _, _ := strings.Cut(f, "@")
+			named["service/"+name] = true
+		}
+		maps.DeleteFunc(out, func(fact, _ string) bool { return !named[fact] && !strings.HasPrefix(fact, "fenced/") })
 	}
 	return out
 }
