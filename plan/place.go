@@ -225,13 +225,13 @@ func (d *decision) placeFirst(v fleet.Service, h fleet.Holding) {
 	case len(running) > 1:
 		d.wait(thing, fmt.Sprintf("a person: it %s on %s, and no record says where it belongs", is(v), strings.Join(running, " and ")),
 			fmt.Sprintf("%s it by hand where it does not belong; nothing is done meanwhile", gives(v)))
+	case len(silent) > 0 && fleet.Armed(fleet.GuardInventory): // of one that runs as well: the other copy would be stopped by guess
+		d.wait(thing, "word from "+strings.Join(silent, ", ")+" that it does not run there, or a proof that they are off",
+			"mainstay recover oath HOST, once you have seen that the host is off")
 	case len(running) == 1 && d.blocked[running[0]] == "":
 		d.put(v, h, running[0], "it was found running there and is adopted")
 	case len(running) == 1:
 		d.wait(thing, "the host on which it was found to be fit: "+d.blocked[running[0]], "mainstay status")
-	case len(silent) > 0 && fleet.Armed(fleet.GuardInventory):
-		d.wait(thing, "word from "+strings.Join(silent, ", ")+" that it does not run there, or a proof that they are off",
-			"mainstay recover oath HOST, once you have seen that the host is off")
 	case len(d.gathering(v)) > 0:
 		d.wait(thing, "the copies on "+strings.Join(d.gathering(v), ", ")+" to start, which may have a better score", "")
 	default:

@@ -986,7 +986,7 @@ func expect(s *Site, args []string) error {
 		}
 		have := strings.Join(where, " ")
 		switch {
-		case len(args) > 1 && args[1] == "nowhere" && have == "", len(args) > 2 && args[1] == "on" && have == args[2],
+		case len(args) > 1 && args[1] == "nowhere" && have == "", len(args) > 2 && args[1] == "on" && have == strings.Join(args[2:], " "),
 			len(args) > 2 && args[1] == "not" && have != "" && !slices.Contains(where, args[2]):
 			return nil
 		}
