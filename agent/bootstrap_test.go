@@ -98,3 +98,22 @@ func TestPositionEndsTheWaitForAStart(t *testing.T) {
 		}
 	}
 }
+
+// TestStopKeepsTheCount: the word that a copy is stopped, because it failed too often, says
+// how often that was. Without it this host looked as fit as any and got the service back
+// by the next commit, six times in 44 ms (seen on hosts).
+func TestStopKeepsTheCount(t *testing.T) {
+	a := bootstrapAgent(t, t.TempDir())
+	a.services["solo"] = fleet.ServiceState{Phase: fleet.Failed, Restarts: 2}
+	w := &watcher{service: fleet.Service{Name: "solo", Mode: fleet.ActivePassive}, look: make(chan struct{}, 1), copy: stillCopy{}}
+	o := fleet.Order{Verb: fleet.VerbStop, Thing: "service/solo", Generation: 4, Boot: "b", Stint: a.hand.Stint().N, Why: "it failed"}
+	if err := w.operate(t.Context(), a, o); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.testimony(a.cfg.Now())
+	if s := r.Services["solo"]; r.GivenUp[o.Thing] != 4 || s.Phase != fleet.Stopped || s.Restarts != 2 {
+		t.Errorf("given up %d, %+v", r.GivenUp[o.Thing], s)
+	}
+}

@@ -443,7 +443,7 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hand.Stopped(o.Thing, o.Generation)
-	now := fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why}
+	now := fleet.ServiceState{Phase: fleet.Stopped, Why: o.Why, Restarts: a.services[w.service.Name].Restarts}
 	if o.Verb == fleet.VerbDemote {
 		now = a.services[w.service.Name]
 		now.Role = fleet.RoleUnpromoted
