@@ -491,6 +491,11 @@ func (s *stage) found(t *testing.T, st sim.Story, begins func()) {
 	}
 	s.on, s.fenced = "", map[string]int{}
 	if s.used {
+		for _, m := range s.lab.Hosts { // or one of the old site would fence a new one
+			if _, err := s.lab.Kill(s.ctx, m.Name); err != nil {
+				t.Fatal(err)
+			}
+		}
 		var renewed sync.WaitGroup
 		for _, m := range s.lab.Hosts {
 			renewed.Go(func() {
