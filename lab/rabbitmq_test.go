@@ -184,6 +184,15 @@ func (r *rabbitSite) checked(t *testing.T) {
 // step plays a fault, until all is well again and what was confirmed is delivered.
 func (r *rabbitSite) step(t *testing.T, name string, play func(*testing.T) time.Time) {
 	t.Run(name, func(t *testing.T) {
+		defer func() { // or the next step says nothing
+			for _, m := range r.lab.Hosts {
+				_, healed := r.lab.Heal(r.ctx, m.Name, All)
+				_, started := r.lab.Start(r.ctx, m.Name)
+				if err := errors.Join(healed, started); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
 		from := play(t)
 		r.whole(t)
 		t.Logf("whole again %v after the fault", time.Since(from).Round(100*time.Millisecond))
