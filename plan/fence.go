@@ -126,7 +126,11 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	case len(lost) > d.w.Spec.Brakes.Count || len(lost)*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts):
 		d.wait(about, fmt.Sprintf("the brake: %d of %d hosts are lost at once (%v), which is our own blindness until shown otherwise", len(lost), len(d.w.Spec.Hosts), lost), oath)
 	case d.recently(m) >= fenceLoop:
-		d.wait(about, fmt.Sprintf("a person: it was fenced %d times within %v", len(m.Fenced), fenceSpan), oath)
+		last := ""
+		if f := d.w.Flights[d.fenceKey(host.Name, boot)]; f.Effect != nil {
+			last = fmt.Sprintf(" (the last one: %s %s)", f.Effect.Outcome, f.Effect.Why)
+		}
+		d.wait(about, fmt.Sprintf("a person: its fence was ordered %d times within %v%s; the next try when the first of these is that long ago", d.recently(m), fenceSpan, last), oath)
 	default:
 		// Each try takes the next level, the first one again after the last.
 		level := d.recently(m) % len(host.Fence)
@@ -310,7 +314,7 @@ func (d *decision) powerOn(host *fleet.Host) {
 		}
 	}
 	if d.recently(m) >= fenceLoop {
-		d.wait("host/"+host.Name, fmt.Sprintf("a person: fenced %d times within %v, it stays off", len(m.Fenced), fenceSpan), "")
+		d.wait("host/"+host.Name, fmt.Sprintf("a person: its fence was ordered %d times within %v, it stays off", d.recently(m), fenceSpan), "turn it on once you know why")
 		return
 	}
 	d.order(fleet.Order{Key: fmt.Sprintf("power-on/%s/%s", host.Name, p.Boot), Verb: fleet.VerbPowerOn, To: d.w.Leader,
