@@ -120,7 +120,7 @@ func (p *teller) tell(t *testing.T, st sim.Story, before, sure map[string]string
 	p.held = generations(s)
 	defer func() {
 		p.aloneBut(t, p.since, p.late)
-		p.copies.once(t)
+		p.copies.once(t, foundOnTwo(st)...)
 	}()
 	for _, c := range commands {
 		awaited := c.Verb == "end" || c.Verb == "expect" && c.Args[0] == "well" // and no time need pass before
@@ -147,6 +147,21 @@ func (p *teller) tell(t *testing.T, st sim.Story, before, sure map[string]string
 		}
 	}
 	t.Logf("at its end: %v", sure)
+}
+
+// foundOnTwo are the services that a story finds on two hosts, as "service/cinder on c1 and c3".
+func foundOnTwo(st sim.Story) (out []string) {
+	at := map[string][]string{}
+	for _, f := range st.Shape.Found {
+		name, host, _ := strings.Cut(f, "@")
+		at[name] = append(at[name], host)
+	}
+	for name, hosts := range at {
+		if len(hosts) == 2 {
+			out = append(out, fmt.Sprintf("service/%s on %s and %s", name, hosts[0], hosts[1]))
+		}
+	}
+	return out
 }
 
 // arrange brings everything to where a story has it when it begins.

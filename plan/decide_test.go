@@ -645,3 +645,42 @@ func TestNoSilenceIsAProof(t *testing.T) {
 		}
 	}
 }
+
+// TestNextLevel: when nobody knows what came of a try, the next level follows at once, and
+// the intent stays open until the earlier one can act no more, whatever the later proves.
+func TestNextLevel(t *testing.T) {
+	w := small()
+	hush(w, "c2")
+	w.Leader = "c3"
+	for i := range w.Spec.Hosts {
+		w.Spec.Hosts[i].Fence = []fleet.Level{{{Driver: "redfish"}}, {{Driver: "agent"}}}
+	}
+	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: "redfish", Executor: "c3", Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}
+	m := w.State.Members["c2"]
+	m.Fenced = []time.Time{w.Wall}
+	w.State.Members["c2"] = m
+	turn := func(outcome fleet.Outcome, proof *fleet.Proof) {
+		t.Helper()
+		w.Flights = map[string]fleet.Flight{fmt.Sprintf("fence/c2/b/%d", len(w.State.Members["c2"].Fenced)): {
+			Sent: w.Now.Add(-10 * time.Second), Arrived: w.Now, Tries: 1, Effect: &fleet.Effect{Outcome: outcome, Proof: proof, Why: "silence"}}}
+		_, p := Turn(w)
+		var err error
+		if w.State, err = w.State.Apply(p.Records...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turn(fleet.NoWord, nil)
+	if now, n := w.State.Intents["c2"], len(w.State.Members["c2"].Fenced); now.Level != 1 || now.Device != "agent" || !now.Loose.Equal(w.Wall.Add(FenceLasts-10*time.Second)) || n != 2 {
+		t.Fatalf("%+v, ordered %d times", now, n)
+	}
+	proof := &fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Level: 1, Evidence: "off"}
+	turn(fleet.Done, proof)
+	if _, open := w.State.Intents["c2"]; !open || w.State.Proofs["c2"].Level != 1 {
+		t.Fatalf("proved by level 1: open %v, %+v", open, w.State.Proofs["c2"])
+	}
+	w.Now, w.Wall = w.Now.Add(FenceLasts), w.Wall.Add(FenceLasts)
+	turn(fleet.Done, proof)
+	if _, open := w.State.Intents["c2"]; open {
+		t.Error("nothing can act any more, and it is still open")
+	}
+}

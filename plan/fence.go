@@ -217,9 +217,14 @@ func (d *decision) pursue(in fleet.Intent) {
 		return
 	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):
 		// The device was told, or nobody knows: it may act until the deed is over.
+		host, _ := d.w.Spec.Host(in.Host)
+		if in.Level+1 < len(host.Fence) && !d.back(in) && d.recently(d.w.State.Members[in.Host]) < fenceLoop {
+			d.nextLevel(in, host, f, left)
+			return
+		}
 		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
 		d.wake(left)
-		if f.Effect.Outcome == fleet.NoWord && !d.back(in) {
+		if f.Effect.Outcome == fleet.NoWord && !d.back(in) && len(host.Fence) == 1 {
 			d.off(in, o) // a device that nobody reached is tried until it answers
 		}
 		return
@@ -229,11 +234,33 @@ func (d *decision) pursue(in fleet.Intent) {
 	switch {
 	case f.Effect.Outcome == fleet.Done && f.Effect.Proof != nil:
 		p := *f.Effect.Proof
-		d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
+		if d.w.State.Proofs[in.Host].Boot != in.Boot {
+			d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
+		}
+		if loose := in.Loose.Sub(d.w.Wall); loose > 0 && fleet.Armed(fleet.GuardIntent) {
+			d.wait(about, "the try of an earlier level to have ended, which may act yet", "")
+			d.wake(loose)
+			return
+		}
 		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" is done"))
 	default:
 		d.record(fleet.Remove("intent/"+in.Host, fmt.Sprintf("the fence of %s: %s %s", in.Host, f.Effect.Outcome, f.Effect.Why)))
 	}
+}
+
+// nextLevel goes on with a host's next power switch when nobody knows what came of the one
+// before: a BMC often loses power together with its host. It is still one intent: what the
+// earlier one does late would hit the host's next boot, which is not admitted before.
+func (d *decision) nextLevel(in fleet.Intent, host fleet.Host, f fleet.Flight, left time.Duration) {
+	m := d.w.State.Members[in.Host]
+	m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
+	d.record(fleet.Put("member/"+in.Host, m, fmt.Sprintf("the fence of %s by %s: %s %s", in.Host, in.Device, f.Effect.Outcome, f.Effect.Why)))
+	in.Level++
+	in.Device, in.At = host.Fence[in.Level].Name(), d.w.Wall
+	if loose := d.w.Wall.Add(left); loose.After(in.Loose) {
+		in.Loose = loose
+	}
+	d.record(fleet.Put("intent/"+in.Host, in, fmt.Sprintf("%s will be fenced by %s, its next level", in.Host, in.Device)))
 }
 
 // back says whether the boot that was to be fenced, or a later one, is heard again and

@@ -200,10 +200,10 @@ func (a *agent) fence(o fleet.Order, done func(*fleet.Proof, fleet.Outcome, stri
 	switch o.Verb {
 	case fleet.VerbPowerOn:
 		p.same(func() {
-			p.victim.bmc.call(&a.host.agentProcess, func() string {
+			p.device().call(&a.host.agentProcess, func() string {
 				s.tell("%s is switched on by its BMC", victim.name)
-				s.after(max(victim.bmc.done-s.now, 0)+victim.bootTime(), func() {
-					if !victim.bmc.dead {
+				s.after(max(p.device().done-s.now, 0)+victim.bootTime(), func() {
+					if !p.device().dead {
 						victim.powerOn()
 					}
 				})
@@ -239,8 +239,16 @@ func (a *agent) fence(o fleet.Order, done func(*fleet.Proof, fleet.Outcome, stri
 
 const fenceStir = 4e9
 
+// device is the power switch of the order's level.
+func (p *prover) device() *bmc {
+	if p.order.Level > 0 {
+		return &p.victim.second
+	}
+	return &p.victim.bmc
+}
+
 func (p *prover) call(do func() string, answer func(v, err string)) {
-	p.victim.bmc.call(&p.by.agentProcess, do, answer)
+	p.device().call(&p.by.agentProcess, do, answer)
 }
 
 // same compares the machine.
@@ -249,7 +257,7 @@ func (p *prover) same(next func()) {
 		next()
 		return
 	}
-	if p.victim.bmc.wrong != nil {
+	if p.device().wrong != nil {
 		if p.others == nil {
 			if fallen := p.by.agent.fallen(p.victim, p.order.Target.Boot); fallen != "" {
 				p.site.guard(fleet.GuardProof)
@@ -261,7 +269,7 @@ func (p *prover) same(next func()) {
 		next()
 		return
 	}
-	p.call(func() string { return p.victim.bmc.uuid }, func(v, err string) {
+	p.call(func() string { return p.device().uuid }, func(v, err string) {
 		switch {
 		case err == denied:
 			p.done(nil, fleet.Refused, err)
@@ -300,7 +308,7 @@ func (p *prover) off(tries int) {
 		return
 	}
 	p.site.watch.offOrdered(p.victim, p.order.Target.Boot, tries == 1)
-	p.call(p.victim.bmc.off, func(_, err string) {
+	p.call(p.device().off, func(_, err string) {
 		switch {
 		case err != "" && tries > 0:
 			p.off(tries - 1)
@@ -313,7 +321,7 @@ func (p *prover) off(tries int) {
 }
 
 func (p *prover) until(end at) {
-	p.call(p.victim.bmc.state, func(v, err string) {
+	p.call(p.device().state, func(v, err string) {
 		switch {
 		case err == "" && v == "off":
 			p.twice()
@@ -326,7 +334,7 @@ func (p *prover) until(end at) {
 }
 
 func (p *prover) state(next func(v string)) {
-	p.call(p.victim.bmc.state, func(v, err string) {
+	p.call(p.device().state, func(v, err string) {
 		if err != "" {
 			p.done(nil, fleet.NoWord, err)
 			return
@@ -337,7 +345,7 @@ func (p *prover) state(next func(v string)) {
 
 // twice asks again a second later, compares the machine again, and listens.
 func (p *prover) twice() {
-	proof := &fleet.Proof{Host: p.victim.name, Boot: p.order.Target.Boot, Kind: "fence", By: p.by.name, At: p.by.wall(),
+	proof := &fleet.Proof{Host: p.victim.name, Boot: p.order.Target.Boot, Kind: "fence", Level: p.order.Level, By: p.by.name, At: p.by.wall(),
 		Evidence: "its BMC said off twice, a second apart"}
 	if !fleet.Armed(fleet.GuardProof) {
 		p.done(proof, fleet.Done, "")

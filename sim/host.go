@@ -37,6 +37,7 @@ type host struct {
 	kernel                      kernel
 	copies                      []*unit
 	bmc                         bmc
+	second                      bmc // the power switch of its second level
 	watchdog                    watchdog
 	posting                     bool // it has power, was reset and is on its way to a boot
 	// quickBoot makes it come back within a lease.
@@ -120,7 +121,7 @@ func (h *host) powerOn() {
 	h.boot = fmt.Sprintf("%s-%d", h.name, h.boots)
 	h.booted, h.began = s.now, fleet.Moment(s.between(second, 100*second))
 	h.run = run{}
-	h.bmc.power = true
+	h.bmc.power, h.second.power = true, true
 	s.watch.power(h, true)
 	for _, u := range h.copies {
 		u.boot()
@@ -148,8 +149,9 @@ func (h *host) powerOff() {
 		return
 	}
 	h.on, h.suspended = false, false
-	h.bmc.power = false
+	h.bmc.power, h.second.power = false, false
 	h.bmc.lost++
+	h.second.lost++
 	h.agentProcess.end()
 	h.agent = nil
 	h.quorumProcess.end()

@@ -164,7 +164,7 @@ func (s *Site) quiet() bool {
 	}
 	leading := false
 	for _, h := range s.hosts {
-		if h.bmc.stray > 0 || h.posting || h.watchdog.overdue() || s.awaitsContract(h) {
+		if h.bmc.stray > 0 || h.second.stray > 0 || h.posting || h.watchdog.overdue() || s.awaitsContract(h) {
 			return false
 		}
 		if !h.on {
@@ -232,7 +232,7 @@ func (s *Site) recover() {
 			return
 		}
 		for _, h := range s.hosts { // a person turns on what is still off
-			if !h.on && !h.posting && h.bmc.stray == 0 && s.elapsed() > end-bound+20*second {
+			if !h.on && !h.posting && h.bmc.stray == 0 && h.second.stray == 0 && s.elapsed() > end-bound+20*second {
 				h.powerOn()
 			}
 		}

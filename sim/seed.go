@@ -47,6 +47,9 @@ func Draw(seed uint64) Story {
 	if sh.Promoted = seed%3 == 0; sh.Promoted && d.dice.IntN(3) == 0 {
 		sh.Found = append(sh.Found, fmt.Sprintf("drbd@c%d", 1+d.dice.IntN(3)))
 	}
+	if seed%5 == 1 {
+		sh.Levels = 2
+	}
 	if d.dice.IntN(8) == 0 {
 		st.Coarse = append(st.Coarse, fmt.Sprintf("c%d", 1+d.dice.IntN(3)))
 	}

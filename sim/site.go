@@ -22,6 +22,8 @@ type Shape struct {
 	// OnFailure and Restarts are those of the active/passive services.
 	OnFailure fleet.OnFailure
 	Restarts  int
+	// Levels is how many power switches every host has, one level each: 1 or 2; 0 is 1.
+	Levels int
 	// Arbiter makes the last voter one: it runs nothing.
 	Arbiter bool
 	// Watchdog is the time-out of every host's watchdog; 0: there are none.
@@ -62,6 +64,9 @@ func (sh Shape) build() fleet.Spec {
 	}
 	host := func(name, role string, n byte, voter bool) {
 		h := fleet.Host{Name: name, Roles: []string{role}, Voter: voter, Addresses: map[string]netip.Addr{}, Fence: []fleet.Level{{{Driver: "redfish"}}}}
+		if sh.Levels > 1 {
+			h.Fence = append(h.Fence, fleet.Level{{Driver: "ipmi"}})
+		}
 		for i := range sh.Networks {
 			h.Addresses[networkNames[i]] = netip.AddrFrom4([4]byte{10, 0, byte(i), n})
 		}
@@ -209,6 +214,7 @@ func newSite(shape Shape, seed uint64) *Site {
 		h.uuid = fmt.Sprintf("00000000-0000-4000-8000-%012d", i+1)
 		h.watchdog = watchdog{host: h, timeout: shape.Watchdog}
 		h.bmc = bmc{host: h, uuid: h.uuid, power: true}
+		h.second = h.bmc
 		if shape.Clocks > 0 {
 			h.drift = s.dice.Int64N(2*shape.Clocks+1) - shape.Clocks
 		}

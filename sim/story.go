@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk).
 func Parse(text string) (Story, error) {
@@ -88,6 +88,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Clocks = int64(n)
 		case "restarts":
 			st.Shape.Restarts = n
+		case "levels":
+			st.Shape.Levels = n
 		case "seed":
 			st.Seed = uint64(n)
 		default:
@@ -146,6 +148,9 @@ func (st Story) Write() string {
 	fmt.Fprintf(&b, "site timing=%s voters=%d hosts=%d networks=%d clocks=%d seed=%d", sh.Timing, sh.Voters, sh.Hosts, sh.Networks, sh.Clocks, st.Seed)
 	if sh.Restarts > 0 {
 		fmt.Fprintf(&b, " restarts=%d", sh.Restarts)
+	}
+	if sh.Levels > 0 {
+		fmt.Fprintf(&b, " levels=%d", sh.Levels)
 	}
 	if sh.OnFailure != "" {
 		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)
