@@ -531,10 +531,16 @@ func (p *teller) do(c sim.Command) error {
 	case "stopagent":
 		p.mute[host] = true
 		err := runs("systemctl", "stop", service.AgentUnit)
-		if on, _ := p.lab.Powered(host); !on { // of one cut off that takes its seconds, and it may be fenced meanwhile
+		if err == nil {
 			return nil
 		}
-		return err
+		// Of one that is cut off that takes its seconds, and it may be fenced meanwhile.
+		return until(p.ctx, storyBound/10, func() error {
+			if on, e := p.lab.Powered(host); e != nil || on {
+				return errors.Join(err, e)
+			}
+			return nil
+		})
 	case "startagent":
 		p.mute[host] = false
 		return runs("systemctl", "start", service.AgentUnit)
