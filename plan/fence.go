@@ -234,7 +234,7 @@ func (d *decision) pursue(in fleet.Intent) {
 	switch {
 	case f.Effect.Outcome == fleet.Done && f.Effect.Proof != nil:
 		p := *f.Effect.Proof
-		if d.w.State.Proofs[in.Host].Boot != in.Boot {
+		if old := d.w.State.Proofs[in.Host]; old.Boot != in.Boot || old.Kind != p.Kind { // an oath is no word of a switch, by which it is turned on again
 			d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
 		}
 		if loose := in.Loose.Sub(d.w.Wall); loose > 0 && fleet.Armed(fleet.GuardIntent) {
