@@ -155,7 +155,7 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 	var serves string
 	err := until(s.ctx, siteBound, func() error {
 		all := s.serving(t)
-		if len(all) != 1 {
+		if len(all) != 1 || fault != "sight" && all[0] == victim { // one that shuts down serves for a moment yet
 			return fmt.Errorf("serving: %v", all)
 		}
 		serves = all[0]
@@ -167,9 +167,6 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 	}
 	took := time.Since(begun).Round(100 * time.Millisecond)
 	t.Logf("%s %s while %s held the service: %s serves after %v", fault, victim, holder, serves, took)
-	if fault != "sight" && serves == victim {
-		t.Errorf("%s was lost (%s), and is the one that serves", victim, fault)
-	}
 	if fault == "shutdown" {
 		err := until(s.ctx, siteBound, func() error {
 			on, err := s.lab.Powered(victim)
