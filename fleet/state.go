@@ -121,9 +121,9 @@ type Intent struct {
 	At       time.Time `json:"at"`
 	// Lasts bounds the deed; a new leader counts it from its own start.
 	Lasts time.Duration `json:"lasts"`
-	// Loose is until when a try of an earlier level, of which nobody knows what came, may
-	// still act: so long the intent is open, whatever a later level proves.
-	Loose time.Time `json:"loose,omitzero"`
+	// Loose says that nobody knows what came of an earlier level: it may act as long as
+	// this one, and so long the intent is open, whatever this one proves.
+	Loose bool `json:"loose,omitempty"`
 }
 
 // Wish is what a person asked for.

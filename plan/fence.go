@@ -219,7 +219,7 @@ func (d *decision) pursue(in fleet.Intent) {
 		// The device was told, or nobody knows: it may act until the deed is over.
 		host, _ := d.w.Spec.Host(in.Host)
 		if in.Level+1 < len(host.Fence) && !d.back(in) && d.recently(d.w.State.Members[in.Host]) < fenceLoop {
-			d.nextLevel(in, host, f, left)
+			d.nextLevel(in, host, f)
 			return
 		}
 		d.wait(about, fmt.Sprintf("its fence to have ended: %s", f.Effect.Why), "mainstay recover oath "+in.Host)
@@ -237,9 +237,9 @@ func (d *decision) pursue(in fleet.Intent) {
 		if old := d.w.State.Proofs[in.Host]; old.Boot != in.Boot || old.Kind != p.Kind { // an oath is no word of a switch, by which it is turned on again
 			d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
 		}
-		if loose := in.Loose.Sub(d.w.Wall); loose > 0 && fleet.Armed(fleet.GuardIntent) {
+		if in.Loose && left > 0 && fleet.Armed(fleet.GuardIntent) {
 			d.wait(about, "the try of an earlier level to have ended, which may act yet", "")
-			d.wake(loose)
+			d.wake(left)
 			return
 		}
 		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" is done"))
@@ -251,15 +251,12 @@ func (d *decision) pursue(in fleet.Intent) {
 // nextLevel goes on with a host's next power switch when nobody knows what came of the one
 // before: a BMC often loses power together with its host. It is still one intent: what the
 // earlier one does late would hit the host's next boot, which is not admitted before.
-func (d *decision) nextLevel(in fleet.Intent, host fleet.Host, f fleet.Flight, left time.Duration) {
+func (d *decision) nextLevel(in fleet.Intent, host fleet.Host, f fleet.Flight) {
 	m := d.w.State.Members[in.Host]
 	m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
 	d.record(fleet.Put("member/"+in.Host, m, fmt.Sprintf("the fence of %s by %s: %s %s", in.Host, in.Device, f.Effect.Outcome, f.Effect.Why)))
-	in.Level++
-	in.Device, in.At = host.Fence[in.Level].Name(), d.w.Wall
-	if loose := d.w.Wall.Add(left); loose.After(in.Loose) {
-		in.Loose = loose
-	}
+	in.Level, in.Loose, in.At = in.Level+1, true, d.w.Wall
+	in.Device = host.Fence[in.Level].Name()
 	d.record(fleet.Put("intent/"+in.Host, in, fmt.Sprintf("%s will be fenced by %s, its next level", in.Host, in.Device)))
 }
 
