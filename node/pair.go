@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,7 +183,8 @@ type pair struct {
 	// led: this process has had a lease, which ended, or will end, at lost.
 	led    bool
 	lost   fleet.Moment
-	trying bool // to fence, or to start the store anew
+	trying bool  // to fence, or to start the store anew
+	failed error // what came of the last try to fence the partner
 	// leaving: this process gives up its host's vote.
 	leaving bool
 	// asking and asked are of the partner's word, counting and counted of who votes.
@@ -398,7 +400,7 @@ func (p *pair) alone(ctx context.Context, state fleet.State, v plan.PairView) er
 		proof, err := p.fence(ctx, state, step.Target)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.trying = false
+		p.trying, p.failed = false, err
 		if err == nil {
 			p.run.Proof = proof
 			err = p.keep()
@@ -779,6 +781,10 @@ func (p *pair) waits() (fleet.Wait, bool) {
 	if p.why == "" {
 		return fleet.Wait{}, false
 	}
-	return fleet.Wait{About: "pair/" + p.partner, For: p.why,
-		Help: fmt.Sprintf("once you have seen that %s is off: systemctl stop mainstay-quorum; mainstay recover quorum", p.partner)}, true
+	last := ""
+	if p.failed != nil {
+		last = fmt.Sprintf("; the last try: %s", strings.ReplaceAll(p.failed.Error(), "\n", "; "))
+	}
+	return fleet.Wait{About: "pair/" + p.partner, For: fmt.Sprintf("proof that %s is off, or its return (%s%s)", p.partner, p.why, last),
+		Help: fmt.Sprintf("once you have seen that %s is off: systemctl stop mainstay-quorum; mainstay recover quorum; systemctl start mainstay-quorum; systemctl reload mainstay", p.partner)}, true
 }
