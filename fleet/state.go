@@ -124,6 +124,8 @@ type Intent struct {
 	// Loose says that nobody knows what came of an earlier level: it may act as long as
 	// this one, and so long the intent is open, whatever this one proves.
 	Loose bool `json:"loose,omitempty"`
+	// Proved says that this level has given its proof, and the intent is open for an earlier one.
+	Proved bool `json:"proved,omitempty"`
 }
 
 // Wish is what a person asked for.

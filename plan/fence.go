@@ -234,10 +234,14 @@ func (d *decision) pursue(in fleet.Intent) {
 	switch {
 	case f.Effect.Outcome == fleet.Done && f.Effect.Proof != nil:
 		p := *f.Effect.Proof
-		if old := d.w.State.Proofs[in.Host]; old.Boot != in.Boot || old.Kind != p.Kind { // an oath is no word of a switch, by which it is turned on again
+		if !in.Proved {
 			d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
 		}
 		if in.Loose && left > 0 && fleet.Armed(fleet.GuardIntent) {
+			if !in.Proved {
+				in.Proved = true
+				d.record(fleet.Put("intent/"+in.Host, in, fmt.Sprintf("the fence of %s is proved, and open for what an earlier level may do yet", in.Host)))
+			}
 			d.wait(about, "the try of an earlier level to have ended, which may act yet", "")
 			d.wake(left)
 			return
