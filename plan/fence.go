@@ -218,7 +218,7 @@ func (d *decision) pursue(in fleet.Intent) {
 	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):
 		// The device was told, or nobody knows: it may act until the deed is over.
 		host, _ := d.w.Spec.Host(in.Host)
-		if in.Level+1 < len(host.Fence) && !d.back(in) && d.recently(d.w.State.Members[in.Host]) < fenceLoop {
+		if in.Level+1 < len(host.Fence) && d.recently(d.w.State.Members[in.Host]) < fenceLoop && d.unheard(in) {
 			d.nextLevel(in, host, f)
 			return
 		}
@@ -250,6 +250,12 @@ func (d *decision) pursue(in fleet.Intent) {
 	default:
 		d.record(fleet.Remove("intent/"+in.Host, fmt.Sprintf("the fence of %s: %s %s", in.Host, f.Effect.Outcome, f.Effect.Why)))
 	}
+}
+
+// unheard says whether what an intent was written down for is so yet, by the ears of now.
+func (d *decision) unheard(in fleet.Intent) bool {
+	boot, why := d.needsFence(in.Host)
+	return why != "" && boot == in.Boot && (d.w.Verdicts[in.Host].Condition != fleet.Lapsed || d.silentNow(in.Host, in.Boot))
 }
 
 // nextLevel goes on with a host's next power switch when nobody knows what came of the one
