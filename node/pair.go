@@ -186,7 +186,8 @@ type pair struct {
 	trying bool  // to fence, or to start the store anew
 	failed error // what came of the last try to fence the partner
 	// leaving: this process gives up its host's vote.
-	leaving bool
+	leaving    bool
+	unanswered bool // the partner did not answer when it was asked last
 	// asking and asked are of the partner's word, counting and counted of who votes.
 	asking, counting bool
 	asked, counted   fleet.Moment
@@ -308,9 +309,11 @@ func (p *pair) look(ctx context.Context) error {
 			err := p.ask(ctx)
 			p.mu.Lock()
 			p.asking = false
+			again := p.unanswered
+			p.unanswered = err != nil
 			p.mu.Unlock()
-			if err != nil && ctx.Err() == nil {
-				n.log.Info("nothing comes of asking the partner", "error", err)
+			if err != nil && !again && ctx.Err() == nil {
+				n.log.Info("nothing comes of asking the partner, which is asked every 2 s", "error", err)
 			}
 		}()
 	}
@@ -390,7 +393,10 @@ func (p *pair) alone(ctx context.Context, state fleet.State, v plan.PairView) er
 		return p.goAlone(ctx, p.run.Proof)
 	}
 	step := v.Step()
-	p.why = step.Why
+	p.why = fmt.Sprintf("proof that %s is off, or its return: %s", p.partner, step.Why)
+	if p.failed != nil {
+		p.why += "; the last try: " + strings.ReplaceAll(p.failed.Error(), "\n", "; ")
+	}
 	if !step.Fence {
 		return nil
 	}
@@ -520,12 +526,15 @@ func (p *pair) restartOnce(ctx context.Context) error {
 func (p *pair) ask(ctx context.Context) error {
 	n := p.n
 	answer, err := p.say(ctx, api.PairAsk{Do: api.PairTell, Boot: n.boot})
+	p.mu.Lock()
+	stale, left := p.stale(), p.run.Left
+	if err != nil {
+		_, p.why = plan.PairReturns(n.boot, stale, nil)
+	}
+	p.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	p.mu.Lock()
-	stale, left := p.stale(), p.run.Left
-	p.mu.Unlock()
 	if !stale && n.store.Leader() != "" && !(left && answer.Word.Alone) {
 		if left && n.now().Sub(p.began) > plan.PairStays && !answer.Word.Alone && !answer.Word.Stale {
 			return p.stay() // nothing came of it
@@ -781,10 +790,6 @@ func (p *pair) waits() (fleet.Wait, bool) {
 	if p.why == "" {
 		return fleet.Wait{}, false
 	}
-	last := ""
-	if p.failed != nil {
-		last = fmt.Sprintf("; the last try: %s", strings.ReplaceAll(p.failed.Error(), "\n", "; "))
-	}
-	return fleet.Wait{About: "pair/" + p.partner, For: fmt.Sprintf("proof that %s is off, or its return (%s%s)", p.partner, p.why, last),
+	return fleet.Wait{About: "pair/" + p.partner, For: p.why,
 		Help: fmt.Sprintf("once you have seen that %s is off: systemctl stop mainstay-quorum; mainstay recover quorum; systemctl start mainstay-quorum; systemctl reload mainstay", p.partner)}, true
 }
