@@ -353,7 +353,14 @@ func (g *galeraSite) intact(t *testing.T) {
 	t.Helper()
 	want := g.w.copy()
 	for _, m := range g.data {
-		out := g.run(t, m.Name, "mariadb", "-N", "-e", "SET SESSION wsrep_sync_wait=1; SELECT writer, n FROM proof.acked")
+		var out string
+		err := until(g.ctx, siteBound, func() (err error) { // one that is just back may not have caught up within the server's 15 s
+			out, err = g.lab.Run(g.ctx, m.Name, "mariadb", "-N", "-e", "SET SESSION wsrep_sync_wait=1; SELECT writer, n FROM proof.acked")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		have := map[[2]int]bool{}
 		for line := range strings.Lines(out) {
 			var x [2]int
