@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -204,5 +205,30 @@ func TestWishID(t *testing.T) {
 	}
 	if got, ok := wishID(wishes, "move-public"); ok {
 		t.Errorf("nobody wishes it, and yet: %s", got)
+	}
+}
+
+// TestClusterIsReplacedWhole: what a reader, or a power cut, finds is the one or the other.
+func TestClusterIsReplacedWhole(t *testing.T) {
+	c := Config{State: t.TempDir()}
+	if err := (Cluster{Cluster: "c1=https://10.0.0.1:7402"}).Save(c); err != nil {
+		t.Fatal(err)
+	}
+	former := c.clusterFile() + ".former" // the same file under another name: it must not be written to
+	if err := os.Link(c.clusterFile(), former); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Cluster{Cluster: "c1=https://10.0.0.1:7402,c2=https://10.0.0.2:7402", Join: true}).Save(c); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{former: false, c.clusterFile(): true} {
+		var k Cluster
+		raw, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(raw, &k)
+		}
+		if err != nil || k.Join != want {
+			t.Errorf("%s: %+v, %v", path, k, err)
+		}
 	}
 }

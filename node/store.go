@@ -32,7 +32,8 @@ func (c Config) clusterFile() string { return filepath.Join(c.State, "cluster.js
 // StoreDir is where the member keeps its data.
 func (c Config) StoreDir() string { return filepath.Join(c.State, "store") }
 
-// Save writes it for the member's first start.
+// Save writes it for the member's first start, and returns when it is on the disk: a power
+// cut in the next seconds, as of a pair that has just joined again, left an empty file.
 func (k Cluster) Save(c Config) error {
 	raw, err := json.Marshal(k)
 	if err != nil {
@@ -41,7 +42,7 @@ func (k Cluster) Save(c Config) error {
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", c.State, err)
 	}
-	if err := os.WriteFile(c.clusterFile(), raw, 0o600); err != nil {
+	if err := replaceFile(c.clusterFile(), raw, 0o600); err != nil {
 		return fmt.Errorf("write how the store starts: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -73,9 +74,13 @@ func read(ctx context.Context, kv clientv3.KV, key string, into any) error {
 	return nil
 }
 
-// PutAside moves this host's data out of the way, never away, so that it can join its
-// partner's store, and returns where they are; "" if there were none. The member must not
-// be running.
+// asides is how many former stores are kept: what they know, the partner's knows too, and
+// each may have 120 MB.
+const asides = 3
+
+// PutAside moves this host's data out of the way, so that it can join its partner's store,
+// and returns where they are; "" if there were none. The newest three are kept. The member
+// must not be running.
 func PutAside(dir string) (kept string, err error) {
 	if !hasData(dir) {
 		return "", nil
@@ -89,5 +94,14 @@ func PutAside(dir string) (kept string, err error) {
 	if err := os.Rename(filepath.Join(dir, "etcd"), kept); err != nil {
 		return "", fmt.Errorf("put the store aside: %w", err)
 	}
-	return kept, syncDir(dir)
+	all, err := filepath.Glob(filepath.Join(dir, "older-*"))
+	if err != nil {
+		return kept, err
+	}
+	slices.Sort(all) // by their times
+	errs := []error{syncDir(dir)}
+	for _, old := range all[:max(0, len(all)-asides)] {
+		errs = append(errs, os.RemoveAll(old))
+	}
+	return kept, errors.Join(errs...)
 }

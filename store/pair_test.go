@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -83,5 +84,29 @@ func TestGoAlone(t *testing.T) {
 	defer stop()
 	if err := other.client.Commit(short, next, []fleet.Record{holding("address/a", other.cfg.Name, 7)}, nil); err == nil {
 		t.Error("one of two committed alone")
+	}
+}
+
+// TestAsides: of the stores that were put aside the newest stay, and what a person's
+// recovery kept stays for ever.
+func TestAsides(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"older-20260101T000000Z", "older-20260102T000000Z", "older-20260103T000000Z", "lost-20250101T000000Z"} {
+		check(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+	}
+	check(t, os.MkdirAll(filepath.Join(dir, "etcd", "member", "wal"), 0o700))
+	check(t, os.WriteFile(filepath.Join(dir, "etcd", "member", "wal", "0.wal"), nil, 0o600))
+	kept, err := PutAside(dir)
+	check(t, err)
+	var left []string
+	entries, err := os.ReadDir(dir)
+	check(t, err)
+	for _, e := range entries {
+		if e.IsDir() {
+			left = append(left, e.Name())
+		}
+	}
+	if want := []string{"lost-20250101T000000Z", "older-20260102T000000Z", "older-20260103T000000Z", filepath.Base(kept)}; !slices.Equal(left, want) {
+		t.Errorf("%q, want %q", left, want)
 	}
 }
