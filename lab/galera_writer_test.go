@@ -25,6 +25,7 @@ const galeraSuspect = 2 * time.Second
 func (g *galeraSite) writerLost(t *testing.T, signal string, bound time.Duration) {
 	var stalls, groups, added []time.Duration
 	for range *galeraRounds {
+		g.size(t, len(g.data)) // one that goes on believes for a moment that it never was out of the group
 		g.await(t, "everything in service", g.settled)
 		g.w.await(t, 50)
 		old := g.writer(t)
