@@ -50,6 +50,12 @@ func Draw(seed uint64) Story {
 	if seed%5 == 1 {
 		sh.Levels = 2
 	}
+	if sh.Mirror = seed%6 == 3; sh.Mirror && seed%18 == 9 { // as DRBD 8.4 has it
+		sh.Copies = 2
+		for i, found := range sh.Found {
+			sh.Found[i] = strings.Replace(found, "drbd@c3", "drbd@c2", 1)
+		}
+	}
 	if d.dice.IntN(8) == 0 {
 		st.Coarse = append(st.Coarse, fmt.Sprintf("c%d", 1+d.dice.IntN(3)))
 	}
@@ -77,6 +83,9 @@ func Draw(seed uint64) Story {
 	}
 	if d.dice.IntN(4) == 0 { // the last throws: seeds of before mean what they meant
 		d.watchdogs()
+	}
+	if sh.Mirror {
+		d.mirrors()
 	}
 	for len(st.Commands) < 20 { // whoever may not be paused has lost those
 		d.group++
@@ -107,6 +116,26 @@ func (d *drawer) watchdogs() {
 			d.add(t, fmt.Sprintf("bmc %s dead", h))
 			d.add(t+st.Shape.Watchdog+d.between(20*time.Second, 40*time.Second), fmt.Sprintf("bmc %s ok", h))
 		}
+	}
+}
+
+// mirrors parts copies of the mirrored disk, and takes the power of one of them while they
+// are apart or when they may just have met again.
+func (d *drawer) mirrors() {
+	for range 3 + d.dice.IntN(3) {
+		d.group++
+		h, v := pick(d.dice, d.voters[:3]...), pick(d.dice, d.voters[:3]...)
+		t := d.between(20*time.Second, length*9/10)
+		heal := t + d.between(0, 20*time.Second)
+		line := fmt.Sprintf("cut %s %s both", h, networkNames[mirrorNet])
+		if h != v {
+			line += " " + v
+		}
+		d.add(t, line)
+		d.add(heal, "heal "+h)
+		lost := t + d.between(0, 25*time.Second)
+		d.add(lost, "poweroff "+v)
+		d.add(lost+d.between(5*time.Second, 30*time.Second), "start "+v)
 	}
 }
 
