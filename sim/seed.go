@@ -50,11 +50,8 @@ func Draw(seed uint64) Story {
 	if seed%5 == 1 {
 		sh.Levels = 2
 	}
-	if sh.Mirror = seed%6 == 3; sh.Mirror && seed%18 == 9 { // as DRBD 8.4 has it
-		sh.Copies = 2
-		for i, found := range sh.Found {
-			sh.Found[i] = strings.Replace(found, "drbd@c3", "drbd@c2", 1)
-		}
+	if sh.Mirror = seed%6 == 3; sh.Mirror && seed%18 == 9 {
+		sh.Copies = 2 // as DRBD 8.4 has it
 	}
 	if d.dice.IntN(8) == 0 {
 		st.Coarse = append(st.Coarse, fmt.Sprintf("c%d", 1+d.dice.IntN(3)))
@@ -86,6 +83,9 @@ func Draw(seed uint64) Story {
 	}
 	if sh.Mirror {
 		d.mirrors()
+	}
+	if sh.Copies > 0 {
+		d.twoCopies()
 	}
 	for len(st.Commands) < 20 { // whoever may not be paused has lost those
 		d.group++
@@ -136,6 +136,24 @@ func (d *drawer) mirrors() {
 		lost := t + d.between(0, 25*time.Second)
 		d.add(lost, "poweroff "+v)
 		d.add(lost+d.between(5*time.Second, 30*time.Second), "start "+v)
+	}
+}
+
+// twoCopies lets what was drawn for a copy on another host happen to one of the two.
+func (d *drawer) twoCopies() {
+	st := &d.story
+	for i, found := range st.Shape.Found {
+		st.Shape.Found[i] = strings.Replace(found, "drbd@c3", "drbd@c1", 1)
+	}
+	for _, c := range st.Commands {
+		if !slices.Contains(c.Args, "drbd") && !slices.Contains(c.Args, "service/drbd") {
+			continue
+		}
+		for i, host := range c.Args {
+			if n := slices.Index(d.voters, host); n >= 0 {
+				c.Args[i] = d.voters[n%2]
+			}
+		}
 	}
 }
 
