@@ -30,18 +30,18 @@ services:
     mode: promoted
     why: one disk on two hosts
     hosts: [d1, d2]
-    check: {every: 15s}
+    check: {every: 30s}
     restarts: {count: 20, within: 1h}
-    params: {agent: "ocf:linbit:drbd", drbd_resource: r0, ignore_missing_notifications: "true", op_start: 240s, op_promote: 120s, op_demote: 120s, op_stop: 120s, op_monitor: 60s}
+    params: {agent: "ocf:linbit:drbd", drbd_resource: r0, ignore_missing_notifications: "true", op_start: 240s, op_promote: 120s, op_demote: 120s, op_stop: 120s, op_monitor: 180s}
   fs:
     kind: ocf
     mode: active/passive
     why: it is mounted where it is written
     hosts: [d1, d2]
     with: [service/disk]
-    check: {every: 1m}
+    check: {every: 2m}
     restarts: {count: 20, within: 1h}
-    params: {agent: "heartbeat:Filesystem", device: /dev/drbd0, directory: /srv, fstype: ext4, op_start: 120s, op_stop: 120s, op_monitor: 60s}
+    params: {agent: "heartbeat:Filesystem", device: /dev/drbd0, directory: /srv, fstype: ext4, op_start: 120s, op_stop: 120s, op_monitor: 180s}
 %stiming: {preset: wide, beat: 250ms, lease: 6s, slow_lease: 8s, heartbeat: 500ms, election: 5s}
 mode: act
 `
@@ -53,13 +53,13 @@ const mirrorDatabase = `  db:
     why: one server writes to the data
     hosts: [d1, d2]
     with: [service/fs]
-    check: {every: 1m}
+    check: {every: 2m}
     restarts: {count: 20, within: 1h}
-    params: {agent: "heartbeat:mysql", binary: /usr/sbin/mariadbd, client_binary: /usr/bin/mariadb, config: /etc/db.cnf, datadir: /srv/db, enable_creation: "true", pid: /run/mysqld/db.pid, socket: /run/mysqld/db.sock, log: /run/mysqld/db.log, op_start: 300s, op_stop: 120s, op_monitor: 60s}
+    params: {agent: "heartbeat:mysql", binary: /usr/sbin/mariadbd, client_binary: /usr/bin/mariadb, config: /etc/db.cnf, datadir: /srv/db, enable_creation: "true", pid: /run/mysqld/db.pid, socket: /run/mysqld/db.sock, log: /run/mysqld/db.log, op_start: 300s, op_stop: 120s, op_monitor: 180s}
 `
 
 // mirrorConf is DRBD's, as docs/OPERATING.md has it, but for a machine that answers late.
-const mirrorConf = `global { usage-count no; }
+const mirrorConf = `global { usage-count no; disable-ip-verification; }
 common {
   net { protocol C; ping-timeout 50; }
   disk { fencing resource-and-stonith; }
@@ -176,18 +176,22 @@ func newMirrored(t *testing.T, services, top string) *mirrored {
 	}
 	s.set(t)
 	for _, m := range s.all() {
-		m.must(t, "pkill -x mainstay; sync")
+		m.must(t, "sync")
 	}
 	for _, m := range s.all() {
-		m.powerCut()
+		m.stop(t, true)
 	}
 	for _, m := range s.all() {
 		m.copyDisks(t, m.dir, kept+".new")
 	}
+	for _, m := range s.all() {
+		m.stop(t, false)
+	}
 	if err := os.Rename(kept+".new", kept); err != nil {
 		t.Fatal(err)
 	}
-	return newMirrored(t, services, top)
+	s.settled(t)
+	return s
 }
 
 // set makes a site of new machines.
@@ -204,6 +208,14 @@ func (s *mirrored) set(t *testing.T) {
 		m.must(t, "mainstay join 10.9.0.3 "+token[strings.LastIndex(token, "\n")+1:]+" 2>&1")
 		s.start(t, m)
 	}
+	s.await(t, "all three vote", 5*time.Minute, func(st api.Status) string {
+		for _, h := range st.Hosts {
+			if h.Store != "votes" {
+				return fmt.Sprintf("%s: %s %s", h.Name, h.Store, h.StoreWhy)
+			}
+		}
+		return ""
+	})
 	s.await(t, "both copies run", 10*time.Minute, func(st api.Status) string {
 		for _, host := range []string{"d1", "d2"} {
 			if c := copyIn(st, "disk", host); c.Phase != "running" {
@@ -248,7 +260,11 @@ func (s *mirrored) await(t *testing.T, what string, bound time.Duration, want fu
 	t.Helper()
 	begun, said := time.Now(), ""
 	for {
-		why := want(s.status(t))
+		st := s.status(t)
+		why := "nobody leads: " + st.View
+		if st.View == "leader" { // a host's own view knows of no waits
+			why = want(st)
+		}
 		if why == "" {
 			t.Logf("%s: after %v", what, time.Since(begun).Round(100*time.Millisecond))
 			return
@@ -295,18 +311,19 @@ func waits(st api.Status, words string) string {
 	return fmt.Sprintf("no wait for %q: %v", words, st.Waits)
 }
 
-// on is the machine on which a service works.
-func (s *mirrored) on(t *testing.T, service string) *machine {
+// on is the machine on which a service works, once a leader says so.
+func (s *mirrored) on(t *testing.T, service string) (on *machine) {
 	t.Helper()
-	for _, h := range s.status(t).Holdings {
+	s.await(t, service+" works", 5*time.Minute, func(st api.Status) string {
 		for _, m := range s.all() {
-			if h.Thing == "service/"+service && h.Works && h.Host == m.name {
-				return m
+			if works(st, service, m.name) == "" {
+				on = m
+				return ""
 			}
 		}
-	}
-	t.Fatalf("%s works nowhere", service)
-	return nil
+		return works(st, service, "")
+	})
+	return on
 }
 
 // settled waits until all works and both copies have all data.
@@ -340,8 +357,8 @@ func (s *mirrored) examined(t *testing.T) {
 	if a := s.d1.ask(t, "mainstay check 2>&1"); strings.Contains(a.Text, "DRBD's") {
 		t.Errorf("the configuration of the manual: %s", a.Text)
 	}
-	a := s.d1.ask(t, "cp /etc/drbd.conf /tmp/drbd.conf; sed -i '/fencing/d; s/protocol C/protocol A/; /fence-peer/d' /etc/drbd.conf; mainstay check 2>&1; cp /tmp/drbd.conf /etc/drbd.conf")
-	for _, want := range []string{"fencing is", "its handler fence-peer is", "protocol A"} {
+	a := s.d1.ask(t, "cp /etc/drbd.conf /tmp/drbd.conf; sed -i '/fencing/d; s/disable-ip-verification;//; s/protocol C/protocol A/; /fence-peer/d' /etc/drbd.conf; mainstay check 2>&1; cp /tmp/drbd.conf /etc/drbd.conf")
+	for _, want := range []string{"fencing is", "disable-ip-verification", "its handler fence-peer is", "protocol A"} {
 		if !strings.Contains(a.Text, want) {
 			t.Errorf("%q is not told: %s", want, a.Text)
 		}
