@@ -115,10 +115,10 @@ lab-ocf: build
 # QEMU without KVM (apt-get install qemu-system-x86). Ten minutes; the packages are fetched once.
 DRBD ?= $(HOME)/.cache/mainstay-drbd
 lab-drbd: $(DRBD)/linux $(DRBD)/drbd
-	CGO_ENABLED=0 go test ./service -count=1 -timeout 40m -v -run 'TestDRBD(Parts)?$$' -drbd $(DRBD)
+	CGO_ENABLED=0 go test ./service -count=1 -timeout 40m -v -run 'TestDRBD$$' -drbd $(DRBD)
 
 # The same under three whole Mainstays, with a file system and a database on it. The site is set up
-# once and kept; PART=behind (or "takes over", "nobody leads", database) plays one part.
+# once and kept; PART=fs/behind (or "fs/takes over", "fs/nobody leads", database) plays one part.
 PART ?=
 lab-drbd-site: $(DRBD)/linux $(DRBD)/drbd
 	CGO_ENABLED=0 go test ./lab -count=1 -timeout 90m -v -run 'TestDRBD$$$(if $(PART),/$(PART))' -drbd $(DRBD)

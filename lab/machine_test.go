@@ -280,7 +280,8 @@ func (m *machine) boot(t *testing.T) {
 		ports := map[string]string{"1": "local.port=17881,remote.port=17882", "2": "local.port=17882,remote.port=17881"}
 		args = append(args, "-netdev", "dgram,id=disks,local.type=inet,local.host=127.0.0.1,remote.type=inet,remote.host=127.0.0.1,"+ports[n], "-device", "virtio-net-pci,netdev=disks,mac=52:54:00:00:01:0"+n)
 	}
-	m.cmd = exec.CommandContext(t.Context(), "ip", append([]string{"netns", "exec", machineSpace, "qemu-system-x86_64"}, args...)...)
+	// Not for the test's context, which is over before a test that has failed asks what was wrong.
+	m.cmd = exec.Command("ip", append([]string{"netns", "exec", machineSpace, "qemu-system-x86_64"}, args...)...)
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var err error
 	if m.in, err = m.cmd.StdinPipe(); err != nil {
@@ -313,6 +314,15 @@ func (m *machine) up(t *testing.T) {
 func (m *machine) said() string {
 	text, _ := os.ReadFile(filepath.Join(m.dir, m.name+".console"))
 	return string(text[max(0, len(text)-3000):])
+}
+
+// stop stops the machine in the middle, or lets it go on.
+func (m *machine) stop(t *testing.T, stop bool) {
+	t.Helper()
+	signal := map[bool]syscall.Signal{true: syscall.SIGSTOP, false: syscall.SIGCONT}[stop]
+	if err := m.cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // powerCut ends the machine as a power cut does: what its kernel had not written is lost.

@@ -44,6 +44,7 @@ var virtual = map[string]string{
 	"g3-silent-member":                noGalera,
 	"mirror-behind":                   noDRBD,
 	"mirror-no-leader":                noDRBD,
+	"mirror-third":                    noDRBD,
 	"mirror-word":                     noDRBD,
 	"r1-outside-for-ever":             noBrokers,
 	"r2-cut-again-on-its-way-back":    noBrokers,

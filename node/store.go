@@ -167,7 +167,8 @@ func (n *node) keepVoters(ctx context.Context) {
 		if !n.quorum.Holds(n.now()) {
 			continue
 		}
-		deed, cancel := context.WithTimeout(ctx, 5*time.Second)
+		// What is open is closed after a promise's length: a bound that is shorter would keep it open for ever.
+		deed, cancel := context.WithTimeout(ctx, 5*time.Second+n.spec.Timing.Promise())
 		if err := n.tendVoters(deed); err != nil && ctx.Err() == nil {
 			n.log.Log(ctx, slog.LevelDebug, "tend the voters", "error", err)
 		}

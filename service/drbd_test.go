@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,9 +30,9 @@ import (
 var drbdParts = flag.String("drbd", "", "a directory with linux/ and drbd/: play DRBD on two real machines")
 
 // The machines' resource: a mirrored disk of a few MiB between two of QEMU's.
-const drbdConfText = `global { usage-count no; }
+const drbdConfText = `global { usage-count no; disable-ip-verification; }
 common {
-  net { protocol C; ping-int 3; connect-int 3; timeout 20; }
+  net { protocol C; ping-int 3; connect-int 3; timeout 60; ping-timeout 50; }
   disk { fencing resource-and-stonith; }
   handlers { fence-peer "/usr/bin/mainstay fence-peer"; }
 }
@@ -55,7 +56,7 @@ var drbdModules = strings.Fields(`net/core/failover drivers/net/net_failover dri
 func drbdCopies() (map[string]Copy, error) {
 	out := map[string]Copy{}
 	for _, s := range []fleet.Service{
-		{Name: "disk", Mode: fleet.Promoted, Params: map[string]string{"agent": "ocf:linbit:drbd", "drbd_resource": "r0", "ignore_missing_notifications": "true", "op_promote": "40s"}},
+		{Name: "disk", Mode: fleet.Promoted, Params: map[string]string{"agent": "ocf:linbit:drbd", "drbd_resource": "r0", "ignore_missing_notifications": "true", "op_promote": "40s", "op_demote": "40s"}},
 		{Name: "fs", Mode: fleet.ActivePassive, Params: map[string]string{"agent": "heartbeat:Filesystem", "device": "/dev/drbd0", "directory": "/mnt", "fstype": "ext4"}},
 	} {
 		s.Kind, s.Restarts = "ocf", fleet.Restarts{Count: 3, Within: time.Hour}
@@ -140,6 +141,9 @@ func drbdDo(copies map[string]Copy, agent *drbdAgent, line string) (string, erro
 		code, err := strconv.Atoi(rest)
 		agent.answers <- code
 		return "", err
+	case "leave":
+		agent.leave.Store(true)
+		return "", nil
 	}
 	c, ok := copies[rest]
 	if !ok {
@@ -173,16 +177,21 @@ func drbdDo(copies map[string]Copy, agent *drbdAgent, line string) (string, erro
 }
 
 // drbdAgent stands in for the agent on such a machine: whoever asks it waits for the answer
-// that the test gives.
+// that the test gives, or has leave once the test has said so for all that follow.
 type drbdAgent struct {
 	asked   chan string
 	answers chan int
+	leave   atomic.Bool
 }
 
 func newDRBDAgent() *drbdAgent {
 	a := &drbdAgent{asked: make(chan string), answers: make(chan int)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/part", func(w http.ResponseWriter, r *http.Request) {
+		if a.leave.Load() {
+			w.WriteHeader(http.StatusOK)
+			return
+		}
 		text, _ := io.ReadAll(r.Body) // what is missing of it the test will miss
 		a.asked <- string(text)
 		w.WriteHeader(<-a.answers)
@@ -417,99 +426,7 @@ func (h *drbdHost) awaitMirror(t *testing.T, what string, want func(fleet.Mirror
 	return m
 }
 
-// TestDRBDParts plays what a real kernel makes of the handler's answers, on two real
-// machines: a primary that loses its peer writes nothing until there is leave, and with
-// no leave for ever; a split is told, and ends as the manual says.
-func TestDRBDParts(t *testing.T) {
-	if *drbdParts == "" {
-		t.Log("not played: it boots two machines of QEMU; make lab-drbd")
-		return
-	}
-	dir := t.TempDir()
-	drbdRoot(t, filepath.Join(dir, "root"), drbdProgram(t))
-	d1, d2 := &drbdHost{name: "d1", dir: dir}, &drbdHost{name: "d2", dir: dir}
-	for _, h := range []*drbdHost{d1, d2} {
-		if err := errors.Join(os.WriteFile(filepath.Join(dir, h.name+".disk"), nil, 0o644), os.Truncate(filepath.Join(dir, h.name+".disk"), 32<<20)); err != nil {
-			t.Fatal(err)
-		}
-		h.boot(t)
-		t.Cleanup(h.powerCut)
-		h.must(t, "sh drbdadm create-md --force r0 && drbdadm up r0")
-	}
-	d1.must(t, "sh for i in $(seq 100); do grep -q cs:Connected /proc/drbd && break; sleep 0.3; done; drbdadm new-current-uuid --clear-bitmap r0/0; drbdsetup events2 --now r0")
-	even := func(m fleet.Mirror) bool { return m.Even == "d2" && !m.Frozen && !m.Apart }
-	d1.awaitMirror(t, "even", even)
-	if lacks := d1.must(t, "examine disk"); lacks != "" {
-		t.Errorf("the configuration of the manual lacks %s", lacks)
-	}
-	d1.must(t, "sh drbdadm primary r0; (while :; do n=$((n+1)); dd if=/dev/zero of=/dev/drbd0 bs=4096 count=1 oflag=dsync status=none && echo $n >/run/acked.new && mv /run/acked.new /run/acked; done >/dev/null 2>&1 </dev/null &)")
-	acked := func() string { return d1.must(t, "sh cat /run/acked") }
-	rests := func() {
-		t.Helper()
-		first := d1.must(t, "sh sleep 1; cat /run/acked; drbdsetup events2 --now r0 | head -n 1")
-		if then := d1.must(t, "sh sleep 5; cat /run/acked; drbdsetup events2 --now r0 | head -n 1"); then != first {
-			t.Errorf("it writes: %q, then %q", first, then)
-		}
-	}
-	goes := func() {
-		t.Helper()
-		first := acked()
-		for begun := time.Now(); acked() == first; {
-			if time.Since(begun) > time.Minute {
-				t.Fatalf("it does not go on: %+v; %s", d1.mirror(t), d1.said())
-			}
-		}
-	}
-	goes()
-
-	d2.must(t, "sh ip link set eth0 down")
-	if q := d1.must(t, "asked"); q != `{"resource":"r0","peer":"d2"}` {
-		t.Errorf("it asks %s", q)
-	}
-	if m := d1.mirror(t); !m.Frozen || m.Lost != "d2" || m.Even != "" || m.Fork == "" && m.Data == "" {
-		t.Errorf("while it asks it is %+v", m)
-	}
-	rests()
-	d1.must(t, "answer 200")
-	goes()
-	if m := d1.mirror(t); m.Frozen || m.Even != "" || m.Fork == "" {
-		t.Errorf("with leave it is %+v", m)
-	}
-	t.Log(d1.must(t, "sh dmesg | grep -E 'fence-peer|susp' | tail -n 6"))
-	d2.must(t, "sh ip link set eth0 up")
-	d1.awaitMirror(t, "even again", even)
-
-	d2.must(t, "sh ip link set eth0 down")
-	d1.must(t, "asked")
-	d1.must(t, "answer 409")
-	rests()
-	if m := d1.mirror(t); !m.Frozen {
-		t.Errorf("without leave it is %+v", m)
-	}
-	t.Log(d1.must(t, "sh dmesg | grep -E 'fence-peer|susp' | tail -n 3"))
-	d1.must(t, "go-on disk") // as the agent does, under the record
-	goes()
-
-	// The other is promoted by hand, with leave that no leader would give, and written.
-	d2.must(t, "sh (drbdadm primary r0 >/run/primary 2>&1; dd if=/dev/zero of=/dev/drbd0 bs=4096 count=1 oflag=dsync status=none; echo done >>/run/primary) >/dev/null 2>&1 </dev/null &")
-	d2.must(t, "asked")
-	d2.must(t, "answer 200")
-	d2.must(t, "sh for i in $(seq 60); do grep -q done /run/primary && exit 0; sleep 0.5; done; cat /run/primary; exit 1")
-	d2.must(t, "sh drbdadm secondary r0; ip link set eth0 up")
-	apart := func(m fleet.Mirror) bool { return m.Apart && m.Fork != "" }
-	x, y := d1.awaitMirror(t, "apart", apart), d2.awaitMirror(t, "known to have changed", func(m fleet.Mirror) bool { return m.Fork != "" })
-	if x.Data == y.Data {
-		t.Errorf("both have changed: %+v and %+v", x, y)
-	}
-	d2.must(t, "sh drbdadm disconnect r0; drbdadm connect --discard-my-data r0")
-	d1.must(t, "sh drbdadm connect r0")
-	d1.awaitMirror(t, "even after the split", even)
-}
-
-// TestDRBD drives a real DRBD by its own agent, with a file system on it, on two real
-// machines. Who is promoted is decided by the test: what is seen here is that the agent
-// tells its state, its role and its score rightly, that what is written and acknowledged
-// is where it is promoted next, and that no word is given that is not true.
+// TestDRBD boots two real machines with a real DRBD between them.
 func TestDRBD(t *testing.T) {
 	if *drbdParts == "" {
 		t.Log("not played: it boots two machines of QEMU; make lab-drbd")
@@ -533,9 +450,115 @@ func TestDRBD(t *testing.T) {
 	for _, h := range []*drbdHost{d1, d2} {
 		h.must(t, "start disk")
 	}
-	even := func(st fleet.ServiceState) bool { return st.Phase == fleet.Running && st.Score >= 10000 }
 	// What a person does once: two new disks are alike.
-	d1.must(t, "sh for i in $(seq 100); do grep -q cs:Connected /proc/drbd && break; sleep 0.3; done; drbdadm new-current-uuid --clear-bitmap r0/0; cat /proc/drbd | tail -2")
+	d1.must(t, "sh for i in $(seq 100); do grep -q cs:Connected /proc/drbd && break; sleep 0.3; done; drbdadm new-current-uuid --clear-bitmap r0/0; drbdsetup events2 --now r0")
+	if lacks := d1.must(t, "examine disk"); lacks != "" {
+		t.Errorf("the configuration of the manual lacks %s", lacks)
+	}
+	if !t.Run("the handler", func(t *testing.T) { drbdHandler(t, d1, d2) }) {
+		return // what follows begins with two copies that are alike
+	}
+	t.Run("the agent", func(t *testing.T) { drbdDriven(t, d1, d2) })
+}
+
+// drbdHandler plays what a real kernel makes of the handler's answers: a primary that loses
+// its peer writes nothing until there is leave, and with no leave for ever; a split is told,
+// and ends as the manual says.
+func drbdHandler(t *testing.T, d1, d2 *drbdHost) {
+	even := func(m fleet.Mirror) bool { return m.Even == "d2" && !m.Frozen && !m.Apart }
+	d1.awaitMirror(t, "even", even)
+	d1.must(t, "sh drbdadm primary r0; (while :; do n=$((n+1)); dd if=/dev/zero of=/dev/drbd0 bs=4096 count=1 oflag=dsync status=none && echo $n >/run/acked.new && mv /run/acked.new /run/acked; done >/dev/null 2>&1 </dev/null & echo $! >/run/load)")
+	acked := func() string { return d1.must(t, "sh cat /run/acked 2>/dev/null || echo 0") }
+	rests := func() {
+		t.Helper()
+		first := d1.must(t, "sh sleep 1; cat /run/acked; drbdsetup events2 --now r0 | head -n 1")
+		if then := d1.must(t, "sh sleep 5; cat /run/acked; drbdsetup events2 --now r0 | head -n 1"); then != first {
+			t.Errorf("it writes: %q, then %q", first, then)
+		}
+	}
+	goes := func() {
+		t.Helper()
+		first := acked()
+		for begun := time.Now(); acked() == first; {
+			if time.Since(begun) > time.Minute {
+				t.Fatalf("it does not go on: %+v; %s", d1.mirror(t), d1.said())
+			}
+		}
+	}
+	// The kernel's own words about the handler come a moment after the answer.
+	handler := func(words string) {
+		t.Helper()
+		d1.must(t, "sh for i in $(seq 50); do dmesg | grep fence-peer | tail -n 2 | grep '"+words+"' && exit 0; sleep 0.2; done; dmesg | tail -n 20; exit 1")
+	}
+	goes()
+
+	d2.must(t, "sh ip link set eth0 down")
+	if q := d1.must(t, "asked"); q != `{"resource":"r0","peer":"d2"}` {
+		t.Errorf("it asks %s", q)
+	}
+	if m := d1.mirror(t); !m.Frozen || m.Lost != "d2" || m.Even != "" || m.Fork == "" && m.Data == "" {
+		t.Errorf("while it asks it is %+v", m)
+	}
+	rests()
+	d1.must(t, "answer 200")
+	handler("exit code 4 ")
+	goes()
+	if m := d1.mirror(t); m.Frozen || m.Even != "" || m.Fork == "" {
+		t.Errorf("with leave it is %+v", m)
+	}
+	d2.must(t, "sh ip link set eth0 up")
+	d1.awaitMirror(t, "even again", even)
+
+	d1.must(t, "sh ip link set eth0 down") // its own this time, with which DRBD's commands lose its address
+	d1.must(t, "asked")
+	d1.must(t, "answer 409")
+	handler("exit code 1 ")
+	rests()
+	if m := d1.mirror(t); !m.Frozen {
+		t.Errorf("without leave it is %+v", m)
+	}
+	d1.must(t, "go-on disk") // as the agent does, under the record
+	goes()
+	d2.must(t, "sh ip link set eth0 down")
+	d1.must(t, "sh ip link set eth0 up")
+
+	// The other is promoted by hand, with leave that no leader would give, and written.
+	d2.must(t, "sh (drbdadm primary r0 >/run/primary 2>&1; dd if=/dev/zero of=/dev/drbd0 bs=4096 count=1 oflag=dsync status=none; echo done >>/run/primary) >/dev/null 2>&1 </dev/null &")
+	d2.must(t, "asked")
+	d2.must(t, "answer 200")
+	d2.must(t, "sh for i in $(seq 60); do grep -q done /run/primary && exit 0; sleep 0.5; done; cat /run/primary; exit 1")
+	d2.must(t, "sh drbdadm secondary r0; ip link set eth0 up")
+	apart := func(m fleet.Mirror) bool { return m.Apart && m.Fork != "" }
+	x, y := d1.awaitMirror(t, "apart", apart), d2.awaitMirror(t, "known to have changed", func(m fleet.Mirror) bool { return m.Fork != "" })
+	if x.Data == y.Data {
+		t.Errorf("both have changed: %+v and %+v", x, y)
+	}
+	d2.must(t, "sh drbdadm disconnect r0; drbdadm connect --discard-my-data r0")
+	d1.must(t, "sh drbdadm connect r0")
+	d1.awaitMirror(t, "even after the split", even)
+
+	// One that is stopped in good order while the other is primary says itself that its data
+	// are old: nothing is asked, no record tells of it, and DRBD does not promote it.
+	d2.must(t, "sh drbdadm down r0")
+	goes()
+	if m := d1.mirror(t); m.Frozen || m.Even != "" || m.Lost != "" {
+		t.Errorf("its peer was stopped, and it is %+v", m)
+	}
+	d2.must(t, "sh ip link set eth0 down; drbdadm up r0")
+	if a := d2.ask(t, "sh drbdadm primary r0"); a.Error == "" {
+		t.Error("a copy was promoted that was stopped while the other was written")
+	}
+	d2.must(t, "sh ip link set eth0 up")
+	d1.awaitMirror(t, "even after its stop", even)
+	d1.must(t, "sh kill $(cat /run/load); for i in $(seq 50); do drbdadm secondary r0 && exit 0; sleep 0.2; done; exit 1")
+}
+
+// drbdDriven drives it by its own agent, with a file system on it. Who is promoted is
+// decided by the test: what is seen here is that the agent tells its state, its role and its
+// score rightly, that what is written and acknowledged is where it is promoted next, and that
+// no word is given that is not true.
+func drbdDriven(t *testing.T, d1, d2 *drbdHost) {
+	even := func(st fleet.ServiceState) bool { return st.Phase == fleet.Running && st.Score >= 10000 }
 	d1.awaitState(t, "up to date, with its peer", even)
 	d2.awaitState(t, "up to date, with its peer", even)
 
@@ -584,7 +607,8 @@ func TestDRBD(t *testing.T) {
 	d1.awaitState(t, "alone", func(st fleet.ServiceState) bool {
 		return st.Phase == fleet.Running && st.Role == fleet.RoleUnpromoted && st.Score > 0
 	})
-	d1.must(t, "promote disk") // the proof is there
+	d1.must(t, "leave")
+	d1.must(t, "promote disk") // the proof is there, and its kernel asks
 	d1.must(t, "start fs")
 	read(d1)
 	write(d1)
@@ -596,6 +620,7 @@ func TestDRBD(t *testing.T) {
 	d2.awaitState(t, "up to date again", even)
 	d1.must(t, "stop fs")
 	d1.must(t, "stop disk") // promoted: it is demoted first
+	d2.must(t, "leave")     // with both unpromoted, neither knows of the other's stop that its data will be old
 	d2.must(t, "promote disk")
 	d2.must(t, "start fs")
 	read(d2)

@@ -64,12 +64,16 @@ func (c *ocfCopy) Mirror(ctx context.Context) (m fleet.Mirror, err error) {
 	conf, read := c.conf, c.confRead
 	c.mu.Unlock()
 	if time.Since(read) > confKept {
-		if conf, err = c.drbdConf(ctx); err != nil {
+		fresh, err := c.drbdConf(ctx)
+		switch {
+		case err == nil:
+			conf = fresh
+			c.mu.Lock()
+			c.conf, c.confRead = conf, time.Now()
+			c.mu.Unlock()
+		case read.IsZero():
 			return m, err
-		}
-		c.mu.Lock()
-		c.conf, c.confRead = conf, time.Now()
-		c.mu.Unlock()
+		} // else it is as it was: what the kernel says must not be missed for that
 	}
 	events, err := c.drbd(ctx, "drbdsetup", "events2", "--now", c.Resource())
 	if err != nil {
@@ -225,6 +229,8 @@ func readDRBD(text []byte, resource, me string) (conf drbdConf, err error) {
 			if name := attr(e, "name"); name != me && !slices.Contains(conf.peers, name) {
 				conf.peers = append(conf.peers, name)
 			}
+		case "disable-ip-verification":
+			conf.options["global/"+e.Name.Local] = "yes"
 		case "section":
 			section = attr(e, "name")
 		case "option":
@@ -269,6 +275,9 @@ func (conf drbdConf) lacks(resource string) (out []string) {
 		if v := conf.options["net/"+policy]; v != "" && v != "disconnect" {
 			say("%s %s throws away what was written on one side, and nobody is asked; leave it out (disconnect)", policy, v)
 		}
+	}
+	if conf.options["global/disable-ip-verification"] == "" {
+		say("without disable-ip-verification in DRBD's global section its commands, and so its handler, refuse to do anything on a host whose replication link is down")
 	}
 	if v := conf.options["net/allow-two-primaries"]; v != "" && v != "no" {
 		say("allow-two-primaries lets both write at once; leave it out")

@@ -69,6 +69,7 @@ func TestReadGeneration(t *testing.T) {
 // the given options, beside another.
 func dumped(disk, net, handlers string) string {
 	return `<config file="/etc/drbd.conf">
+    <global><disable-ip-verification/></global>
     <common>
         <section name="net"><option name="protocol" value="C"/></section>
     </common>
@@ -99,6 +100,7 @@ func TestExamineDRBD(t *testing.T) {
 		"asynchronous":             {dumped(fencing, `<option name="protocol" value="A"/>`, handler), []string{"protocol A"}},
 		"a side is thrown away":    {dumped(fencing, `<option name="after-sb-0pri" value="discard-zero-changes"/><option name="after-sb-2pri" value="disconnect"/>`, handler), []string{"after-sb-0pri discard-zero-changes"}},
 		"both may write":           {dumped(fencing, `<option name="allow-two-primaries" value="yes"/>`, handler), []string{"allow-two-primaries"}},
+		"its link may be down":     {strings.ReplaceAll(dumped(fencing, "", handler), "<disable-ip-verification/>", ""), []string{"disable-ip-verification"}},
 		"as it is without a value": {dumped(fencing, `<option name="allow-two-primaries" value="no"/>`, handler), nil},
 	} {
 		conf, err := readDRBD([]byte(c.text), "r0", "d1")

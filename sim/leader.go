@@ -458,6 +458,8 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 			s.guard(fleet.GuardInventory)
 		case strings.Contains(x.For, "once more"):
 			s.guard(fleet.GuardProof)
+		case strings.Contains(x.For, "its copy on"):
+			s.guard(fleet.GuardBehind)
 		}
 	}
 	for topic := range l.told {

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +17,10 @@ import (
 //
 // Data are a point in a tree of histories: a line, and how many writes of it there are. A
 // copy that goes on without another begins a new line, so two that have both done so are
-// told from one that is only behind.
+// told from one that is only behind. DRBD 8.4 has two copies of a disk and no more. Where
+// there is a third (DRBD 9), all that are connected with the writer begin the new line with
+// it, before it writes (its message P_CURRENT_UUID): whoever is promoted when the writer
+// dies at once is not apart from it.
 
 // mirror is the disk of a site, on all its copies.
 type mirror struct {
@@ -32,8 +37,8 @@ type point struct{ line, have int }
 type mirrorOf struct {
 	u       *unit
 	data    point
-	fork    string // what its data were when it was last written without another
-	stale   bool   // in the middle of a resync
+	forks   map[*mirrorOf]string // what its data were when a line began that another has not
+	stale   bool                 // in the middle of a resync
 	from    *mirrorOf
 	until   at                 // of the resync
 	joined  map[*mirrorOf]bool // the connections that stand
@@ -57,7 +62,7 @@ func (s *Site) mirrored() {
 	m := &mirror{site: s, lines: []point{{}}, sworn: map[string]bool{}}
 	for _, h := range s.hosts {
 		if u := h.copy("drbd"); u != nil {
-			u.mirror = &mirrorOf{u: u, joined: map[*mirrorOf]bool{}, without: map[*mirrorOf]bool{}}
+			u.mirror = &mirrorOf{u: u, joined: map[*mirrorOf]bool{}, without: map[*mirrorOf]bool{}, forks: map[*mirrorOf]string{}}
 			m.copies = append(m.copies, u.mirror)
 		}
 	}
@@ -94,14 +99,16 @@ func (m *mirror) tick() {
 				m.part(b, a)
 			case !a.joined[b] && up && !a.apart && !b.apart:
 				m.meet(a, b)
-			case a.joined[b] && a.data == b.data && !a.stale && !b.stale && (a.without[b] || b.without[a]):
+			case a.joined[b] && a.data == b.data && !a.stale && !b.stale && (a.without[b] || b.without[a] || a.forks[b] != "" || b.forks[a] != ""):
 				m.even(a, b)
 			}
 		}
 	}
 	for _, c := range m.copies {
 		if c.from != nil && s.now >= c.until {
-			c.data, c.fork, c.stale, c.from = c.from.data, "", false, nil
+			c.data, c.forks = c.from.data, maps.Clone(c.from.forks)
+			delete(c.forks, c)
+			c.stale, c.from = false, nil
 			c.u.notice()
 		}
 		c.thaw(m)
@@ -183,12 +190,10 @@ func (m *mirror) meet(a, b *mirrorOf) {
 func (m *mirror) even(a, b *mirrorOf) {
 	delete(a.without, b)
 	delete(b.without, a)
-	for _, c := range []*mirrorOf{a, b} {
-		if len(c.without) == 0 {
-			c.fork = ""
-		}
-		c.u.notice()
-	}
+	delete(a.forks, b)
+	delete(b.forks, a)
+	a.u.notice()
+	b.u.notice()
 	m.site.stir(2 * time.Second)
 }
 
@@ -226,16 +231,17 @@ func (m *mirror) goOn(c *mirrorOf, o fleet.Order) string {
 		return "it does not ask that any more"
 	}
 	delete(a.parted, key)
+	without := m.copies[slices.IndexFunc(m.copies, func(p *mirrorOf) bool { return p.u.host.name == o.With })]
+	c.without[without] = true
+	m.lines = append(m.lines, c.data)
+	was, begun := c.data.String(), point{len(m.lines) - 1, c.data.have}
 	for _, p := range m.copies {
-		if p.u.host.name == o.With {
-			c.without[p] = true
+		if p == c || p != without && c.joined[p] && p.from == nil && !p.stale {
+			p.data, p.forks[without] = begun, was
+			p.u.notice()
 		}
 	}
-	c.fork = c.data.String()
-	m.lines = append(m.lines, c.data)
-	c.data.line = len(m.lines) - 1
 	c.thaw(m)
-	c.u.notice()
 	m.site.tell("drbd: %s goes on without %s", c.u.host.name, o.With)
 	return ""
 }
@@ -302,7 +308,11 @@ func (c *mirrorOf) state(m *mirror) fleet.Mirror {
 	for _, p := range c.lost(m) {
 		lost = append(lost, p.u.host.name)
 	}
-	return fleet.Mirror{Even: strings.Join(even, " "), Lost: strings.Join(lost, " "), Frozen: c.frozen, Apart: c.apart, Data: fmt.Sprint(c.data.line), Fork: c.fork}
+	fork := ""
+	for _, p := range m.copies {
+		fork = cmp.Or(fork, c.forks[p])
+	}
+	return fleet.Mirror{Even: strings.Join(even, " "), Lost: strings.Join(lost, " "), Frozen: c.frozen, Apart: c.apart, Data: fmt.Sprint(c.data.line), Fork: fork}
 }
 
 // accept is a person's word that a copy which is behind may be promoted.
@@ -315,7 +325,8 @@ func (s *Site) accept(h *host) {
 // discard is what a person does about a split: this copy's changes are given up.
 func (s *Site) discard(h *host) error {
 	return withUnit(h, "drbd", func(u *unit) {
-		u.mirror.stale, u.mirror.fork = true, ""
+		u.mirror.stale = true
+		clear(u.mirror.forks)
 		for _, c := range s.mirror.copies {
 			c.apart = false
 		}

@@ -15,7 +15,7 @@ import (
 func asTwo(seed uint64) Story {
 	st := Draw(seed)
 	st.Shape.Voters, st.Shape.Hosts, st.Shape.Promoted, st.Shape.Watchdog = 2, 1, false, 0
-	st.Shape.Found = nil
+	st.Shape.Found, st.Shape.Mirror, st.Shape.Copies = nil, false, 0
 	st.Coarse = slices.DeleteFunc(st.Coarse, func(h string) bool { return h > "c2" })
 	for i := range st.Commands {
 		c := &st.Commands[i]

@@ -50,6 +50,9 @@ func Draw(seed uint64) Story {
 	if seed%5 == 1 {
 		sh.Levels = 2
 	}
+	if sh.Mirror = seed%6 == 3; sh.Mirror && seed%18 == 9 {
+		sh.Copies = 2 // as DRBD 8.4 has it
+	}
 	if d.dice.IntN(8) == 0 {
 		st.Coarse = append(st.Coarse, fmt.Sprintf("c%d", 1+d.dice.IntN(3)))
 	}
@@ -77,6 +80,12 @@ func Draw(seed uint64) Story {
 	}
 	if d.dice.IntN(4) == 0 { // the last throws: seeds of before mean what they meant
 		d.watchdogs()
+	}
+	if sh.Mirror {
+		d.mirrors()
+	}
+	if sh.Copies > 0 {
+		d.twoCopies()
 	}
 	for len(st.Commands) < 20 { // whoever may not be paused has lost those
 		d.group++
@@ -106,6 +115,44 @@ func (d *drawer) watchdogs() {
 		if d.dice.IntN(2) == 0 {
 			d.add(t, fmt.Sprintf("bmc %s dead", h))
 			d.add(t+st.Shape.Watchdog+d.between(20*time.Second, 40*time.Second), fmt.Sprintf("bmc %s ok", h))
+		}
+	}
+}
+
+// mirrors parts copies of the mirrored disk, and takes the power of one of them while they
+// are apart or when they may just have met again.
+func (d *drawer) mirrors() {
+	for range 3 + d.dice.IntN(3) {
+		d.group++
+		h, v := pick(d.dice, d.voters[:3]...), pick(d.dice, d.voters[:3]...)
+		t := d.between(20*time.Second, length*9/10)
+		heal := t + d.between(0, 20*time.Second)
+		line := fmt.Sprintf("cut %s %s both", h, networkNames[mirrorNet])
+		if h != v {
+			line += " " + v
+		}
+		d.add(t, line)
+		d.add(heal, "heal "+h)
+		lost := t + d.between(0, 25*time.Second)
+		d.add(lost, "poweroff "+v)
+		d.add(lost+d.between(5*time.Second, 30*time.Second), "start "+v)
+	}
+}
+
+// twoCopies lets what was drawn for a copy on another host happen to one of the two.
+func (d *drawer) twoCopies() {
+	st := &d.story
+	for i, found := range st.Shape.Found {
+		st.Shape.Found[i] = strings.Replace(found, "drbd@c3", "drbd@c1", 1)
+	}
+	for _, c := range st.Commands {
+		if !slices.Contains(c.Args, "drbd") && !slices.Contains(c.Args, "service/drbd") {
+			continue
+		}
+		for i, host := range c.Args {
+			if n := slices.Index(d.voters, host); n >= 0 {
+				c.Args[i] = d.voters[n%2]
+			}
 		}
 	}
 }

@@ -36,6 +36,8 @@ type Shape struct {
 	Promoted bool
 	// Mirror makes the copies of that service one disk, which the promoted one writes.
 	Mirror bool
+	// Copies is on how many controllers there is one, from c1 on; 0: on all. DRBD 8.4 has two.
+	Copies int
 	// Cluster gives the controllers a database whose members share one history.
 	Cluster bool
 	// Brokers gives them a RabbitMQ.
@@ -104,6 +106,9 @@ func (sh Shape) build() fleet.Spec {
 	if sh.Promoted {
 		spec.Services[0].With = []string{"service/drbd"}
 		spec.Services = slices.Insert(spec.Services, 1, fleet.Service{Name: "drbd", Kind: "ocf", Mode: fleet.Promoted, Roles: []string{"controller"}, Restarts: restarts, OnFailure: onFailure})
+	}
+	for i := range sh.Copies {
+		spec.Services[1].Hosts = append(spec.Services[1].Hosts, fmt.Sprintf("c%d", i+1))
 	}
 	if sh.Cluster {
 		spec.Services = append(spec.Services, fleet.Service{Name: "db", Kind: "galera", Mode: fleet.ActiveActive, Units: []string{"mariadb"}, Roles: []string{"controller"},

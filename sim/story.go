@@ -28,7 +28,7 @@ import (
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
 // coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
-// drbd, on which cinder stands), mirror (the same, and its copies are one disk).
+// drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
 	st := Story{Shape: Shape{Timing: "room", Voters: 3, Networks: 2}, Seed: 1}
 	lines := bufio.NewScanner(strings.NewReader(text))
@@ -121,7 +121,7 @@ func (st *Story) site(words []string) error {
 		case "promoted":
 			st.Shape.Promoted = true
 		case "mirror":
-			st.Shape.Promoted, st.Shape.Mirror = true, true
+			st.Shape.Promoted, st.Shape.Mirror, st.Shape.Copies = true, true, n
 		case "cluster":
 			st.Shape.Cluster = true
 		case "brokers":
@@ -167,7 +167,9 @@ func (st Story) Write() string {
 	if len(st.Coarse) > 0 {
 		b.WriteString(" coarse=" + strings.Join(st.Coarse, ","))
 	}
-	if sh.Mirror {
+	if sh.Copies > 0 {
+		fmt.Fprintf(&b, " mirror=%d", sh.Copies)
+	} else if sh.Mirror {
 		b.WriteString(" mirror")
 	} else if sh.Promoted {
 		b.WriteString(" promoted")
