@@ -78,7 +78,7 @@ var virtual = map[string]string{
 	"h67-pair-orderly":                noPair,
 	"promoted-given-back":             "drawn from a seed: seven computes, and a fence in the same instant as a maintenance",
 	"promoted-late-start":             "a suspended machine with an order in its hands",
-	"h18-second-level":                "a second power switch; the hosts of the lab have one",
+	"h72-second-level":                "a second power switch; the hosts of the lab have one",
 	"promoted-inventory":              noScore,
 	"promoted-moves":                  noScore,
 }
