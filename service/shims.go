@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Resource agents tell Pacemaker how well their copy could be promoted, and have it
@@ -37,8 +38,13 @@ const (
 // infinity is Pacemaker's INFINITY.
 const infinity = 1000000
 
+// linking lets one service make the shims at a time: all that start together need them.
+var linking sync.Mutex
+
 // linkShims makes the directory in which the shims are.
 func linkShims(dir string) error {
+	linking.Lock()
+	defer linking.Unlock()
 	self, err := os.Executable()
 	if err != nil {
 		return err
