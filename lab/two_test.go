@@ -159,6 +159,9 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 			return fmt.Errorf("serving: %v", all)
 		}
 		serves = all[0]
+		if fault != "shutdown" && !s.without(t, serves) {
+			return fmt.Errorf("%s has not noticed yet", serves)
+		}
 		return nil
 	})
 	if err != nil {
@@ -180,6 +183,9 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 		}
 		if now := s.offs(t, "c1") + s.offs(t, "c2"); now != offs {
 			t.Errorf("a shutdown in good order, and a BMC switched off %d times", now-offs)
+		}
+		if h := s.holding(t, "address/internal"); strings.Contains(h.Why, "was ordered off") { // it was off by then
+			t.Errorf("a shutdown in good order, and %s was to be fenced: %s", victim, h.Why)
 		}
 	}
 	s.deed(t)(s.lab.Heal(s.ctx, "c1", All))
@@ -244,6 +250,15 @@ func (s *twoSite) serving(t *testing.T) (out []string) {
 		}
 	}
 	return out
+}
+
+// without says whether a host knows that its partner is lost.
+func (s *twoSite) without(t *testing.T, host string) bool {
+	t.Helper()
+	st, err := s.lab.SiteStatus(s.ctx, host)
+	return err == nil && slices.ContainsFunc(st.Hosts, func(h api.HostStatus) bool {
+		return h.Name != host && (h.Condition == fleet.Dead || h.Condition == fleet.Offline || h.Barred != "")
+	})
 }
 
 // tell logs what the two said last.

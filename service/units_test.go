@@ -42,7 +42,7 @@ func TestUnits(t *testing.T) {
 			}
 		}
 		for _, need := range map[string][]string{
-			AgentUnit:   {"Type=notify", "WatchdogSec=", "Restart=always", "OOMScoreAdjust=-", "TimerSlackNSec=", "KillMode=process", "ExecStart=/bin/true run", "WantedBy=multi-user.target"},
+			AgentUnit:   {"Type=notify", "WatchdogSec=", "Restart=always", "OOMScoreAdjust=-", "TimerSlackNSec=", "KillMode=process", "ExecStop=/bin/sh -c 'test -z \"$$MAINPID\" || { kill -TERM", "ExecStart=/bin/true run", "WantedBy=multi-user.target"},
 			QuorumUnit:  {"ExecStart=/bin/true quorum", "IOWeight=", "LimitNOFILE=", "TimerSlackNSec=", "Restart=on-failure", "RestartSec="},
 			HAProxyUnit: {"ExecStart=/bin/true -Ws -f /etc/mainstay/haproxy.cfg", "ExecReload=/bin/true -Ws -f /etc/mainstay/haproxy.cfg -c -q\nExecReload=/bin/kill -USR2 $MAINPID", "KillMode=mixed"},
 		}[name] {
