@@ -16,6 +16,8 @@ type Mirror struct {
 	// Apart: it waits for no connection any more (StandAlone): it was told so, or has refused
 	// the other's data.
 	Apart bool `json:"apart,omitempty"`
+	// Filling: its own disk is being filled from another's, and holds nothing whole without it.
+	Filling bool `json:"filling,omitempty"`
 	// Data names what its data are, and Fork, if it was written without a peer, what they
 	// were when that began.
 	Data string `json:"data,omitempty"`

@@ -86,7 +86,7 @@ func (c *checker) pair(voters []Host) {
 			c.fault(at+"/roles", "voters", "arbiter", "is the third vote of a pair, and there are two voters", "roles: [controller], or one more voter")
 		}
 	}
-	c.warn("hosts", "voters", "", fmt.Sprintf("%s and %s vote without a third: that was seen in virtual time, and in a lab for a few rounds only (docs/STATE.md of Mainstay)", voters[0].Name, voters[1].Name),
+	c.warn("hosts", "voters", "", fmt.Sprintf("%s and %s vote without a third: that was seen in virtual time, and in a lab for a few dozen rounds only (docs/STATE.md of Mainstay)", voters[0].Name, voters[1].Name),
 		"a third voter, a controller or a small host with roles: [arbiter]: the tried way")
 	a, b := voters[0], voters[1]
 	shared := 0

@@ -64,6 +64,8 @@ func (d *decision) unpromotable(v fleet.Service, host string) string {
 		return fmt.Sprintf("its copy on %s is not ready (%s)", host, s.Why)
 	case s.Score < 1 && s.Role != fleet.RolePromoted:
 		return fmt.Sprintf("its copy on %s does not want to be promoted (its score is %d)", host, s.Score)
+	case s.Mirror.Filling && s.Role != fleet.RolePromoted: // DRBD would, as long as it is linked (seen): a loss of the link then ends every write
+		return fmt.Sprintf("its copy on %s is still being filled from another", host)
 	}
 	return ""
 }

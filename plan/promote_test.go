@@ -40,6 +40,13 @@ func TestPromoted(t *testing.T) {
 	}{
 		"at rest":                       {func(fleet.World) {}, nil},
 		"nobody has it: the best score": {func(w fleet.World) { free(w); be(w, "c3", func(s *fleet.ServiceState) { s.Score = 11 }) }, []string{"holding/service/s=c3#1"}},
+		"the best copy is still being filled": {func(w fleet.World) {
+			free(w)
+			be(w, "c2", func(s *fleet.ServiceState) { s.Mirror.Filling = true })
+		}, []string{"holding/service/s=c3#1"}},
+		"it is filled where it is promoted": {func(w fleet.World) {
+			be(w, "c2", func(s *fleet.ServiceState) { s.Mirror.Filling = true })
+		}, nil},
 		"one copy has still to start": {func(w fleet.World) {
 			free(w)
 			be(w, "c3", func(s *fleet.ServiceState) { s.Phase, s.Ready = fleet.Starting, false })

@@ -128,6 +128,7 @@ func readMirror(events []byte, peers []string) (m fleet.Mirror, connected bool, 
 			m.Frozen = slices.Contains(strings.Split(says["suspended"], ","), "fencing")
 		case "device":
 			good = good && says["disk"] == "UpToDate"
+			m.Filling = m.Filling || says["disk"] == "Inconsistent"
 		case "connection":
 			links[peer] = says["connection"]
 			m.Apart = m.Apart || says["connection"] == "StandAlone"

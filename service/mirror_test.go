@@ -27,7 +27,7 @@ func TestReadMirror(t *testing.T) {
 	}{
 		"even":                       {drbdEvents("no", "UpToDate", "Connected", "UpToDate"), fleet.Mirror{Even: "d2"}, true},
 		"its peer catches up":        {drbdEvents("no", "UpToDate", "Connected", "Inconsistent"), fleet.Mirror{}, true},
-		"it catches up":              {drbdEvents("no", "Inconsistent", "Connected", "UpToDate"), fleet.Mirror{}, true},
+		"it catches up":              {drbdEvents("no", "Inconsistent", "Connected", "UpToDate"), fleet.Mirror{Filling: true}, true},
 		"its peer is lost":           {drbdEvents("fencing", "UpToDate", "NetworkFailure", "DUnknown"), fleet.Mirror{Lost: "d2", Frozen: true}, false},
 		"frozen by a person too":     {drbdEvents("user,fencing", "UpToDate", "Connecting", "DUnknown"), fleet.Mirror{Lost: "d2", Frozen: true}, false},
 		"frozen by a person":         {drbdEvents("user", "UpToDate", "Connected", "UpToDate"), fleet.Mirror{Even: "d2"}, true},
