@@ -536,6 +536,11 @@ func (s *mirrored) nobodyLeads(t *testing.T) {
 	off := s.other(on)
 	s.load(t, on)
 	s.goes(t, on)
+	for begun := time.Now(); !strings.Contains(on.must(t, "drbdsetup events2 --now r0"), "peer-disk:UpToDate"); {
+		if time.Since(begun) > 10*time.Minute { // the loss of a copy that is still being filled stops nothing
+			t.Fatalf("the other is not filled: %s", on.must(t, "drbdsetup events2 --now r0; cat /proc/drbd"))
+		}
+	}
 	s.d3.must(t, "pkill -STOP -x mainstay")
 	off.must(t, "pkill -STOP -x mainstay; ip link set eth1 down")
 	for begun := time.Now(); !strings.Contains(on.must(t, "drbdsetup events2 --now r0"), "suspended:fencing"); {
