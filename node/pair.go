@@ -82,35 +82,22 @@ func readFile(path string, into any) (ok bool, err error) {
 // keepFile writes v to the disk, whole or not at all, and returns when it is there; nil
 // takes the file away.
 func keepFile(path string, v any) error {
-	fail := func(err error) error { return fmt.Errorf("keep %s: %w", path, err) }
 	if v == nil {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fail(err)
+		err := os.Remove(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
-	} else {
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return fail(err)
+		if err = errors.Join(err, syncFolder(path)); err != nil {
+			return fmt.Errorf("keep %s: %w", path, err)
 		}
-		f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-		if err != nil {
-			return fail(err)
-		}
-		_, err = f.Write(raw)
-		if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-			err = os.Rename(path+".new", path)
-		}
-		if err != nil {
-			return fail(err)
-		}
+		return nil
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	raw, err := json.Marshal(v)
+	if err == nil {
+		err = replaceFile(path, raw, 0o600)
+	}
 	if err != nil {
-		return fail(err)
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil {
-		return fail(err)
+		return fmt.Errorf("keep %s: %w", path, err)
 	}
 	return nil
 }

@@ -305,6 +305,11 @@ func replaceFile(path string, text []byte, mode os.FileMode) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
+	return syncFolder(path)
+}
+
+// syncFolder returns when the name of a file, or that it is gone, is on the disk.
+func syncFolder(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
