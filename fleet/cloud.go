@@ -1,0 +1,135 @@
+package fleet
+
+import "time"
+
+// OpenStack says how this site's cloud is reached. Where the file says nothing of it,
+// no server is ever looked at or moved.
+type OpenStack struct {
+	// Cloud is the entry of clouds.yaml; its credentials never leave the host.
+	Cloud string `json:"cloud,omitempty"`
+	// Config is the path of clouds.yaml.
+	Config string `json:"config,omitempty"`
+	// Leave names projects, by id or name, whose servers are left to their owner: Octavia
+	// heals its amphorae itself, and destroys load balancers if they are evacuated (E5).
+	Leave []string `json:"leave,omitempty"`
+}
+
+// Cloud is what OpenStack says of the site's computes, and of the servers on those that a
+// decision is about: an observation like any other, which may be old or absent. That Nova,
+// Placement or Keystone is slow or away is a state to plan with, not an error.
+type Cloud struct {
+	// At is when the newest look began that was answered, by the leader's clock; zero: none was.
+	At Moment `json:"at,omitempty"`
+	// Away is why the newest look came to nothing; "" if it was answered.
+	Away string `json:"away,omitempty"`
+	// Computes are the services nova-compute, by Nova's name of their host.
+	Computes map[string]Compute `json:"computes,omitempty"`
+	// Servers are, by id, those on the hosts of Looked and those of State.Evacuations.
+	Servers map[string]Server `json:"servers,omitempty"`
+	// Looked is, by host, when the newest look began that read all servers on it. A host
+	// that was not looked at is not a host without servers.
+	Looked map[string]Moment `json:"looked,omitempty"`
+}
+
+// Compute is one nova-compute, as Nova sees it.
+type Compute struct {
+	ID string `json:"id"` // of the service
+	Up bool   `json:"up,omitempty"`
+	// Forced: somebody asserted that it is down. Nova checks nothing then, and evacuates.
+	Forced   bool   `json:"forced,omitempty"`
+	Disabled bool   `json:"disabled,omitempty"` // gets no new servers
+	Reason   string `json:"reason,omitempty"`   // why it is disabled, in the words of who did it
+	Zone     string `json:"zone,omitempty"`     // its availability zone
+	// Servers is how many are on it, and FreeRAM what is left of its memory, MiB, by Nova's count.
+	Servers int `json:"servers,omitempty"`
+	FreeRAM int `json:"free_ram,omitempty"`
+}
+
+// Server is one virtual machine, in Nova's words.
+type Server struct {
+	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`
+	Project string `json:"project,omitempty"` // id
+	Host    string `json:"host,omitempty"`    // where Nova has it; during an evacuation still the dead one
+	// State is Nova's vm_state, Task its task_state: "" when nothing is going on, by its own
+	// word. That alone says nothing of an evacuation: in a bulk of them servers
+	// stood at active with no task for tens of seconds, on the dead host.
+	State   string `json:"state"`
+	Task    string `json:"task,omitempty"`
+	Fault   string `json:"fault,omitempty"`
+	Locked  bool   `json:"locked,omitempty"`
+	Zone    string `json:"zone,omitempty"` // that it was created in; "" any
+	RAM     int    `json:"ram,omitempty"`  // MiB
+	VCPUs   int    `json:"vcpus,omitempty"`
+	Volume  bool   `json:"volume,omitempty"` // it boots from a volume
+	Created string `json:"created,omitempty"`
+	// Metadata and Tags are the owner's, HA_Enabled among them.
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Tags     []string          `json:"tags,omitempty"`
+	// Migration is the newest of its evacuations that Nova has on record.
+	Migration Migration `json:"migration,omitzero"`
+}
+
+// States of a server that a decision tells apart; there are others.
+const (
+	ServerActive  = "active"
+	ServerStopped = "stopped"
+	ServerError   = "error"
+)
+
+// Migration is Nova's record of one evacuation. Nova makes it before it answers the
+// request, so it tells whether a request whose answer was lost had been accepted.
+type Migration struct {
+	ID     int    `json:"id"` // counts up through the whole cloud
+	Status string `json:"status"`
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"` // "" before the scheduler has chosen
+}
+
+// Ended says whether the evacuation is over, and whether it came to anything.
+func (m Migration) Ended() (ended, well bool) {
+	switch m.Status {
+	case "done", "completed", "finished", "confirmed":
+		return true, true
+	case "error", "failed", "cancelled":
+		return true, false
+	}
+	return false, false
+}
+
+// Evacuation is the record of one server's way from a host that is proved dead: written
+// before Nova is asked, so that whoever leads next asks nobody twice. Nova does not refuse
+// a second evacuation of the same server, and spoils it.
+type Evacuation struct {
+	Server string `json:"server"`
+	Name   string `json:"name,omitempty"`
+	From   string `json:"from"`
+	Boot   string `json:"boot"` // of From, that is proved dead
+	// Was is the server's state before: one that was stopped stays so.
+	Was string `json:"was"`
+	// Try counts the requests, To is where the newest one asked Nova to put it ("": where
+	// its scheduler chooses), and After is the newest migration that the server had before
+	// it: a later one is this try's.
+	Try   int       `json:"try,omitempty"`
+	To    string    `json:"to,omitempty"`
+	After int       `json:"after,omitempty"`
+	At    time.Time `json:"at,omitzero"`
+	// Path tells what became of the tries before, and Ended how it ended; "" while it goes on.
+	Path  []string `json:"path,omitempty"`
+	Ended string   `json:"ended,omitempty"`
+}
+
+// VerbCloud asks a host that has the credentials to do one thing in OpenStack
+// (Order.Step), about a compute or a server (Order.Thing: "compute/HOST", "server/ID").
+const VerbCloud Verb = "cloud"
+
+// The steps of VerbCloud.
+const (
+	CloudDisable   = "disable"    // give the compute no new servers
+	CloudEnable    = "enable"     // and do again
+	CloudForceDown = "force-down" // assert that the compute is dead: right after the proof
+	CloudLift      = "lift"       // take that back
+	CloudEvacuate  = "evacuate"   // to Order.With, or where the scheduler chooses
+	CloudStart     = "start"      // a server that is stopped or in error after its host came back
+	CloudStop      = "stop"       // one that shall not run
+)
