@@ -264,8 +264,8 @@ type Order struct {
 	Target     Stint    `json:"target,omitzero"` // of fence, confirm, power-on
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
-	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go
-	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs; of go-on and even: the other host
+	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go; of cloud: one in cloud.go
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs; of go-on and even: the other host; of evacuate: where to, "" leaves it to Nova
 	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
@@ -346,6 +346,7 @@ type World struct {
 	Rounds   map[string]Round   `json:"rounds,omitempty"`
 	Flights  map[string]Flight  `json:"flights,omitempty"`
 	Verdicts map[string]Verdict `json:"verdicts,omitempty"`
+	Cloud    Cloud              `json:"cloud,omitzero"`
 }
 
 // Plan is a decision: what to write down, what may be ordered now, what waits.
@@ -354,9 +355,12 @@ type Plan struct {
 	// that rests on them is ordered.
 	Records []Record `json:"records,omitempty"`
 	// Asks are questions to put to every ear, each until answered or stale.
-	Asks   []Round `json:"asks,omitempty"`
-	Orders []Order `json:"orders,omitempty"`
-	Waits  []Wait  `json:"waits,omitempty"`
+	Asks []Round `json:"asks,omitempty"`
+	// Looks are the hosts whose servers a decision needs to know: OpenStack is asked for
+	// them until no plan names them.
+	Looks  []string `json:"looks,omitempty"`
+	Orders []Order  `json:"orders,omitempty"`
+	Waits  []Wait   `json:"waits,omitempty"`
 	// Wake is the latest Moment at which to decide again although nothing
 	// changed; zero means none.
 	Wake Moment `json:"wake,omitempty"`

@@ -1,6 +1,9 @@
 package fleet
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // OpenStack says how this site's cloud is reached. Where the file says nothing of it,
 // no server is ever looked at or moved.
@@ -75,6 +78,8 @@ const (
 	ServerActive  = "active"
 	ServerStopped = "stopped"
 	ServerError   = "error"
+	// ServerDeleted: it was asked for by its id, and Nova has no such server.
+	ServerDeleted = "deleted"
 )
 
 // Migration is Nova's record of one evacuation. Nova makes it before it answers the
@@ -113,11 +118,19 @@ type Evacuation struct {
 	Try   int       `json:"try,omitempty"`
 	To    string    `json:"to,omitempty"`
 	After int       `json:"after,omitempty"`
+	Epoch uint64    `json:"epoch,omitempty"` // of the leader that made this try
 	At    time.Time `json:"at,omitzero"`
-	// Path tells what became of the tries before, and Ended how it ended; "" while it goes on.
+	// Doubt: it was asked for by its epoch's leader, and Nova shows no trace of it.
+	Doubt bool `json:"doubt,omitempty"`
+	// Tried are the hosts where it failed; Path tells what became of the tries before, and
+	// Ended how it ended; "" while it goes on.
+	Tried []string `json:"tried,omitempty"`
 	Path  []string `json:"path,omitempty"`
 	Ended string   `json:"ended,omitempty"`
 }
+
+// Key names the order of the newest try: no two tries share it.
+func (e Evacuation) Key() string { return fmt.Sprintf("evacuate/%s/%s/%d", e.Server, e.Boot, e.Try) }
 
 // VerbCloud asks a host that has the credentials to do one thing in OpenStack
 // (Order.Step), about a compute or a server (Order.Thing: "compute/HOST", "server/ID").

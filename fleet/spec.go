@@ -19,6 +19,7 @@ type Spec struct {
 	TLS       TLS       `json:"tls,omitzero"`
 	Alarms    []string  `json:"alarms,omitempty"` // webhook URLs
 	Operators Operators `json:"operators,omitzero"`
+	OpenStack OpenStack `json:"openstack,omitzero"`
 	Brakes    Brakes    `json:"brakes"`
 	Revision  uint64    `json:"revision"` // of this file in the store; 0 before it was recorded
 	// Alone is the other voter of a pair, which has no vote at present because this host

@@ -31,6 +31,8 @@ type State struct {
 	// Lags are, by SERVICE@HOST, the copies that lack what another was given leave to write
 	// without them.
 	Lags map[string]Lag `json:"lags,omitempty"`
+	// Evacuations are, by server, those under way, and those of hosts that are not back yet.
+	Evacuations map[string]Evacuation `json:"evacuations,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -161,7 +163,7 @@ const (
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
-// "lag/SERVICE@HOST" and "pair".
+// "lag/SERVICE@HOST", "evacuation/SERVER" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -212,6 +214,7 @@ func (s State) Clone() State {
 	s.Spread = maps.Clone(s.Spread)
 	s.Bootstraps = maps.Clone(s.Bootstraps)
 	s.Lags = maps.Clone(s.Lags)
+	s.Evacuations = maps.Clone(s.Evacuations)
 	return s
 }
 
@@ -252,6 +255,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Bootstraps, name, r.Value)
 	case "lag":
 		return set(&s.Lags, name, r.Value)
+	case "evacuation":
+		return set(&s.Evacuations, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

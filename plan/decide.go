@@ -69,6 +69,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.addresses()
 	d.services()
 	d.rolling()
+	d.computes()
 	d.fences()
 	d.unready()
 	d.routes()
@@ -235,7 +236,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 func patient(v fleet.Verb) bool {
 	switch v {
 	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbGoOn, VerbEven,
-		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn, fleet.VerbCloud:
 		return true
 	}
 	return false
@@ -353,6 +354,11 @@ func (d *decision) admit() {
 			}
 			continue
 		}
+		if why := d.leaving(host.Name, heard.Stint.Boot); why != "" {
+			d.wait("host/"+host.Name, why+" before its new boot is admitted", "mainstay status")
+			d.reborn(m, heard.Stint.Boot)
+			continue
+		}
 		if thing := d.onItsWay(host.Name, heard.Stint.Boot); thing != "" {
 			d.wait("host/"+host.Name, thing+" to arrive where it was given before the new boot is admitted", "")
 			continue
@@ -447,6 +453,15 @@ func (d *decision) rounds() {
 		if asked && round.Over && !address && len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {
 			asked = false // there are more ears now: a host is fenced on the word of most of these
 		}
+		if patience := d.patience(host); asked && round.Over && patience > 0 {
+			if _, ok := d.vouched(round, stint.Boot, patience); !ok {
+				if left := d.w.Spec.Timing.Lease - d.w.Now.Sub(round.Asked); left > 0 {
+					d.wake(left)
+					continue
+				}
+				asked = false // most ears had heard it later than this one
+			}
+		}
 		switch {
 		case heard.Stint.Boot != stint.Boot && heard.Stint.Boot != "" && d.reaches(host):
 			if !address {
@@ -455,7 +470,7 @@ func (d *decision) rounds() {
 		case address && heard.Stint.Succeeds(stint):
 			continue // its own later stint says it
 		case heard.Stint.Boot == stint.Boot:
-			silence, last := d.w.Spec.Timing.Silence(heard.Late), heard.Last
+			silence, last := max(d.w.Spec.Timing.Silence(heard.Late), d.patience(host)), heard.Last
 			if !address && asked && round.Over && last.Before(round.Asked) {
 				last = max(last, d.w.Told[host]) // its agent was started again: beats may follow
 			}
@@ -485,7 +500,7 @@ func (d *decision) holder(host string) (stint fleet.Stint, address, service bool
 	for _, thing := range d.on[host] {
 		h := d.w.State.Holdings[thing]
 		kind, _ := split(thing)
-		service = service || kind == "service"
+		service = service || kind != "address"
 		switch {
 		case kind == "address" && (!address || h.Boot == stint.Boot && h.Stint > stint.N || h.Boot != stint.Boot && h.Boot == heard):
 			stint, address = h.Holder(), true

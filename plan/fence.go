@@ -60,7 +60,7 @@ func (d *decision) needsFence(host string) (boot, why string) {
 	for _, thing := range d.on[host] {
 		h := d.w.State.Holdings[thing]
 		kind, name := split(thing)
-		if h.Host != host || kind != "service" {
+		if h.Host != host || kind == "address" {
 			continue
 		}
 		if _, dead := d.provedDead(h); dead {
@@ -75,7 +75,7 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		switch d.w.Verdicts[host].Condition {
 		case fleet.Lapsed:
 			round := d.w.Rounds[host]
-			if !judge.Silent(round, h.Boot) || len(round.Promised) < fleet.Majority(len(d.w.Spec.Voters())) {
+			if _, ok := d.vouched(round, h.Boot, d.patience(host)); !ok {
 				continue // a stint that is over may have been followed by another, and there may be more ears now
 			}
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
@@ -321,8 +321,9 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 func (d *decision) silentNow(host, boot string) bool {
 	round, t := d.w.Rounds[host], d.w.Spec.Timing
 	age := d.w.Now.Sub(round.Asked)
+	_, vouched := d.vouched(round, boot, d.patience(host))
 	switch {
-	case judge.Silent(round, boot) && age <= max(restMin, 2*t.Lease):
+	case vouched && age <= max(restMin, 2*t.Lease):
 		return true
 	case round.Stint.Boot == boot && !round.Over && age <= t.Lease: // also one about its stint
 		d.wake(t.Lease - age)

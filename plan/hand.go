@@ -49,7 +49,7 @@ type Deed struct {
 // a loop that hung goes on, would find a healthy host.
 func (d Deed) Apart() bool {
 	switch d.Order.Verb {
-	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
+	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn, fleet.VerbCloud:
 		return d.Do == DoPerform
 	}
 	return false

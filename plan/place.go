@@ -66,6 +66,10 @@ func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 			d.wait(about, dep, "")
 			return false
 		}
+		if why := d.licensed(host); v.Kind == "compute" && why != "" {
+			d.wait(about, why, "mainstay status")
+			return false
+		}
 		if d.budget(v, s, about) {
 			o := d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d", start, v.Name, host, s.Restarts), Verb: start,
 				Thing: v.Thing(), Why: "it should run on every " + strings.Join(v.Roles, ", ") + " and is " + s.Phase}, host)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"mainstay/fleet"
-	"mainstay/judge"
 	"mainstay/lease"
 )
 
@@ -132,14 +131,8 @@ func (d *decision) contracts() {
 // enough, and asks them otherwise.
 func (d *decision) outlived(host, boot string, outlived time.Duration) {
 	round, t := d.w.Rounds[host], d.w.Spec.Timing
-	if d.w.Verdicts[host].Condition == fleet.Lapsed && judge.Silent(round, boot) {
-		var ears []string
-		for _, ear := range d.w.Spec.Voters() {
-			if _, promised := round.Promised[ear]; promised && round.Silent[ear] >= outlived {
-				ears = append(ears, ear)
-			}
-		}
-		if len(ears) >= fleet.Majority(len(d.w.Spec.Voters())) {
+	if d.w.Verdicts[host].Condition == fleet.Lapsed {
+		if ears, ok := d.vouched(round, boot, outlived); ok {
 			p := fleet.Proof{Host: host, Boot: boot, Kind: "watchdog", By: d.w.Leader, At: d.w.Wall,
 				Evidence: fmt.Sprintf("%s have heard nothing of it for %v, by when its watchdog has reset it", strings.Join(ears, ", "), outlived)}
 			d.record(fleet.Put("proof/"+host, p, fmt.Sprintf("boot %s of %s is dead by the contract of its watchdog: %s", boot, host, p.Evidence)))

@@ -708,6 +708,8 @@ func (a *agent) perform(d deed) {
 				d.reply(fleet.Effect{Key: o.Key, From: a.host.name, Outcome: outcome, Why: why, Proof: p, Wall: a.host.wall()})
 			}
 		})
+	case fleet.VerbCloud:
+		a.cloudOrder(d)
 	default:
 		a.done(d, fleet.Broken, fmt.Sprintf("no verb %q is known", o.Verb))
 	}

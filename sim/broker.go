@@ -523,7 +523,7 @@ func (c *brokers) lacks() string {
 
 // deedOf names what an order asks for, as history tells it.
 func deedOf(o fleet.Order) string {
-	if o.Verb == fleet.VerbTend {
+	if o.Verb == fleet.VerbTend || o.Verb == fleet.VerbCloud {
 		return o.Step
 	}
 	return string(o.Verb)

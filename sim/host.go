@@ -163,6 +163,9 @@ func (h *host) powerOff() {
 	for _, u := range h.copies {
 		u.off()
 	}
+	if h.site.nova != nil {
+		h.site.nova.lost(h)
+	}
 	h.site.watch.power(h, false)
 	h.site.stir(5 * time.Second)
 }

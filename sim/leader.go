@@ -32,7 +32,8 @@ type leader struct {
 	pending  int          // events that are not written yet
 	held     fleet.Moment // since when they wait
 	plan     fleet.Plan
-	calm     int // turns in a row that had nothing to do
+	seen     fleet.Cloud // of OpenStack, by its newest look
+	calm     int         // turns in a row that had nothing to do
 }
 
 const opDeadline = 5 * time.Second
@@ -61,7 +62,9 @@ func (l *leader) elected() {
 		l.rounds, l.flights, l.told = map[string]fleet.Round{}, map[string]fleet.Flight{}, map[string]string{}
 		l.verdicts = map[string]string{}
 		l.pending, l.held, l.calm = 1, 0, 0
+		l.seen, l.plan = fleet.Cloud{}, fleet.Plan{}
 		h.site.tell("%s leads in epoch %d", h.name, l.epoch)
+		l.watchCloud(l.reigns, -cloudIdle)
 		l.turn()
 	})
 }
@@ -255,7 +258,7 @@ func (l *leader) look(now fleet.Moment) fleet.World {
 	}
 	return fleet.World{
 		Spec: a.spec, Now: now, Wall: h.wall(), Leader: h.name, Epoch: l.epoch, Since: l.since,
-		State: h.member.state(), Reports: a.desk.reports, Told: a.desk.told, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights,
+		State: h.member.state(), Reports: a.desk.reports, Told: a.desk.told, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights, Cloud: l.seen,
 	}
 }
 
@@ -337,6 +340,8 @@ func patience(v fleet.Verb) at {
 		return 120 * second
 	case fleet.VerbClaim:
 		return 5 * second
+	case fleet.VerbCloud:
+		return 15 * second
 	}
 	return 2 * second
 }

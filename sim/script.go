@@ -159,7 +159,7 @@ func (s *Site) quiet() bool {
 	if len(s.quorum.newest().Intents) > 0 || s.quorum.changing || len(s.quorum.want) > 0 {
 		return false
 	}
-	if s.joining() {
+	if s.joining() || s.moving() {
 		return false
 	}
 	leading := false
@@ -213,6 +213,9 @@ func (s *Site) recover() {
 			h.agent.work()
 		}
 		s.startQuorum(h)
+	}
+	if s.nova != nil {
+		_ = setNova(s, []string{"ok"})
 	}
 	clear(s.deaf)
 	clear(s.foreign)
@@ -521,6 +524,7 @@ func init() {
 			}
 			return nil
 		}},
+		"nova":   {1, setNova},
 		"voters": {2, setVoters},
 		"expect": {1, expect},
 	}

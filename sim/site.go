@@ -42,6 +42,8 @@ type Shape struct {
 	Cluster bool
 	// Brokers gives them a RabbitMQ.
 	Brokers bool
+	// Servers is how many servers the computes run; 0: there is no OpenStack.
+	Servers int
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -118,6 +120,11 @@ func (sh Shape) build() fleet.Spec {
 		spec.Services = append(spec.Services, fleet.Service{Name: "mq", Kind: "rabbitmq", Mode: fleet.ActiveActive, Units: []string{"rabbitmq-server"}, Roles: []string{"controller"},
 			Restarts: fleet.Restarts{Count: 60, Within: time.Minute}})
 	}
+	if sh.Servers > 0 {
+		spec.OpenStack.Cloud = "sim"
+		spec.Services = append(spec.Services, fleet.Service{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Units: []string{"nova-compute"}, Roles: []string{"compute"},
+			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})
+	}
 	if sh.Hosts >= 2 {
 		spec.Services = append(spec.Services, fleet.Service{Name: "manila", Kind: "systemd", Mode: fleet.ActivePassive, Units: []string{"manila-share"},
 			Hosts: []string{"n1", "n2"}, Restarts: restarts, OnFailure: onFailure})
@@ -164,6 +171,7 @@ type Site struct {
 	cluster *cluster        // nil: the site has none
 	brokers *brokers        // nil: the site has none
 	mirror  *mirror         // nil: the site has none
+	nova    *nova           // nil: the site has no OpenStack
 }
 
 // count counts what came up.
@@ -244,6 +252,9 @@ func newSite(shape Shape, seed uint64) *Site {
 	}
 	if shape.Mirror {
 		s.mirrored()
+	}
+	if shape.Servers > 0 {
+		s.hosted(shape.Servers)
 	}
 	return s
 }

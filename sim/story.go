@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -90,6 +90,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Restarts = n
 		case "levels":
 			st.Shape.Levels = n
+		case "servers":
+			st.Shape.Servers = n
 		case "seed":
 			st.Seed = uint64(n)
 		default:
@@ -151,6 +153,9 @@ func (st Story) Write() string {
 	}
 	if sh.Levels > 0 {
 		fmt.Fprintf(&b, " levels=%d", sh.Levels)
+	}
+	if sh.Servers > 0 {
+		fmt.Fprintf(&b, " servers=%d", sh.Servers)
 	}
 	if sh.OnFailure != "" {
 		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)

@@ -53,6 +53,9 @@ func (u *unit) alive() bool {
 
 func (u *unit) exclusive() bool { return u.service.Mode == fleet.ActivePassive }
 
+// compute says whether it is a nova-compute, which carries the bar as well.
+func (u *unit) compute() bool { return u.service.Kind == "compute" }
+
 // set changes the phase, tells the audits and lets the agent look.
 func (u *unit) set(phase string) {
 	was := u.alive()
@@ -63,6 +66,9 @@ func (u *unit) set(phase string) {
 	}
 	if is := u.alive(); is != was && u.exclusive() {
 		u.host.site.watch.runs(u, is)
+	}
+	if u.compute() && phase == fleet.Running {
+		u.host.site.nova.started(u.host)
 	}
 	u.host.site.stir(2 * time.Second)
 	u.notice()
@@ -93,7 +99,7 @@ func (u *unit) boot() {
 		u.node.gone()
 		return // it is not enabled: Mainstay starts it
 	}
-	if !u.exclusive() || !fleet.Armed(fleet.GuardBar) {
+	if !u.exclusive() && !u.compute() || !fleet.Armed(fleet.GuardBar) {
 		life := u.life
 		u.host.site.after(u.host.site.between(200*millisecond, second), func() {
 			if u.life == life && u.host.on && u.phase == fleet.Stopped {

@@ -593,6 +593,11 @@ func (s *Site) well() string {
 			return why
 		}
 	}
+	if s.nova != nil {
+		if why := s.nova.lacks(); why != "" {
+			return why
+		}
+	}
 	if why := s.pairWell(); why != "" {
 		return why
 	}

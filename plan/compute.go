@@ -1,0 +1,185 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/judge"
+)
+
+// A compute's servers belong to the boot of the host that runs them. The right to run them
+// is a holding, "compute/HOST", which no other host can get: it is given to an admitted
+// boot, ends with a proof that this boot is dead, and by the rules of every holding
+// (rounds, fences, brakes, bars) nothing of the host is touched before that. What is
+// special about it is what follows from the proof: its servers go elsewhere (evacuate.go),
+// and the host is turned on again, and its next boot given the right, only when none is left.
+
+// Compute is the name under which the right to run a compute's servers is held.
+func Compute(host string) string { return "compute/" + host }
+
+// The words by which a compute is disabled in Nova: only what Mainstay disabled it enables.
+const disabledBy = "mainstay: "
+
+// computes keeps the right to run servers where it belongs, and what Nova believes of the
+// computes in step with it.
+func (d *decision) computes() {
+	if d.w.Spec.OpenStack.Cloud == "" {
+		return
+	}
+	m := d.newMove()
+	for i := range d.w.Spec.Hosts {
+		host := &d.w.Spec.Hosts[i]
+		if !host.HasRole("compute") {
+			continue
+		}
+		h := d.w.State.Holdings[Compute(host.Name)]
+		if h.Host == "" {
+			d.license(host.Name, h, "nobody has it, and this boot is admitted")
+			continue
+		}
+		why, dead := d.provedDead(h)
+		switch {
+		case dead && d.w.State.Members[host.Name].Admitted != h.Boot && !m.begun(h):
+			// It was rebooted, and nothing of it has been moved yet: nova-compute itself
+			// starts again what it finds on its own disks.
+			d.license(host.Name, h, why)
+		case dead:
+			m.recover(h, why)
+		case d.w.Verdicts[host.Name].Condition == fleet.Lapsed:
+			d.disable(h, d.w.Verdicts[host.Name].Why)
+		default:
+			d.enable(h)
+		}
+	}
+	m.follow()
+}
+
+// license gives a boot the right to run servers.
+func (d *decision) license(host string, old fleet.Holding, why string) {
+	if reason, no := d.blocked[host]; no {
+		if old.Host != "" { // it has servers that wait for it
+			d.wait(Compute(host), "its host to be fit for its servers again: "+reason, "mainstay status")
+		}
+		return
+	}
+	boot := d.w.Heard[host].Stint.Boot
+	d.record(fleet.Put("holding/"+Compute(host), fleet.Holding{
+		Thing: Compute(host), Host: host, Boot: boot, Generation: old.Generation + 1, From: old.Holder(), Why: why, At: d.w.Wall,
+	}, fmt.Sprintf("boot %s of %s may run servers: %s", boot, host, why)))
+	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
+		if e := d.w.State.Evacuations[id]; e.From == host && e.Ended != "" {
+			d.record(fleet.Remove("evacuation/"+id, "its host is back; history keeps the way it took"))
+		}
+	}
+}
+
+// licensed says why a host's nova-compute must not be started; "" if it may. One that
+// comes up on a host whose servers are being moved would find orders of before in its
+// queue, carry them out, and spoil servers that run well elsewhere.
+func (d *decision) licensed(host string) string {
+	if d.w.Spec.OpenStack.Cloud == "" {
+		return ""
+	}
+	h := d.w.State.Holdings[Compute(host)]
+	if h.Host == host && h.Boot == d.w.Heard[host].Stint.Boot {
+		return ""
+	}
+	return "the right to run servers on this boot, once what the former one left is settled"
+}
+
+// leaving says what a later boot of a host must wait for: its servers are being evacuated.
+// Their number is not said: it would be news each second.
+func (d *decision) leaving(host, boot string) string {
+	h := d.w.State.Holdings[Compute(host)]
+	if h.Host == "" || h.Boot == boot || !d.begun(h) {
+		return ""
+	}
+	return "its servers, which are being evacuated,"
+}
+
+// begun says whether a server has been asked to leave the boot of a holding.
+func (d *decision) begun(h fleet.Holding) bool {
+	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
+		if e := d.w.State.Evacuations[id]; e.From == h.Host && e.Boot == h.Boot {
+			return true
+		}
+	}
+	return false
+}
+
+// fatal is the silence after which a compute is fenced: two beats in a row are missing on
+// every network, and the third is late. Ears that beat to a faster measure would call a
+// compute silent between two of its beats.
+func (d *decision) fatal() time.Duration { return d.w.Spec.Timing.SlowBeat * 5 / 2 }
+
+// patience is the silence that a majority of ears must vouch for before a boot of a host
+// is called silent at all: none but what each ear asks for by itself, unless the host
+// beats slowly and has only servers to lose.
+func (d *decision) patience(host string) time.Duration {
+	if on := d.on[host]; len(on) != 1 || on[0] != Compute(host) {
+		return 0
+	}
+	return d.fatal()
+}
+
+// vouched says whether a majority of ears has heard nothing of a boot for so long.
+func (d *decision) vouched(round fleet.Round, boot string, silence time.Duration) (ears []string, ok bool) {
+	if !judge.Silent(round, boot) {
+		return nil, false
+	}
+	for _, ear := range d.w.Spec.Voters() {
+		if _, promised := round.Promised[ear]; promised && round.Silent[ear] >= silence {
+			ears = append(ears, ear)
+		}
+	}
+	return ears, len(ears) >= fleet.Majority(len(d.w.Spec.Voters()))
+}
+
+// cloudKey keeps apart what is asked of OpenStack for one boot of a host.
+func cloudKey(step string, h fleet.Holding) string {
+	return fmt.Sprintf("%s/%s/%s", step, h.Host, h.Boot)
+}
+
+// cloud orders one step in OpenStack. The leader's own host takes it: it is the one that
+// looks.
+func (d *decision) cloud(step, thing, key, why string) {
+	if f := d.w.Flights[key]; f.Effect != nil && f.Effect.Outcome == fleet.Done && !d.w.Cloud.At.After(f.Arrived) {
+		return // it is done, and has not been looked at since
+	}
+	d.order(fleet.Order{Key: key, Verb: fleet.VerbCloud, To: d.w.Leader, Thing: thing, Step: step, Why: why})
+}
+
+// disable takes a compute that is being lost from Nova's scheduler, before anybody is sure:
+// it costs nothing and is taken back.
+func (d *decision) disable(h fleet.Holding, why string) {
+	if c, known := d.w.Cloud.Computes[h.Host]; known && !c.Disabled {
+		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h), disabledBy+why)
+	}
+}
+
+// enable takes back what was said of a compute whose boot lives, as soon as its service
+// works; what a person disabled stays so.
+func (d *decision) enable(h fleet.Holding) {
+	c, known := d.w.Cloud.Computes[h.Host]
+	s := d.w.Verdicts[h.Host]
+	well := (s.Condition == fleet.Healthy || s.Condition == fleet.Degraded) && d.w.Heard[h.Host].Stint.Boot == h.Boot
+	switch {
+	case !known || !well || !strings.HasPrefix(c.Reason, disabledBy):
+	case c.Forced:
+		d.cloud(fleet.CloudLift, h.Thing, cloudKey(fleet.CloudLift, h), "boot "+h.Boot+" of it lives, and may run servers")
+	case c.Disabled && c.Up:
+		d.cloud(fleet.CloudEnable, h.Thing, cloudKey(fleet.CloudEnable, h), "its service works again")
+	}
+}
+
+// emptied ends the right of a dead boot: none of its servers is left to be moved.
+func (d *decision) emptied(h fleet.Holding, left []string) {
+	text := fmt.Sprintf("nothing is left on %s that must be moved", h.Host)
+	if len(left) > 0 {
+		text += fmt.Sprintf("; left to their owners or to a person: %s", strings.Join(slices.Sorted(slices.Values(left)), ", "))
+	}
+	d.record(fleet.Put("holding/"+h.Thing, fleet.Holding{Thing: h.Thing, Generation: h.Generation + 1, Why: text, At: d.w.Wall}, text))
+}

@@ -1,0 +1,315 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// What Nova really does on an evacuation was measured, and the rules here follow from it:
+//
+//   - it does not refuse a second one of the same server, and the two spoil it. So each try
+//     is recorded before it is asked for, and whoever leads next finds it.
+//   - an answer may be lost after the deed. But Nova writes its own record, the migration,
+//     before it answers: one that is newer than those before the try says that the
+//     try was accepted, whatever became of the answer.
+//   - a server that is active with no task may still be waiting: only the migration says
+//     that it is over.
+//   - the target may die in the middle, and no time-out ever comes. Once that host is proved
+//     dead and forced down too, the server is asked for again.
+//   - the scheduler puts all on the emptiest host, which takes them one by one. So Mainstay
+//     names the target, spreads them, and leaves the choice to Nova when its own is refused.
+const (
+	// perTarget and evacuateAtOnce bound how many are on their way, to one target and in all.
+	perTarget      = 3
+	evacuateAtOnce = 30
+	// evacuatePause is the longest pause between two tries of one server, pathKept how many
+	// of them its record tells of.
+	evacuatePause = 5 * time.Minute
+	pathKept      = 10
+	// cloudLasts bounds how long after it was sent a request can still be carried out: the
+	// agent gives up before, and HAProxy's queue and the API's own are shorter.
+	cloudLasts = time.Minute
+	// evacuateLasts is how long an accepted one may stand still on a living target: its
+	// message has died with a broker then, as one in forty did that was watched.
+	evacuateLasts = 10 * time.Minute
+)
+
+// move is one turn's thought about all servers that leave dead hosts.
+type move struct {
+	*decision
+	byHost  map[string][]fleet.Server // by Nova's host
+	onWay   map[string]int            // by target: how many are on their way there
+	pledged map[string]int            // by target: MiB that they will take
+	total   int
+}
+
+func (d *decision) newMove() *move {
+	m := &move{decision: d, byHost: map[string][]fleet.Server{}, onWay: map[string]int{}, pledged: map[string]int{}}
+	for _, id := range fleet.Sorted(d.w.Cloud.Servers) {
+		s := d.w.Cloud.Servers[id]
+		m.byHost[s.Host] = append(m.byHost[s.Host], s)
+	}
+	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
+		e := d.w.State.Evacuations[id]
+		if e.Ended != "" {
+			continue
+		}
+		s := d.w.Cloud.Servers[id]
+		m.total++
+		to := cmp.Or(e.To, s.Migration.To)
+		m.onWay[to]++
+		m.pledged[to] += s.RAM
+	}
+	return m
+}
+
+// recover brings the servers of a dead boot elsewhere, decided afresh each turn: no new
+// servers there, force-down at once, then one server after the other.
+func (m *move) recover(h fleet.Holding, why string) {
+	d := m.decision
+	d.plan.Looks = append(d.plan.Looks, h.Host)
+	c, known := d.w.Cloud.Computes[h.Host]
+	switch {
+	case d.w.Cloud.At == 0 || d.w.Cloud.Away != "":
+		d.wait(h.Thing, "OpenStack to answer: "+cmp.Or(d.w.Cloud.Away, "it has not been asked yet"), "openstack compute service list")
+		if d.w.Cloud.At == 0 {
+			return
+		}
+	case !known:
+		d.emptied(h, nil) // Nova has no such compute: nothing of Nova's can be on it
+		return
+	}
+	if !c.Disabled {
+		d.disable(h, why)
+	}
+	if !c.Forced {
+		d.cloud(fleet.CloudForceDown, h.Thing, cloudKey(fleet.CloudForceDown, h), "boot "+h.Boot+" is dead: "+why)
+		d.wait(h.Thing, "Nova to take it for down", "openstack compute service set --down "+h.Host+" nova-compute")
+		return
+	}
+	// The list must be of a time at which Nova took the host for down: before that it could
+	// still have been given servers.
+	if looked := d.w.Cloud.Looked[h.Host]; looked == 0 || looked.Before(d.w.Cloud.At) {
+		d.wait(h.Thing, "Nova to list its servers", "openstack server list --all-projects --host "+h.Host)
+		return
+	}
+	var left []string
+	onWay, waiting := 0, 0
+	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
+		if e := d.w.State.Evacuations[id]; e.From == h.Host && e.Ended == "" {
+			onWay++
+		}
+	}
+	for _, s := range m.ordered(h.Host) {
+		e, known := d.w.State.Evacuations[s.ID]
+		switch why := d.leave(s); {
+		case known && e.From == h.Host && e.Ended == "":
+		case why != "":
+			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
+		default:
+			waiting++
+			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State}, s)
+		}
+	}
+	switch {
+	case waiting+onWay > 0:
+		d.wait(h.Thing, fmt.Sprintf("its servers to be evacuated: %d on their way, %d yet to go", onWay, waiting), "mainstay status")
+	case d.w.Cloud.Away == "":
+		d.emptied(h, left)
+	}
+}
+
+func title(s fleet.Server) string { return cmp.Or(s.Name, s.ID) }
+
+// ordered returns the servers on a host in the order in which they leave it: those whose
+// owners asked for high availability in Masakari's words first, then the oldest.
+func (m *move) ordered(host string) []fleet.Server {
+	out := slices.Clone(m.byHost[host])
+	rank := func(s fleet.Server) int {
+		if strings.EqualFold(s.Metadata["HA_Enabled"], "true") {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(out, func(a, b fleet.Server) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+// leave says why a server is left where it is; "" if it is evacuated.
+func (d *decision) leave(s fleet.Server) string {
+	switch {
+	case slices.Contains(d.w.Spec.OpenStack.Leave, s.Project):
+		return "its project is left to its owner"
+	case strings.EqualFold(s.Metadata["HA_Enabled"], "false"):
+		return "its owner says HA_Enabled: false"
+	}
+	switch s.State {
+	case fleet.ServerActive, fleet.ServerStopped, fleet.ServerError:
+		return ""
+	}
+	return "Nova evacuates no server that is " + s.State
+}
+
+// try records a server's next try, if there is room on the way.
+func (m *move) try(e fleet.Evacuation, s fleet.Server) {
+	d := m.decision
+	if e.Try == 0 && m.total >= evacuateAtOnce {
+		return
+	}
+	to, ok := m.target(e, s)
+	if !ok {
+		return
+	}
+	if e.Try == 0 {
+		m.total++
+	}
+	e.Try, e.To, e.After, e.Epoch, e.At, e.Doubt = e.Try+1, to, s.Migration.ID, d.w.Epoch, d.w.Wall, false
+	m.onWay[to]++
+	m.pledged[to] += s.RAM
+	where := "to " + to
+	if to == "" {
+		where = "where Nova's scheduler puts it"
+	}
+	d.record(fleet.Put("evacuation/"+s.ID, e, fmt.Sprintf("%s is evacuated from %s %s (try %d)", title(s), e.From, where, e.Try)))
+}
+
+// target chooses where a server goes: to a sound compute of its zone that it has not
+// failed on, where fewest are on their way and most memory is left. With none
+// Nova's scheduler chooses: it knows rules that are not seen from here. ok is false while
+// all that fit are busy.
+func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
+	d := m.decision
+	zone := d.w.Cloud.Computes[e.From].Zone
+	best, room, busy := "", 0, false
+	for _, host := range fleet.Sorted(d.w.Cloud.Computes) {
+		c := d.w.Cloud.Computes[host]
+		h := d.w.State.Holdings[Compute(host)]
+		free := c.FreeRAM - m.pledged[host]
+		switch {
+		case host == e.From || !c.Up || c.Disabled || c.Forced || c.Zone != zone || slices.Contains(e.Tried, host):
+		case d.blocked[host] != "" || h.Host != host || h.Boot != d.w.Heard[host].Stint.Boot:
+		case free < s.RAM:
+		case m.onWay[host] >= perTarget:
+			busy = true
+		case best == "" || m.onWay[host] < m.onWay[best] || m.onWay[host] == m.onWay[best] && free > room:
+			best, room = host, free
+		}
+	}
+	return best, best != "" || !busy
+}
+
+// follow takes each evacuation that is under way one step on.
+func (m *move) follow() {
+	for _, id := range fleet.Sorted(m.w.State.Evacuations) {
+		e := m.w.State.Evacuations[id]
+		if s, seen := m.w.Cloud.Servers[id]; seen && e.Ended == "" {
+			m.step(e, s)
+		}
+	}
+}
+
+// step decides what a server's try has come to, by Nova's own record of it first.
+func (m *move) step(e fleet.Evacuation, s fleet.Server) {
+	d, mig := m.decision, s.Migration
+	ended, well := mig.Ended()
+	switch {
+	case s.State == fleet.ServerDeleted:
+		m.end(e, "deleted by its owner")
+	case mig.ID <= e.After && s.Host != e.From:
+		m.end(e, "moved to "+s.Host+" by somebody else")
+	case mig.ID <= e.After:
+		m.request(e, s)
+	case ended && well && s.Host != e.From:
+		m.arrived(e, s)
+	case ended && !well && s.Task == "":
+		m.again(e, s, cmp.Or(s.Fault, "its migration ended as "+mig.Status))
+	case !ended && mig.To != "" && d.w.Cloud.Computes[mig.To].Forced:
+		m.again(e, s, mig.To+" died while it took it")
+	case d.w.Wall.Sub(e.At) > evacuateLasts:
+		m.again(e, s, fmt.Sprintf("its migration stood still as %s for %v", mig.Status, evacuateLasts))
+	}
+}
+
+// request sees to a try of which Nova has no record yet.
+func (m *move) request(e fleet.Evacuation, s fleet.Server) {
+	d := m.decision
+	f, flying := d.w.Flights[e.Key()]
+	answered := flying && f.Effect != nil
+	// Whatever was sent has been carried out by then, or never will be; and a look that
+	// began later would show it.
+	over := func(since fleet.Moment) bool {
+		if left := cloudLasts - d.w.Now.Sub(since); left > 0 {
+			d.wake(left)
+			return false
+		}
+		return !d.w.Cloud.At.Before(since.Add(cloudLasts)) && d.w.Cloud.Away == ""
+	}
+	switch {
+	case answered && (f.Effect.Outcome == fleet.Broken || f.Effect.Outcome == fleet.Refused):
+		m.again(e, s, f.Effect.Why)
+	case flying && over(f.Sent), e.Epoch != d.w.Epoch && over(d.w.Since):
+		m.again(e, s, "Nova has no trace of it")
+	case answered && !e.Doubt && d.w.Now.Sub(f.Arrived) > restMax:
+		e.Doubt = true // a flight is not remembered for ever
+		d.record(fleet.Put("evacuation/"+e.Server, e, fmt.Sprintf("%s: Nova was asked for try %d, and shows no trace of it yet", title(s), e.Try)))
+	case !flying && e.Epoch == d.w.Epoch && e.Doubt:
+		if d.w.Wall.Sub(e.At) > 2*cloudLasts && d.w.Cloud.Away == "" && d.w.Now.Sub(d.w.Cloud.At) < restMax {
+			m.again(e, s, "Nova has no trace of it")
+		}
+	case !flying && e.Epoch == d.w.Epoch:
+		d.order(fleet.Order{Key: e.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudEvacuate, With: e.To,
+			Why: fmt.Sprintf("%s is dead, and %s was on it", e.From, title(s))})
+	}
+}
+
+// arrived ends an evacuation once the server is as it was.
+func (m *move) arrived(e fleet.Evacuation, s fleet.Server) {
+	d, about := m.decision, "server/"+s.ID
+	switch {
+	case s.Task != "":
+	case s.State == fleet.ServerError:
+		// It runs there, by Nova's own record of the migration: what failed is another try.
+		d.wait(about, fmt.Sprintf("a person: it has arrived on %s, and Nova calls it broken (%s)", s.Host, s.Fault),
+			"look whether it runs there, then: openstack server set --state active "+s.ID)
+	case e.Was == fleet.ServerStopped && s.State == fleet.ServerActive:
+		d.cloud(fleet.CloudStop, about, fmt.Sprintf("stop/%s/%s/%d", s.ID, e.Boot, e.Try), "it was stopped before its host died")
+	default:
+		m.end(e, "on "+s.Host)
+	}
+}
+
+func (m *move) end(e fleet.Evacuation, how string) {
+	e.Ended = how
+	m.record(fleet.Put("evacuation/"+e.Server, e, fmt.Sprintf("%s, evacuated from %s: %s", cmp.Or(e.Name, e.Server), e.From, how)))
+}
+
+// again makes the next try of what came to nothing. It is never given up, for the server
+// serves nobody meanwhile: the pauses grow, and a person is told.
+func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
+	d := m.decision
+	if left := min(2*time.Second<<min(e.Try, 8), evacuatePause) - d.w.Wall.Sub(e.At); left > 0 {
+		d.wait("server/"+s.ID, fmt.Sprintf("the next try to evacuate it; the last one, number %d: %s", e.Try, why), "openstack server migration list; mainstay why server/"+s.ID)
+		d.wake(left)
+		return
+	}
+	where := e.To
+	if s.Migration.ID > e.After {
+		where = cmp.Or(s.Migration.To, e.To)
+	}
+	e.Path = append(slices.Clone(e.Path), fmt.Sprintf("try %d, %s: %s", e.Try, cmp.Or(where, "Nova's scheduler"), why))
+	e.Path = e.Path[max(0, len(e.Path)-pathKept):]
+	switch {
+	case where == "":
+		e.Tried = nil // all were tried: from the beginning
+	case !slices.Contains(e.Tried, where):
+		e.Tried = append(slices.Clone(e.Tried), where)
+	}
+	m.try(e, s)
+}

@@ -1,0 +1,495 @@
+package sim
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"mainstay/fleet"
+)
+
+// nova is the cloud that the site's computes belong to, as Nova was measured to be (Zed),
+// its mistakes included: it accepts a second evacuation of the same server and spoils it,
+// tells nobody when a target dies in the middle, and keeps orders for a host
+// that is dead until it comes back. Its database never fails; its API may be away, slow, or
+// lose an answer after the deed.
+type nova struct {
+	site   *Site
+	guests []*guest
+	nodes  map[*host]*node
+	lastID int // of a migration
+	away   bool
+	slow   bool
+	lose   int // of a thousand answers
+	forget int // so many evacuations lose their message between two of Nova's processes
+	calls  int // under way
+}
+
+// node is one nova-compute.
+type node struct {
+	seen             at // its last report
+	forced, disabled bool
+	reason           string
+	queue            []*errandOf // durable: a host that is dead has it still
+	busy             bool
+}
+
+// errandOf is an evacuation's message.
+type errandOf struct {
+	g   *guest
+	mig *fleet.Migration
+}
+
+// guest is one server: what Nova says of it, and where it runs in truth.
+type guest struct {
+	fleet.Server
+	was  string // its state as its owner wants it
+	runs map[*host]bool
+	migs []*fleet.Migration
+	// lost are those whose message nobody has any more.
+	lost map[*fleet.Migration]bool
+}
+
+// novaDown is Nova's service_down_time, novaBeat its report_interval.
+const (
+	novaDown = 60 * second
+	novaBeat = 10 * second
+	// cloudGood is openstack.Good: an order that is older is not carried out.
+	cloudGood = 10 * second
+)
+
+// hosted gives the site servers, spread over its computes.
+func (s *Site) hosted(servers int) {
+	n := &nova{site: s, nodes: map[*host]*node{}}
+	s.nova = n
+	var computes []*host
+	for _, h := range s.hosts {
+		if h.role == "compute" {
+			computes = append(computes, h)
+			n.nodes[h] = &node{seen: -novaDown}
+		}
+	}
+	for i := range servers {
+		g := &guest{was: fleet.ServerActive, runs: map[*host]bool{}, lost: map[*fleet.Migration]bool{}}
+		g.Server = fleet.Server{ID: fmt.Sprintf("s%d", i+1), Name: fmt.Sprintf("vm%d", i+1), Host: computes[i%len(computes)].name, RAM: 512, Created: fmt.Sprintf("2027-01-%02d", i+1)}
+		if i%5 == 4 {
+			g.was = fleet.ServerStopped
+		}
+		g.State = g.was
+		n.guests = append(n.guests, g)
+	}
+	for _, h := range computes {
+		n.report(h)
+	}
+}
+
+// report is a nova-compute's own heartbeat: through its broker on a controller.
+func (n *nova) report(h *host) {
+	if n.working(h) && n.reached(h) {
+		n.nodes[h].seen = n.site.now
+	}
+	n.site.after(novaBeat, func() { n.report(h) })
+}
+
+// working says whether the nova-compute of a host does anything.
+func (n *nova) working(h *host) bool {
+	u := h.copy("nova-compute")
+	return h.on && !h.suspended && u.phase == fleet.Running && !u.hung
+}
+
+// reached says whether a host and some controller hear each other.
+func (n *nova) reached(h *host) bool {
+	for _, c := range n.site.hosts {
+		if c.role != "controller" || !c.on {
+			continue
+		}
+		for net := range n.site.nets {
+			if c == h || n.site.open(h, c, net) && n.site.open(c, h, net) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (n *nova) up(h *host) bool {
+	return !n.nodes[h].forced && n.site.now-n.nodes[h].seen < novaDown
+}
+
+// run lets a guest run on a host, or no more. Two at once would write to one disk.
+func (n *nova) run(g *guest, h *host, on bool) {
+	if !on {
+		delete(g.runs, h)
+		return
+	}
+	g.runs[h] = true
+	if len(g.runs) > 1 {
+		var where []string
+		for _, x := range n.site.hosts {
+			if g.runs[x] {
+				where = append(where, x.name)
+			}
+		}
+		n.site.watch.fail("one server", "%s runs on %s", g.ID, strings.Join(where, " and on "))
+	}
+}
+
+// lost: a host without power runs nothing.
+func (n *nova) lost(h *host) {
+	for _, g := range n.guests {
+		delete(g.runs, h)
+	}
+	if x := n.nodes[h]; x != nil {
+		x.busy = false
+	}
+}
+
+// started is what a nova-compute does first: it removes what was evacuated from its host,
+// starts again what Nova has there (resume_guests_state_on_host_boot), and takes up the
+// orders that it finds in its queue.
+func (n *nova) started(h *host) {
+	for _, g := range n.guests {
+		switch {
+		case g.Host != h.name:
+			n.run(g, h, false)
+		case g.State == fleet.ServerActive && !g.runs[h]:
+			n.run(g, h, true)
+		}
+	}
+	if n.reached(h) {
+		n.nodes[h].seen = n.site.now
+	}
+	n.site.after(second, func() { n.work(h) })
+}
+
+// call carries a request to the API and its answer back: unknown if it takes longer than
+// its caller waits.
+func (n *nova) call(from *process, do func() (fleet.Outcome, string), answer func(fleet.Outcome, string)) {
+	s := n.site
+	there, back := s.between(5*millisecond, 200*millisecond), s.between(5*millisecond, 300*millisecond)
+	if n.slow {
+		there += s.between(second, 8*second)
+	}
+	life, mute := from.life, s.chance(n.lose)
+	n.calls++
+	over := func(after at, o fleet.Outcome, why string) {
+		s.after(after, func() {
+			n.calls--
+			if from.life == life && from.alive {
+				from.in(0, func() { answer(o, why) })
+			}
+		})
+	}
+	if n.away || !n.reached(from.host) {
+		over(10*second, fleet.NoWord, "no answer within 10s")
+		return
+	}
+	s.after(there, func() {
+		o, why := do()
+		if mute {
+			over(max(10*second-there, 0), fleet.NoWord, "no answer within 10s")
+			return
+		}
+		over(back, o, why)
+	})
+}
+
+// look is what the API tells of the computes and of some servers.
+func (n *nova) look(hosts []string, ids []string) fleet.Cloud {
+	c := fleet.Cloud{Computes: map[string]fleet.Compute{}, Servers: map[string]fleet.Server{}, Looked: map[string]fleet.Moment{}}
+	for _, h := range n.site.hosts {
+		x := n.nodes[h]
+		if x == nil {
+			continue
+		}
+		v := fleet.Compute{ID: h.name, Up: n.up(h), Forced: x.forced, Disabled: x.disabled, Reason: x.reason, Zone: "nova", FreeRAM: 64 * 512}
+		for _, g := range n.guests {
+			if g.Host == h.name {
+				v.Servers++
+				v.FreeRAM -= g.RAM
+			}
+		}
+		c.Computes[h.name] = v
+	}
+	for _, g := range n.guests {
+		if slices.Contains(hosts, g.Host) || slices.Contains(ids, g.ID) {
+			v := g.Server
+			if len(g.migs) > 0 {
+				v.Migration = *g.migs[len(g.migs)-1]
+			}
+			c.Servers[g.ID] = v
+		}
+	}
+	return c
+}
+
+// do carries out one step.
+func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
+	kind, name, _ := strings.Cut(o.Thing, "/")
+	if kind == "compute" {
+		x := n.nodes[n.site.names[name]]
+		switch o.Step {
+		case fleet.CloudDisable:
+			x.disabled, x.reason = true, o.Why
+		case fleet.CloudEnable:
+			x.disabled, x.reason = false, ""
+		case fleet.CloudForceDown:
+			x.forced = true
+		case fleet.CloudLift:
+			x.forced = false
+		default:
+			return fleet.Broken, "no such step"
+		}
+		n.site.tell("Nova: %s %s", o.Step, name)
+		return fleet.Done, ""
+	}
+	i, _ := strconv.Atoi(strings.TrimPrefix(name, "s"))
+	g := n.guests[i-1]
+	switch o.Step {
+	case fleet.CloudEvacuate:
+		return n.evacuate(g, o.With)
+	case fleet.CloudStop:
+		for h := range g.runs {
+			n.run(g, h, false)
+		}
+		g.State = fleet.ServerStopped
+		return fleet.Done, ""
+	}
+	return fleet.Broken, "no such step"
+}
+
+func (n *nova) evacuate(g *guest, to string) (fleet.Outcome, string) {
+	s := n.site
+	from := s.names[g.Host]
+	switch {
+	case n.up(from):
+		return fleet.Broken, "Compute service of " + g.Host + " is still in use."
+	case to != "" && n.nodes[s.names[to]] == nil:
+		return fleet.Broken, "Compute host " + to + " could not be found."
+	}
+	if from.on {
+		s.watch.fail("no living host is evacuated", "%s is evacuated from %s, which is on", g.ID, g.Host)
+	}
+	for _, m := range g.migs {
+		if ended, _ := m.Ended(); !ended && !g.lost[m] && (m.To == "" || n.up(s.names[m.To])) {
+			s.watch.fail("one evacuation", "%s is evacuated while migration %d of it is under way to %q", g.ID, m.ID, m.To)
+		}
+	}
+	n.lastID++
+	m := &fleet.Migration{ID: n.lastID, Status: "accepted", From: g.Host}
+	g.migs = append(g.migs, m)
+	g.Task, g.Fault = "rebuilding", ""
+	s.tell("Nova: evacuate %s from %s", g.ID, g.Host)
+	s.after(s.between(100*millisecond, 1500*millisecond), func() { n.schedule(g, m, to) })
+	return fleet.Done, ""
+}
+
+// schedule chooses the target: the one that was asked for if it can, else the emptiest.
+func (n *nova) schedule(g *guest, m *fleet.Migration, to string) {
+	if n.forget > 0 {
+		n.forget--
+		m.Status, g.lost[m] = "pre-migrating", true
+		return
+	}
+	room := n.look(nil, nil).Computes
+	var best *host
+	for _, h := range n.site.hosts {
+		x := n.nodes[h]
+		if x == nil || !n.up(h) || x.disabled || h.name == g.Host || to != "" && h.name != to || room[h.name].FreeRAM < g.RAM {
+			continue
+		}
+		if best == nil || room[h.name].FreeRAM > room[best.name].FreeRAM {
+			best = h
+		}
+	}
+	if best == nil {
+		g.State, g.Task, g.Fault, m.Status = fleet.ServerError, "", "No valid host was found.", "error"
+		return
+	}
+	m.To, m.Status = best.name, "pre-migrating"
+	n.nodes[best].queue = append(n.nodes[best].queue, &errandOf{g, m})
+	n.work(best)
+}
+
+// work lets a nova-compute take its orders, one by one. What it has taken when it dies is
+// nobody's any more.
+func (n *nova) work(h *host) {
+	x := n.nodes[h]
+	if x.busy || len(x.queue) == 0 || !n.working(h) || !n.reached(h) {
+		return
+	}
+	e := x.queue[0]
+	x.queue = x.queue[1:]
+	x.busy = true
+	boot := h.boot
+	n.site.after(n.site.between(1500*millisecond, 4*second), func() {
+		if !h.on || h.boot != boot {
+			e.g.lost[e.mig] = true
+			return
+		}
+		x.busy = false
+		n.rebuild(e, h)
+		n.work(h)
+	})
+}
+
+// rebuild is the end of an evacuation, or what an order of the past does to a server
+// that has gone on without it.
+func (n *nova) rebuild(e *errandOf, h *host) {
+	g, s := e.g, n.site
+	if g.Task != "rebuilding" || e.mig != g.migs[len(g.migs)-1] || e.mig.Status != "pre-migrating" {
+		g.State, g.Task, e.mig.Status = fleet.ServerError, "", "failed"
+		s.tell("Nova: %s carries out an order of the past, and %s is called broken", h.name, g.ID)
+		return
+	}
+	g.Host, g.State, g.Task, e.mig.Status = h.name, g.was, "", "done"
+	s.tell("Nova: %s is on %s", g.ID, h.name)
+	if g.was == fleet.ServerActive {
+		n.run(g, h, true)
+	}
+}
+
+// lacks says what is not as the servers' owners want it.
+func (n *nova) lacks() string {
+	for _, g := range n.guests {
+		h := n.site.names[g.Host]
+		switch {
+		case g.State != g.was || g.Task != "":
+			return fmt.Sprintf("%s is %s %s on %s", g.ID, g.State, g.Task, g.Host)
+		case g.was == fleet.ServerActive && (len(g.runs) != 1 || !g.runs[h]):
+			return fmt.Sprintf("%s is active on %s, and runs on %d hosts", g.ID, g.Host, len(g.runs))
+		case g.was == fleet.ServerStopped && len(g.runs) > 0:
+			return g.ID + " runs, and was stopped"
+		}
+	}
+	for _, h := range n.site.hosts {
+		if x := n.nodes[h]; x != nil && (x.forced || x.disabled) {
+			return fmt.Sprintf("Nova has %s forced down: %v, disabled: %v", h.name, x.forced, x.disabled)
+		}
+	}
+	return ""
+}
+
+// cloudOrder is what an agent does with an order to OpenStack: not one that has waited for
+// too long.
+func (a *agent) cloudOrder(d deed) {
+	n, given := a.host.site.nova, a.host.site.now
+	n.site.stir(4e9)
+	if a.host.site.now-given > cloudGood {
+		a.done(d, fleet.Refused, "the order is too old")
+		return
+	}
+	n.call(&a.host.agentProcess, func() (fleet.Outcome, string) { return n.do(d.Order) }, func(o fleet.Outcome, why string) {
+		if d.reply != nil {
+			d.reply(fleet.Effect{Key: d.Order.Key, From: a.host.name, Outcome: o, Why: why, Wall: a.host.wall()})
+		}
+	})
+}
+
+// How often a leader looks at OpenStack: while something depends on it, and else.
+const (
+	cloudSoon = second
+	cloudIdle = 10 * second
+)
+
+// watchCloud is the leader's eye on OpenStack, as package node has it: it looks when a plan
+// needs to know, when something was done there, and once in a while.
+func (l *leader) watchCloud(reign uint64, looked at) {
+	h := l.agent.host
+	n := h.site.nova
+	if n == nil || l.reigns != reign || !l.on {
+		return
+	}
+	ids := fleet.Sorted(h.member.state().Evacuations)
+	wait := cloudIdle
+	if len(l.plan.Looks)+len(ids) > 0 || l.asking() {
+		wait = cloudSoon
+	}
+	if h.site.now-looked < wait {
+		h.agentProcess.in(cloudSoon/5, func() { l.watchCloud(reign, looked) })
+		return
+	}
+	began, from := h.clock(), h.site.now
+	hosts := slices.Clone(l.plan.Looks)
+	var seen fleet.Cloud
+	n.call(&h.agentProcess, func() (fleet.Outcome, string) {
+		seen = n.look(hosts, ids)
+		return fleet.Done, ""
+	}, func(o fleet.Outcome, why string) {
+		if l.reigns != reign || !l.on {
+			return
+		}
+		if o != fleet.Done {
+			l.seen.Away = cmp.Or(why, "no answer")
+		} else {
+			seen.At = began
+			for _, host := range hosts {
+				seen.Looked[host] = began
+			}
+			l.seen = seen
+		}
+		l.news()
+		l.watchCloud(reign, from)
+	})
+}
+
+// asking says whether something was asked of OpenStack that is not seen yet.
+func (l *leader) asking() bool {
+	for _, f := range l.flights { // in whatever order: any will do
+		if f.Order.Verb == fleet.VerbCloud {
+			return true
+		}
+	}
+	return false
+}
+
+// setNova: nova away | ok | slow | lose N | forget N
+func setNova(s *Site, args []string) error {
+	if s.nova == nil {
+		return fmt.Errorf("the site has no servers")
+	}
+	n, count := s.nova, 0
+	if len(args) > 1 {
+		var err error
+		if count, err = strconv.Atoi(args[1]); err != nil {
+			return err
+		}
+	}
+	switch args[0] {
+	case "ok":
+		n.away, n.slow, n.lose, n.forget = false, false, 0, 0
+	case "away":
+		n.away = true
+	case "slow":
+		n.slow = true
+	case "lose":
+		n.lose = count
+	case "forget":
+		n.forget = count
+	default:
+		return fmt.Errorf("no such Nova: %s", args[0])
+	}
+	return nil
+}
+
+// moving says whether servers are on their way, or Nova and the leader are about to agree
+// on something.
+func (s *Site) moving() bool {
+	n := s.nova
+	if n == nil {
+		return false
+	}
+	for _, e := range s.quorum.newest().Evacuations { // in whatever order: any will do
+		if e.Ended == "" {
+			return true
+		}
+	}
+	for _, x := range n.nodes { // the same
+		if x.busy || x.forced || x.disabled {
+			return true
+		}
+	}
+	return n.calls > 0
+}
