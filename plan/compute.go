@@ -42,7 +42,7 @@ func (d *decision) computes() {
 		}
 		why, dead := d.provedDead(h)
 		switch {
-		case dead && d.w.State.Members[host.Name].Admitted != h.Boot && !m.begun(h):
+		case dead && !m.begun(h) && d.w.Heard[host.Name].Stint.Boot != h.Boot && d.reaches(host.Name):
 			// It was rebooted, and nothing of it has been moved yet: nova-compute itself
 			// starts again what it finds on its own disks.
 			d.license(host.Name, h, why)

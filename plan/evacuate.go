@@ -34,8 +34,9 @@ const (
 	// cloudLasts bounds how long after it was sent a request can still be carried out: the
 	// agent gives up before, and HAProxy's queue and the API's own are shorter.
 	cloudLasts = time.Minute
-	// evacuateLasts is how long an accepted one may stand still on a living target: its
-	// message has died with a broker then, as one in forty did that was watched.
+	// An accepted one that no target has got after unscheduled has lost its message with a
+	// broker, as one in forty did that was watched; one on a living target may take longer.
+	unscheduled   = 3 * time.Minute
 	evacuateLasts = 10 * time.Minute
 )
 
@@ -232,8 +233,8 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 		m.again(e, s, cmp.Or(s.Fault, "its migration ended as "+mig.Status))
 	case !ended && mig.To != "" && d.w.Cloud.Computes[mig.To].Forced:
 		m.again(e, s, mig.To+" died while it took it")
-	case d.w.Wall.Sub(e.At) > evacuateLasts:
-		m.again(e, s, fmt.Sprintf("its migration stood still as %s for %v", mig.Status, evacuateLasts))
+	case mig.To == "" && d.w.Wall.Sub(e.At) > unscheduled, d.w.Wall.Sub(e.At) > evacuateLasts:
+		m.again(e, s, fmt.Sprintf("its migration stands still as %s since %s", mig.Status, e.At.UTC().Format(time.TimeOnly)))
 	}
 }
 

@@ -269,8 +269,8 @@ func (n *nova) evacuate(g *guest, to string) (fleet.Outcome, string) {
 	case to != "" && n.nodes[s.names[to]] == nil:
 		return fleet.Broken, "Compute host " + to + " could not be found."
 	}
-	if from.on {
-		s.watch.fail("no living host is evacuated", "%s is evacuated from %s, which is on", g.ID, g.Host)
+	if g.runs[from] {
+		s.watch.fail("no living server is evacuated", "%s is evacuated from %s, where it runs", g.ID, g.Host)
 	}
 	for _, m := range g.migs {
 		if ended, _ := m.Ended(); !ended && !g.lost[m] && (m.To == "" || n.up(s.names[m.To])) {

@@ -192,6 +192,9 @@ func (s *Site) tell(format string, args ...any) {
 	// Whatever is worth a line may have an echo: silence is told of after three beats,
 	// and its last consequence follows W after that.
 	s.stir(500*time.Millisecond + s.timing.Lease*5/4)
+	if s.nova != nil {
+		s.stir(3*s.timing.SlowBeat + 500*time.Millisecond)
+	}
 	e := s.elapsed()
 	s.told = append(s.told, fmt.Sprintf("%4d.%03d  %s", e/second, e%second/millisecond, fmt.Sprintf(format, args...)))
 }

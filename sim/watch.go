@@ -351,6 +351,10 @@ func (h *host) broke() bool {
 
 // reaches says whether a majority of ears has heard the host a moment ago.
 func (w *watch) reaches(h *host) bool {
+	span := 3 * h.every
+	if h.every == w.site.timing.SlowBeat {
+		span = 2 * h.every // it is fenced before its third beat is missed, and before its lease ends
+	}
 	n := 0
 	voters := w.site.spec.Voters()
 	for _, name := range voters {
@@ -358,7 +362,7 @@ func (w *watch) reaches(h *host) bool {
 		if v.agent == nil || v.agent.ear == nil || v.agentProcess.stopped() {
 			continue
 		}
-		if row, ok := v.agent.ear.Row(fleet.Stint{Host: h.name, Boot: h.boot}); ok && v.clock().Sub(row.Heard) < 3*h.every {
+		if row, ok := v.agent.ear.Row(fleet.Stint{Host: h.name, Boot: h.boot}); ok && v.clock().Sub(row.Heard) < span {
 			n++
 		}
 	}
@@ -450,6 +454,7 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	}
 	since, steady := w.steady[h]
 	well := at(2*time.Second + 3*s.timing.Lease)
+	steady = steady && (h.every != s.timing.SlowBeat || w.reaches(h))
 	if steady && h.boot == in.Boot && decided-since > well {
 		w.fail("no needless kill", "%s is to be fenced and has held its lease for %v", in.Host, time.Duration(decided-since))
 	}

@@ -1,0 +1,91 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// withServers gives the story of a seed an OpenStack, whose computes are lost in every way
+// while Nova is away, slow, forgetful, or does not say what it did.
+func withServers(seed uint64) Story {
+	st := Draw(seed)
+	dice := rand.New(rand.NewPCG(seed, 0x6e6f7661))
+	st.Shape.Servers = 4 + dice.IntN(9)
+	end := st.Commands[len(st.Commands)-1]
+	span := func(low, top time.Duration) time.Duration {
+		return low + time.Duration(dice.Int64N(int64(top-low))).Truncate(time.Microsecond)
+	}
+	for range 5 + dice.IntN(8) {
+		t := span(20*time.Second, length-30*time.Second)
+		group := 1000 + len(st.Commands)
+		add := func(after time.Duration, line string) {
+			words := strings.Fields(line)
+			st.Commands = append(st.Commands, Command{At: t + after, Verb: words[0], Args: words[1:], Group: group})
+		}
+		for range 1 + dice.IntN(2) {
+			h := fmt.Sprintf("n%d", 1+dice.IntN(st.Shape.Hosts))
+			gap := span(0, pick(dice, time.Millisecond, time.Second, 15*time.Second))
+			after := gap + span(0, pick(dice, 4*time.Second, time.Minute))
+			switch dice.IntN(7) {
+			case 0, 1, 2:
+				add(gap, "poweroff "+h)
+				add(after, "start "+h)
+			case 3:
+				add(gap, "kill "+h)
+				add(gap+span(time.Second, 10*time.Second), "oath "+h)
+				add(after+10*time.Second, "start "+h)
+			case 4:
+				add(gap, fmt.Sprintf("cut %s all both", h))
+				add(after, "heal "+h)
+			case 5:
+				add(gap, fmt.Sprintf("hang %s agent", h))
+				add(after, fmt.Sprintf("resume %s agent", h))
+			case 6:
+				add(gap, fmt.Sprintf("crash %s nova-compute", h))
+			}
+		}
+		switch dice.IntN(8) {
+		case 0, 1:
+			add(span(0, 10*time.Second), pick(dice, "nova away", "nova slow"))
+			add(span(10*time.Second, 40*time.Second), "nova ok")
+		case 2, 3:
+			add(0, fmt.Sprintf("nova lose %d", 100+dice.IntN(600)))
+			add(span(10*time.Second, time.Minute), "nova ok")
+		case 4:
+			add(0, fmt.Sprintf("nova forget %d", 1+dice.IntN(3)))
+		case 5:
+			add(span(0, 8*time.Second), "transfer")
+		case 6:
+			c := fmt.Sprintf("c%d", 1+dice.IntN(3))
+			add(span(0, 8*time.Second), "poweroff "+c)
+			add(span(10*time.Second, 30*time.Second), "start "+c)
+		}
+	}
+	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
+	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
+	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)
+	st.Commands = append(st.Commands, end)
+	return st
+}
+
+// TestServerSeeds: whatever happens to computes, leaders and Nova, no server runs twice, none
+// leaves a host that is on, none is evacuated while it is on its way, and healed each is
+// as its owner wants it without a person.
+func TestServerSeeds(t *testing.T) {
+	n := uint64(max(1, *seeds/6))
+	if testing.Short() {
+		n = 1
+	}
+	for seed := *first; seed < *first+n; seed++ {
+		if r := Play(withServers(seed)); r.Violation != nil {
+			small := Shrink(withServers(seed))
+			r := Play(small)
+			t.Errorf("seed %d: %s: %s\nshrunk to this story:\n\n%s%s", seed, r.Violation.Audit, r.Violation.Text, small.Write(), strings.Join(r.Log[max(0, len(r.Log)-100):], "\n"))
+			return
+		}
+	}
+}
