@@ -95,6 +95,9 @@ type Config struct {
 	Balancer                  Balancer // nil where no HAProxy runs
 	Env                       service.Env
 	Fence                     Fencer
+	// Cloud carries out an order to OpenStack, once still has said, right before the request,
+	// that it may. Nil where this host does not know the cloud.
+	Cloud func(ctx context.Context, o fleet.Order, still func() error) (fleet.Outcome, string)
 	// Unrenewed says why this host's certificate ends soon; "" if it does not. It answers
 	// at once; nil on a host that has none.
 	Unrenewed func() string

@@ -304,10 +304,18 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 	case plan.VerbInventory:
 		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
-		proof, err := a.cfg.Fence(ctx, o, func() error { return a.still(d) })
+		proof, err := a.cfg.Fence(ctx, o, func() error { return a.still(d, fence.Latest) })
 		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Done, Proof: proof, Wall: a.cfg.Wall()}
 		if err != nil {
 			e.Outcome, e.Why = outcome(err), err.Error()
+		}
+		if d.reply != nil {
+			d.reply(e)
+		}
+	case fleet.VerbCloud:
+		e := fleet.Effect{Key: o.Key, From: a.cfg.Host, Outcome: fleet.Broken, Why: "this host does not know the cloud", Wall: a.cfg.Wall()}
+		if a.cfg.Cloud != nil {
+			e.Outcome, e.Why = a.cfg.Cloud(ctx, o, func() error { return a.still(d, cloudGood) })
 		}
 		if d.reply != nil {
 			d.reply(e)
@@ -317,15 +325,20 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 	}
 }
 
-// still says why an order to a power switch must not be carried out any more: a newer
-// epoch has begun, or it is so old that whoever leads now no longer counts with it.
-func (a *Agent) still(d deed) error {
+// cloudGood is how long an order to OpenStack is good for. What is asked later could come
+// beside what the next leader asks, and Nova refuses no second one.
+const cloudGood = 10 * time.Second
+
+// still says why an order to a power switch, or to OpenStack, must not be carried out any
+// more: a newer epoch has begun, or it is so old that whoever leads now no longer counts
+// with it.
+func (a *Agent) still(d deed, good time.Duration) error {
 	now := a.cfg.Now()
 	a.mu.Lock()
 	why := a.hand.Refuses(d.Order, now)
 	a.mu.Unlock()
-	if age := now.Sub(d.at); age > fence.Latest {
-		why = fmt.Sprintf("it was given %v ago, and is good for %v", age.Round(time.Second), fence.Latest)
+	if age := now.Sub(d.at); age > good {
+		why = fmt.Sprintf("it was given %v ago, and is good for %v", age.Round(time.Second), good)
 	}
 	if why != "" {
 		return errors.New(why)

@@ -123,7 +123,7 @@ const (
 // adjusted it. Traits, not names, drive the plan.
 type Service struct {
 	Name string `json:"name"`
-	Kind string `json:"kind"` // a row of service.Kinds: "systemd", "exec", "galera", "garbd", "rabbitmq", "ocf"
+	Kind string `json:"kind"` // a row of service.Kinds: "systemd", "compute", "exec", "galera", "garbd", "rabbitmq", "ocf"
 	Mode Mode   `json:"mode"`
 	Why  string `json:"why"` // why this mode, in one sentence for the operator
 	// Units are the unit's names on the distributions we know; the first one

@@ -82,6 +82,7 @@ type Config struct {
 	Eyes   Eyes
 	Desk   *Desk
 	Send   Send
+	Clouds Clouds // nil where the site has no OpenStack
 	// Keep stores a World that led to something and returns its id.
 	Keep func(fleet.World, fleet.Plan) string
 	Now  func() fleet.Moment
@@ -99,7 +100,14 @@ type Leader struct {
 	rounds  map[string]fleet.Round
 	flights map[string]fleet.Flight
 	shadow  shadow
-	last    last
+	// cloud is what OpenStack was like at the newest look; gazes and seen are the way to
+	// watchCloud and back; wanted and deeds are what it was told last.
+	cloud  fleet.Cloud
+	gazes  chan gaze
+	seen   chan fleet.Cloud
+	wanted gaze
+	deeds  int
+	last   last
 	// held is since when events wait to be written; 0: none do.
 	held fleet.Moment
 	// busy is when the present turn began; zero while the loop waits for news.
@@ -173,6 +181,10 @@ func (l *Leader) reign(ctx context.Context) error {
 		return fmt.Errorf("raise the epoch: %w", err)
 	}
 	l.epoch, l.rounds, l.flights, l.shadow = epoch, map[string]fleet.Round{}, map[string]fleet.Flight{}, shadow{}
+	if l.cloud, l.wanted = (fleet.Cloud{}), (gaze{}); l.Clouds != nil {
+		l.gazes, l.seen = make(chan gaze, 1), make(chan fleet.Cloud)
+		go l.watchCloud(ctx)
+	}
 	l.book = newBook(l.Host, epoch, l.Wall)
 	l.book.note("leader", "leader", fmt.Sprintf("%s leads in epoch %d", l.Host, epoch))
 	l.Log.Info("leading", "epoch", epoch)
@@ -195,6 +207,8 @@ func (l *Leader) reign(ctx context.Context) error {
 			l.answered(a)
 		case e := <-l.effects:
 			l.landed(e)
+		case c := <-l.seen:
+			l.looked(c)
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -231,6 +245,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 	l.book.wishes(w.State.Wishes)
 	l.book.waits(p.Waits, now)
 	l.book.copies(w.Reports)
+	l.want(w, p)
 	if w.Spec.Mode == "shadow" {
 		return l.pretend(ctx, w, p)
 	}
@@ -396,7 +411,7 @@ func (l *Leader) world(now fleet.Moment) fleet.World {
 	spec := l.Spec()
 	return fleet.World{
 		Spec: spec, Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
-		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights,
+		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights, Cloud: l.cloud,
 	}
 }
 
@@ -462,6 +477,9 @@ func (l *Leader) landed(e fleet.Effect) {
 	}
 	f.Effect, f.Arrived = &e, l.Now()
 	l.flights[e.Key] = f
+	if f.Order.Verb == fleet.VerbCloud {
+		l.deeds++
+	}
 	l.book.effect(f.Order, e)
 }
 

@@ -142,6 +142,8 @@ func patience(v fleet.Verb) time.Duration {
 		return 2 * time.Minute
 	case fleet.VerbClaim:
 		return 5 * time.Second
+	case fleet.VerbCloud:
+		return 40 * time.Second
 	}
 	return 2 * time.Second
 }

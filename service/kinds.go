@@ -2,7 +2,7 @@
 // and says, honestly, in which state each one is.
 //
 // A kind of service is one row of the table below: "systemd" (a unit, over
-// D-Bus), "exec" (three commands), "galera" (a unit that is ready only when its
+// D-Bus), "compute" (nova-compute, which waits after a boot), "exec" (three commands), "galera" (a unit that is ready only when its
 // database is in the primary component and synced), "garbd" (its arbitrator), "rabbitmq"
 // (one that is ready only when a message passes through its broker) and "ocf" (a resource agent, as
 // Pacemaker runs them). A further kind is one more file here, one more row, and a
@@ -215,6 +215,12 @@ func Kinds() []Kind {
 			Doc:    "a systemd unit, the first of the service's units that exists on the host",
 			Params: []Param{startTimeout, stopTimeout},
 			Open:   openUnit,
+		},
+		{
+			Name:   "compute",
+			Doc:    "a systemd unit of nova-compute: after a boot it is started once the servers of the boot before are settled",
+			Params: []Param{startTimeout, stopTimeout},
+			Open:   openCompute,
 		},
 		{
 			Name: "exec",

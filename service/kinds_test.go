@@ -29,6 +29,7 @@ type subject struct {
 // subjects has one entry for each row of the table.
 var subjects = map[string]func(*testing.T) subject{
 	"systemd":  func(t *testing.T) subject { return unitSubject(t, "systemd") },
+	"compute":  func(t *testing.T) subject { return unitSubject(t, "compute") },
 	"galera":   func(t *testing.T) subject { return unitSubject(t, "galera") },
 	"garbd":    func(t *testing.T) subject { return unitSubject(t, "garbd") },
 	"rabbitmq": func(t *testing.T) subject { return unitSubject(t, "rabbitmq") },
@@ -308,7 +309,7 @@ func TestOpenNamesAllMistakes(t *testing.T) {
 		service fleet.Service
 		want    []string
 	}{
-		{"no such kind", fleet.Service{Name: "a", Kind: "upstart"}, []string{`no such kind: "upstart"`, "systemd, exec, galera, garbd, rabbitmq, ocf"}},
+		{"no such kind", fleet.Service{Name: "a", Kind: "upstart"}, []string{`no such kind: "upstart"`, "systemd, compute, exec, galera, garbd, rabbitmq, ocf"}},
 		{"no roles", fleet.Service{Name: "a", Kind: "systemd", Mode: fleet.Promoted, Units: []string{"a.service"}}, []string{"mode: promoted needs kind ocf"}},
 		{"ocf", fleet.Service{Name: "a", Kind: "ocf", Params: map[string]string{"agent": "Dummy", "op_start": "soon"}}, []string{`"Dummy" is not the name of a resource agent`, "heartbeat:IPaddr2", "op_start", `"soon" is not a duration`}},
 		{"systemd", fleet.Service{Name: "A b", Kind: "systemd", Units: []string{"keystone"}, Params: map[string]string{"start_timeout": "soon", "pid_file": "x"}},

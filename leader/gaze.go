@@ -1,0 +1,114 @@
+package leader
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// Clouds is what the leader needs of OpenStack.
+type Clouds interface {
+	// Look asks for all computes, all servers on the hosts, and further servers by id.
+	// began is by the leader's clock, and is the time of what it returns.
+	Look(ctx context.Context, began fleet.Moment, hosts, servers []string) (fleet.Cloud, error)
+}
+
+// How often OpenStack is looked at: while a decision depends on it, and else; and how long
+// one look may take.
+const (
+	gazeSoon  = time.Second
+	gazeIdle  = 10 * time.Second
+	gazeLasts = 20 * time.Second
+)
+
+// gaze is what the present plan needs to know of OpenStack.
+type gaze struct {
+	hosts, servers []string
+	soon           bool
+	// deeds counts what has been done there: each is looked at.
+	deeds int
+}
+
+// watchCloud looks at OpenStack apart from the turn, which waits for nobody, until ctx
+// ends: soon when a plan needs to know something new or something was done, and once in a
+// while. An answer that does not come is an observation too.
+func (l *Leader) watchCloud(ctx context.Context) {
+	var want gaze
+	due := time.NewTimer(0)
+	defer due.Stop()
+	var looked time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case next := <-l.gazes:
+			wait := gazeIdle
+			switch {
+			case next.deeds != want.deeds, !slices.Equal(next.hosts, want.hosts), !slices.Equal(next.servers, want.servers):
+				wait = 0
+			case next.soon:
+				wait = gazeSoon
+			}
+			want = next
+			due.Reset(max(0, wait-time.Since(looked)))
+			continue
+		case <-due.C:
+		}
+		looked = time.Now()
+		began := l.Now()
+		look, cancel := context.WithTimeout(ctx, gazeLasts)
+		seen, err := l.Clouds.Look(look, began, want.hosts, want.servers)
+		cancel()
+		if err != nil {
+			seen = fleet.Cloud{Away: err.Error()}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case l.seen <- seen:
+		}
+		wait := gazeIdle
+		if want.soon {
+			wait = gazeSoon
+		}
+		due.Reset(max(0, wait-time.Since(looked)))
+	}
+}
+
+// want tells watchCloud what this plan needs to know.
+func (l *Leader) want(w fleet.World, p fleet.Plan) {
+	if l.Clouds == nil {
+		return
+	}
+	next := gaze{hosts: slices.Clone(p.Looks), deeds: l.deeds}
+	for _, id := range fleet.Sorted(w.State.Evacuations) {
+		if w.State.Evacuations[id].Ended == "" {
+			next.servers = append(next.servers, id)
+		}
+	}
+	next.soon = len(next.hosts)+len(next.servers) > 0
+	for _, f := range l.flights { // in whatever order: any will do
+		next.soon = next.soon || f.Order.Verb == fleet.VerbCloud
+	}
+	if reflect.DeepEqual(next, l.wanted) {
+		return
+	}
+	l.wanted = next
+	select {
+	case <-l.gazes: // an older one that was not taken yet
+	default:
+	}
+	l.gazes <- next
+}
+
+// looked takes in what was seen. A look that came to nothing says only that.
+func (l *Leader) looked(seen fleet.Cloud) {
+	if seen.Away != "" {
+		l.cloud.Away = seen.Away
+		return
+	}
+	l.cloud = seen
+}
