@@ -73,6 +73,10 @@ type Status struct {
 	// Wishes are what people have asked for and nobody has taken back; a move that is
 	// done is none any more.
 	Wishes []fleet.Wish `json:"wishes,omitempty"`
+	// Evacuations are the ways of servers from dead computes, those under way first.
+	Evacuations []fleet.Evacuation `json:"evacuations,omitempty"`
+	// Away is why OpenStack does not answer; "" if it does, or is not asked.
+	Away string `json:"away,omitempty"`
 	// Disarmed says who forbade all fencing and moving, and why; empty if nobody did.
 	Disarmed string `json:"disarmed,omitempty"`
 }
@@ -303,6 +307,14 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		s.Wishes = append(s.Wishes, wish)
 		if id == "disarm" {
 			s.Disarmed = byWhom(wish)
+		}
+	}
+	s.Away = w.Cloud.Away
+	for _, over := range []bool{false, true} {
+		for _, id := range fleet.Sorted(w.State.Evacuations) {
+			if e := w.State.Evacuations[id]; (e.Ended != "") == over {
+				s.Evacuations = append(s.Evacuations, e)
+			}
 		}
 	}
 	for _, h := range w.Spec.Hosts {

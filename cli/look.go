@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -225,6 +226,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 			}
 		}
 	}
+	writeEvacuations(out, s)
 	for i, x := range s.Wishes {
 		if i == 0 {
 			fmt.Fprintln(out, "\nWISHES")
@@ -235,6 +237,34 @@ func writeStatus(out io.Writer, s api.Status) error {
 		}
 	}
 	return nil
+}
+
+// writeEvacuations shows the way of each server that leaves a dead compute.
+func writeEvacuations(out io.Writer, s api.Status) {
+	if s.Away != "" {
+		fmt.Fprintf(out, "\nOPENSTACK DOES NOT ANSWER: %s\n", s.Away)
+	}
+	if len(s.Evacuations) == 0 {
+		return
+	}
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "SERVER\tFROM\tTO\tTRY\tSINCE\tSTATE")
+	for _, e := range s.Evacuations {
+		to := e.To
+		if to == "" {
+			to = "(Nova chooses)"
+		}
+		state := e.Ended
+		if state == "" {
+			state = "on its way"
+			if n := len(e.Path); n > 0 {
+				state += "; " + e.Path[n-1]
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(e.Name, e.Server), e.From, to, e.Try, e.At.Local().Format(time.DateTime), state)
+	}
+	_ = w.Flush() // what it writes to says so at its next line
 }
 
 // wishText says what a person asked for.

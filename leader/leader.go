@@ -754,6 +754,13 @@ func (b *book) record(r fleet.Record, world string) {
 	if kind == "lag" {
 		about = name // SERVICE@HOST, as of any other copy
 	}
+	if kind == "evacuation" {
+		about = "server/" + name
+		var e fleet.Evacuation
+		if json.Unmarshal(r.Value, &e) == nil && e.From != "" && b.newest["host/"+e.From] != "" {
+			because = append(because, b.newest["host/"+e.From])
+		}
+	}
 	if hostly(r.Key) {
 		about = "host/" + name
 	}

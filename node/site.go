@@ -18,6 +18,7 @@ import (
 
 	"mainstay/api"
 	"mainstay/fleet"
+	"mainstay/plan"
 	"mainstay/service"
 )
 
@@ -155,7 +156,7 @@ func unsafe(now, spec fleet.Spec, state fleet.State, reports map[string]fleet.Re
 	for _, h := range now.Hosts {
 		next, stays := spec.Host(h.Name)
 		for _, thing := range fleet.Sorted(state.Holdings) {
-			if !stays && state.Holdings[thing].Host == h.Name {
+			if servers := thing == plan.Compute(h.Name); !stays && !servers && state.Holdings[thing].Host == h.Name {
 				out = append(out, fmt.Sprintf("hosts: %s would go, and holds %s: mainstay maintenance %s on moves it away first", h.Name, thing, h.Name))
 			}
 		}

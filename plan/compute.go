@@ -26,6 +26,13 @@ const disabledBy = "mainstay: "
 // computes keeps the right to run servers where it belongs, and what Nova believes of the
 // computes in step with it.
 func (d *decision) computes() {
+	for _, thing := range d.things {
+		if kind, name := split(thing); kind == "compute" {
+			if host, known := d.w.Spec.Host(name); !known || !host.HasRole("compute") || d.w.Spec.OpenStack.Cloud == "" {
+				d.record(fleet.Remove("holding/"+thing, "the site's file does not give it to Mainstay any more"))
+			}
+		}
+	}
 	if d.w.Spec.OpenStack.Cloud == "" {
 		return
 	}
