@@ -32,4 +32,7 @@ const (
 	StepReplace = "replace"
 	// StepAbandon is StepReplace by a person's word: such queues are lost.
 	StepAbandon = "abandon"
+	// StepPurge throws away what waits in the queue Order.With: orders of the past for a
+	// host that comes back. A queue that there is not holds nothing.
+	StepPurge = "purge"
 )

@@ -72,6 +72,9 @@ func (d *decision) license(host string, old fleet.Holding, why string) {
 		}
 		return
 	}
+	if !d.purged(host, old) {
+		return
+	}
 	boot := d.w.Heard[host].Stint.Boot
 	d.record(fleet.Put("holding/"+Compute(host), fleet.Holding{
 		Thing: Compute(host), Host: host, Boot: boot, Generation: old.Generation + 1, From: old.Holder(), Why: why, At: d.w.Wall,
@@ -81,6 +84,41 @@ func (d *decision) license(host string, old fleet.Holding, why string) {
 			d.record(fleet.Remove("evacuation/"+id, "its host is back; history keeps the way it took"))
 		}
 	}
+}
+
+// purged says whether nothing waits in the broker for a host whose former boot was given
+// up. Its queue is durable: an evacuation that was sent to it before it died is carried out
+// when its nova-compute starts, and the server, which has gone on elsewhere since, is
+// called broken (seen in two of two cases).
+func (d *decision) purged(host string, old fleet.Holding) bool {
+	if c := d.w.Cloud.Computes[host]; old.Generation == 0 || old.Host != "" && d.w.Cloud.At != 0 && !c.Forced {
+		return true // it is new, or was never given up
+	}
+	brokers := false
+	for _, v := range d.w.Spec.Services {
+		if v.Kind != "rabbitmq" {
+			continue
+		}
+		brokers = true
+		for _, home := range d.homes[v.Name] {
+			r, ok := d.current(home)
+			if !ok || !d.reaches(home) || !r.Services[v.Name].Ready {
+				continue
+			}
+			o := d.to(fleet.Order{Key: fmt.Sprintf("purge/%s/%s/%s", host, d.w.Heard[host].Stint.Boot, home), Verb: fleet.VerbTend, Thing: v.Thing(), Step: fleet.StepPurge,
+				With: "compute." + host, Why: "what was asked of " + host + " before it died must not be carried out now"}, home)
+			if f := d.w.Flights[o.Key]; f.Effect != nil && f.Effect.Outcome == fleet.Done {
+				return true
+			}
+			d.order(o)
+			d.wait(Compute(host), "what was asked of it before it died to be thrown away", "rabbitmqctl purge_queue compute."+host)
+			return false
+		}
+	}
+	if brokers {
+		d.wait(Compute(host), "RabbitMQ to serve: what was asked of it before it died must be thrown away first", "mainstay status")
+	}
+	return !brokers
 }
 
 // licensed says why a host's nova-compute must not be started; "" if it may. One that

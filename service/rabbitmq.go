@@ -415,11 +415,32 @@ func (c *rabbitCopy) Tend(ctx context.Context, step, with, key string) error {
 		err = c.reset(ctx, key)
 	case fleet.StepReplace, fleet.StepAbandon:
 		err = c.replace(ctx, with, key, step == fleet.StepAbandon)
+	case fleet.StepPurge:
+		err = c.purge(ctx, with)
 	default:
 		return fmt.Errorf("kind rabbitmq knows no step %q", step)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", step, c.node, err)
+	}
+	return nil
+}
+
+// purge empties a queue. What is asked is asked again by whoever still wants it; what lies
+// in a queue since its reader died is carried out when the reader comes back, whatever has
+// been decided meanwhile.
+func (c *rabbitCopy) purge(ctx context.Context, queue string) error {
+	var queues []struct {
+		Name string `json:"name"`
+	}
+	if err := c.ctlJSON(ctx, &queues, "list_queues", "-p", c.vhost, "name"); err != nil {
+		return err
+	}
+	for _, q := range queues {
+		if q.Name == queue {
+			_, err := c.ctl(ctx, "rabbitmqctl", "purge_queue", "-p", c.vhost, queue)
+			return err
+		}
 	}
 	return nil
 }

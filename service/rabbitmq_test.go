@@ -207,6 +207,9 @@ func TestRabbitTend(t *testing.T) {
 		{"abandon it", fleet.StepAbandon, `echo '[{"name":"only"}]'`, []string{"rabbitmqctl -q -n rabbit@c2 forget_cluster_node rabbit@c1"}, "", true},
 		{"replace when the others cannot be asked", fleet.StepReplace, `exit 69`,
 			[]string{"rabbitmqctl -q --formatter json -n rabbit@c2 list_queues --offline name"}, "exit code 69", false},
+		{"purge a queue", fleet.StepPurge, `echo '[{"name":"other"},{"name":"rabbit@c2"}]'`,
+			[]string{"rabbitmqctl -q --formatter json list_queues -p / name", "rabbitmqctl -q purge_queue -p / rabbit@c2"}, "", false},
+		{"purge a queue that there is not", fleet.StepPurge, `echo '[{"name":"other"}]'`, []string{"rabbitmqctl -q --formatter json list_queues -p / name"}, "", false},
 		{"an unknown step", "dance", "", []string{""}, `knows no step "dance"`, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -382,6 +382,10 @@ func (b *broker) operate(j job, done func(err string)) {
 		b.forced = true
 		b.start()
 		b.forced = true
+	case j.verb == fleet.VerbTend && j.step == fleet.StepPurge:
+		s.nova.purge(j.with)
+		done("")
+		return
 	case j.verb == fleet.VerbTend && j.step == fleet.StepReset:
 		b.wipe()
 		b.start()

@@ -143,6 +143,9 @@ func (n *nova) lost(h *host) {
 	}
 	if x := n.nodes[h]; x != nil {
 		x.busy = false
+		if n.site.brokers == nil { // somebody else's broker, which somebody else empties
+			x.queue = nil
+		}
 	}
 }
 
@@ -472,6 +475,12 @@ func setNova(s *Site, args []string) error {
 		return fmt.Errorf("no such Nova: %s", args[0])
 	}
 	return nil
+}
+
+// purge empties a host's queue.
+func (n *nova) purge(queue string) {
+	_, name, _ := strings.Cut(queue, ".")
+	n.nodes[n.site.names[name]].queue = nil
 }
 
 // moving says whether servers are on their way, or Nova and the leader are about to agree

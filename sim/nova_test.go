@@ -15,6 +15,7 @@ func withServers(seed uint64) Story {
 	st := Draw(seed)
 	dice := rand.New(rand.NewPCG(seed, 0x6e6f7661))
 	st.Shape.Servers = 4 + dice.IntN(9)
+	st.Shape.Brokers = seed%3 == 2
 	end := st.Commands[len(st.Commands)-1]
 	span := func(low, top time.Duration) time.Duration {
 		return low + time.Duration(dice.Int64N(int64(top-low))).Truncate(time.Microsecond)
