@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -34,6 +35,34 @@ type Cloud struct {
 	Looked map[string]Moment `json:"looked,omitempty"`
 }
 
+// Follows returns c as it follows an earlier look: what c has no answer to stays as it was
+// then, each with its own time. Where all was answered, nothing of the earlier one stays.
+func (c Cloud) Follows(before Cloud) Cloud {
+	if c.Away == "" {
+		return c
+	}
+	if c.At == 0 {
+		c.At, c.Computes = before.At, before.Computes
+	}
+	looked, servers := maps.Clone(before.Looked), map[string]Server{}
+	if looked == nil {
+		looked = map[string]Moment{}
+	}
+	for _, h := range Sorted(c.Looked) {
+		looked[h] = c.Looked[h]
+	}
+	for _, id := range Sorted(before.Servers) {
+		if _, again := c.Looked[before.Servers[id].Host]; !again { // else it is not on it any more
+			servers[id] = before.Servers[id]
+		}
+	}
+	for _, id := range Sorted(c.Servers) {
+		servers[id] = c.Servers[id]
+	}
+	c.Looked, c.Servers = looked, servers
+	return c
+}
+
 // Compute is one nova-compute, as Nova sees it.
 type Compute struct {
 	ID string `json:"id"` // of the service
@@ -43,7 +72,8 @@ type Compute struct {
 	Disabled bool   `json:"disabled,omitempty"` // gets no new servers
 	Reason   string `json:"reason,omitempty"`   // why it is disabled, in the words of who did it
 	Zone     string `json:"zone,omitempty"`     // its availability zone
-	// Servers is how many are on it, and FreeRAM what is left of its memory, MiB, by Nova's count.
+	// Servers is how many are on it, and FreeRAM what is left of its memory, MiB, by Nova's
+	// count, which knows nothing of overcommitment: it can be below zero, and Nova still place.
 	Servers int `json:"servers,omitempty"`
 	FreeRAM int `json:"free_ram,omitempty"`
 }
@@ -57,12 +87,14 @@ type Server struct {
 	// State is Nova's vm_state, Task its task_state: "" when nothing is going on, by its own
 	// word. That alone says nothing of an evacuation: in a bulk of them servers
 	// stood at active with no task for tens of seconds, on the dead host.
-	State   string `json:"state"`
-	Task    string `json:"task,omitempty"`
-	Fault   string `json:"fault,omitempty"`
-	Locked  bool   `json:"locked,omitempty"`
-	Zone    string `json:"zone,omitempty"` // that it was created in; "" any
-	RAM     int    `json:"ram,omitempty"`  // MiB
+	State  string `json:"state"`
+	Task   string `json:"task,omitempty"`
+	Fault  string `json:"fault,omitempty"`
+	Locked bool   `json:"locked,omitempty"`
+	// Zone is the availability zone that its owner asked for, "" any. Releases before 2024.2
+	// do not say: the one of its host then stands here.
+	Zone    string `json:"zone,omitempty"`
+	RAM     int    `json:"ram,omitempty"` // MiB
 	VCPUs   int    `json:"vcpus,omitempty"`
 	Volume  bool   `json:"volume,omitempty"` // it boots from a volume
 	Created string `json:"created,omitempty"`
@@ -85,7 +117,7 @@ const (
 // Migration is Nova's record of one evacuation. Nova makes it before it answers the
 // request, so it tells whether a request whose answer was lost had been accepted.
 type Migration struct {
-	ID     int    `json:"id"` // counts up through the whole cloud
+	ID     int    `json:"id"` // counts up through one cell of the cloud: compare those of one server only
 	Status string `json:"status"`
 	From   string `json:"from,omitempty"`
 	To     string `json:"to,omitempty"` // "" before the scheduler has chosen
@@ -145,4 +177,8 @@ const (
 	CloudEvacuate  = "evacuate"   // to Order.With, or where the scheduler chooses
 	CloudStart     = "start"      // a server that is stopped or in error after its host came back
 	CloudStop      = "stop"       // one that shall not run
+	// CloudReset has Nova write down that the server is in the state Order.With, active or
+	// error, and that nothing is going on with it: what ends an evacuation that was spoilt.
+	// It touches no guest.
+	CloudReset = "reset"
 )

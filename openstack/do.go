@@ -1,0 +1,234 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/services"
+	"github.com/gophercloud/gophercloud/v2/pagination"
+
+	"mainstay/fleet"
+)
+
+// patience is how long Nova's answer to a change of a service is awaited before it is asked
+// whether the change was made. To disable a compute it first writes that down and then calls
+// the compute, which may be the dead one: that takes a minute (rpc_response_timeout).
+const patience = 3 * time.Second
+
+// longest is the length of a reason that Nova takes.
+const longest = 255
+
+// Do carries out one step of fleet.VerbCloud, within ctx. Each step may be asked for twice,
+// but for evacuate: Nova takes a second request for the same server and spoils what the first
+// one did, so who asks again must have seen what became of the first. Errors are *Error.
+func (c *Client) Do(ctx context.Context, o fleet.Order) error {
+	sort, name, _ := strings.Cut(o.Thing, "/")
+	doing := strings.TrimSpace(o.Step + " " + name)
+	if name == "" || strings.ContainsAny(name, "/?#") {
+		return &Error{fleet.Refused, doing, fmt.Sprintf("%q is neither compute/HOST nor server/ID", o.Thing)}
+	}
+	var deed func(context.Context, *gophercloud.ServiceClient) error
+	service := func(want change) {
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return c.change(ctx, nova, name, want)
+		}
+	}
+	switch sort + " " + o.Step {
+	case "compute " + fleet.CloudDisable:
+		reason := o.Why
+		if reason == "" {
+			reason = "Mainstay"
+		}
+		service(change{"status": "disabled", "disabled_reason": cut(reason, longest)})
+	case "compute " + fleet.CloudEnable:
+		service(change{"status": "enabled"})
+	case "compute " + fleet.CloudForceDown:
+		service(change{"forced_down": true})
+	case "compute " + fleet.CloudLift:
+		service(change{"forced_down": false})
+	case "server " + fleet.CloudEvacuate:
+		if o.With != "" {
+			doing += " to " + o.With
+		}
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return evacuate(ctx, nova, name, o.With)
+		}
+	case "server " + fleet.CloudStart:
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return start(ctx, nova, name) }
+	case "server " + fleet.CloudStop:
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return stop(ctx, nova, name) }
+	case "server " + fleet.CloudReset:
+		if o.With != fleet.ServerActive && o.With != fleet.ServerError {
+			return &Error{fleet.Refused, doing, fmt.Sprintf("a server is reset to %s or %s, not to %q", fleet.ServerActive, fleet.ServerError, o.With)}
+		}
+		doing += " to " + o.With
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return act(ctx, nova, name, map[string]any{"os-resetState": map[string]any{"state": o.With}})
+		}
+	default:
+		return &Error{fleet.Refused, doing, fmt.Sprintf("no such step of %q", o.Thing)}
+	}
+	nova, err := c.connect(ctx)
+	if err != nil {
+		return failed(doing, &unasked{err})
+	}
+	if err := deed(ctx, nova); err != nil {
+		c.forget(err)
+		return failed(doing, err)
+	}
+	return nil
+}
+
+// cut is text, at most n bytes of it, and no half characters.
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return strings.ToValidUTF8(text[:n], "")
+}
+
+// change is what shall be different about a service. gophercloud's own drops what is false,
+// so that a forced-down service could never be lifted.
+type change map[string]any
+
+// ToServiceUpdateMap makes it the body of a request.
+func (w change) ToServiceUpdateMap() (map[string]any, error) { return w, nil }
+
+// made says whether s is as wanted.
+func (w change) made(s service) bool {
+	if down, ok := w["forced_down"]; ok && down != s.Forced {
+		return false
+	}
+	state, ok := w["status"]
+	return !ok || state == s.Status
+}
+
+// change changes the service of host. Without an answer in time it looks whether it was done.
+func (c *Client) change(ctx context.Context, nova *gophercloud.ServiceClient, host string, want change) error {
+	id := c.known(host)
+	for range 2 {
+		if id == "" {
+			s, err := c.service(ctx, nova, host)
+			if err != nil {
+				return &unasked{err}
+			}
+			id = s.ID
+		}
+		ask, cancel := context.WithTimeout(ctx, patience)
+		err := services.Update(ask, nova, id, want).Err
+		cancel()
+		if err == nil {
+			return nil
+		}
+		switch outcome(plain(err)) {
+		case fleet.NoWord:
+			if s, look := c.service(ctx, nova, host); look == nil && want.made(s) {
+				return nil
+			}
+			return err
+		case fleet.Refused:
+			if status(plain(err)) != http.StatusNotFound {
+				return err
+			}
+			c.know(host, "") // the service was deleted, and perhaps made anew
+			id = ""
+			continue
+		}
+		return err
+	}
+	return errors.New("Nova takes the service's id for none, right after it gave it")
+}
+
+// service asks for the service of one host.
+func (c *Client) service(ctx context.Context, nova *gophercloud.ServiceClient, host string) (service, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	var found []service
+	err := services.List(nova, services.ListOpts{Binary: binary, Host: host}).EachPage(ctx, func(_ context.Context, p pagination.Page) (more bool, err error) {
+		found, err = serviceList(p)
+		return false, err
+	})
+	switch {
+	case err != nil:
+		return service{}, err
+	case len(found) == 0:
+		return service{}, &answer{http.StatusNotFound, "Nova knows no " + binary + " on " + host}
+	case found[0].ID == "":
+		return service{}, errors.New("Nova does not reach its cell")
+	}
+	c.know(host, found[0].ID)
+	return found[0], nil
+}
+
+// act posts an action. gophercloud's own evacuation sends a key that Nova has not taken since
+// 2.14, and calls the empty answer that Nova gives since then an error.
+func act(ctx context.Context, nova *gophercloud.ServiceClient, id string, action map[string]any) error {
+	_, err := nova.Post(ctx, nova.ServiceURL("servers", id, "action"), action, nil, &gophercloud.RequestOpts{OkCodes: []int{200, 202}})
+	return err
+}
+
+// evacuate asks Nova to build the server anew elsewhere, with its disk if that is shared.
+// The scheduler has its say about host too: a host that has no room ends in an error of the
+// server, not in one of this request.
+func evacuate(ctx context.Context, nova *gophercloud.ServiceClient, id, host string) error {
+	how := map[string]any{}
+	if host != "" {
+		how["host"] = host
+	}
+	return act(ctx, nova, id, map[string]any{"evacuate": how})
+}
+
+// start makes a server run that does not: one that is stopped is started, any other one
+// rebooted from outside, which also mends one that is in error.
+func start(ctx context.Context, nova *gophercloud.ServiceClient, id string) error {
+	s, err := state(ctx, nova, id)
+	switch {
+	case err != nil:
+		return &unasked{err}
+	case s.State == fleet.ServerActive && s.Task == "" && s.Power == servers.RUNNING:
+		return nil
+	case s.State == fleet.ServerStopped:
+		err = act(ctx, nova, id, map[string]any{"os-start": nil})
+	default:
+		err = act(ctx, nova, id, map[string]any{"reboot": map[string]any{"type": "HARD"}})
+	}
+	if status(plain(err)) == http.StatusConflict {
+		// Another one was faster, or its task is on its way.
+		if s, look := state(ctx, nova, id); look == nil && s.State == fleet.ServerActive && s.Task == "" {
+			return nil
+		}
+	}
+	return err
+}
+
+// stop stops a server.
+func stop(ctx context.Context, nova *gophercloud.ServiceClient, id string) error {
+	err := act(ctx, nova, id, map[string]any{"os-stop": nil})
+	if status(plain(err)) == http.StatusConflict {
+		if s, look := state(ctx, nova, id); look == nil && s.State == fleet.ServerStopped && s.Task == "" {
+			return nil
+		}
+	}
+	return err
+}
+
+// condition is what a server is at.
+type condition struct {
+	State string `json:"OS-EXT-STS:vm_state"`
+	Task  string `json:"OS-EXT-STS:task_state"`
+	Power int    `json:"OS-EXT-STS:power_state"`
+}
+
+func state(ctx context.Context, nova *gophercloud.ServiceClient, id string) (condition, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	var s condition
+	err := servers.Get(ctx, nova, id).ExtractInto(&s)
+	return s, err
+}

@@ -1,0 +1,505 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/hypervisors"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/services"
+	"github.com/gophercloud/gophercloud/v2/pagination"
+
+	"mainstay/fleet"
+)
+
+// width is how many requests of one look are on their way at a time. Nova's API has a
+// handful of workers for all of its users.
+const width = 4
+
+// page is the size of a page that is asked for; Nova gives at most its own max_limit.
+const page = 1000
+
+// few is up to how many servers are asked for one by one. More of them are found in one
+// list of what changed of late.
+const few = 8
+
+// room is what a hypervisor says of itself.
+type room struct{ servers, freeRAM int }
+
+// Look asks Nova for all computes, for all servers on each of hosts, for the further
+// servers wherever they are, and for the newest evacuation of each of those servers. began is
+// when the caller began, and becomes Cloud.At and Cloud.Looked of what was answered.
+//
+// What was answered is returned even with an error, which says what was not: the computes
+// are all there or At is zero, a host's servers are all there or the host is not in Looked.
+// A server that no longer exists has the state fleet.ServerDeleted. No more than four
+// requests are on their way at a time: two for all computes, one for each of hosts, one for
+// the evacuations; and one for what has moved elsewhere.
+func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []string) (fleet.Cloud, error) {
+	var out fleet.Cloud
+	nova, err := c.connect(ctx)
+	if err != nil {
+		return fleet.Cloud{Away: err.Error()}, err
+	}
+	l := look{c: c, nova: nova, servers: map[string]fleet.Server{}, width: make(chan struct{}, width)}
+
+	var computes, rooms error
+	var found map[string]fleet.Compute
+	var lost map[string]bool
+	hosts, further = unique(hosts), unique(further)
+	seen := make([]map[string]fleet.Server, len(hosts))
+	failures := make([]error, len(hosts))
+	l.begin(func() { found, lost, computes = l.computes(ctx) })
+	l.begin(func() { rooms = l.rooms(ctx) })
+	for i, h := range hosts {
+		l.begin(func() { seen[i], failures[i] = l.on(ctx, h) })
+	}
+	l.wait.Wait()
+
+	var errs []error
+	if computes == nil {
+		out.At, out.Computes = began, found
+		c.fill(found)
+	}
+	errs = append(errs, computes, rooms)
+	for i, h := range hosts {
+		if failures[i] == nil && computes != nil && len(seen[i]) == 0 {
+			// It could be in a cell that does not answer: that shows among the computes only.
+			failures[i] = fmt.Errorf("list the servers on %s: there are none, or Nova's cell of it is away", h)
+		}
+		if lost[h] {
+			failures[i] = fmt.Errorf("list the servers on %s: Nova does not reach its cell", h)
+		}
+		errs = append(errs, failures[i])
+		if failures[i] != nil {
+			continue
+		}
+		for id, s := range seen[i] {
+			l.servers[id] = s
+		}
+	}
+	// Servers first, then what became of their evacuations: a look never shows an older
+	// record beside a newer server.
+	if err := c.history.read(ctx, nova, l.servers, further); err != nil {
+		errs = append(errs, err)
+		l.servers = nil // without the record nobody knows whether one is on its way
+	} else {
+		out.Looked = map[string]fleet.Moment{}
+		for i, h := range hosts {
+			if failures[i] == nil {
+				out.Looked[h] = began
+			}
+		}
+		errs = append(errs, l.seek(ctx, further))
+		out.Servers = l.servers
+		for id, s := range out.Servers {
+			s.Migration = c.history.of(id)
+			out.Servers[id] = s
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		out.Away = err.Error()
+		return out, err
+	}
+	return out, nil
+}
+
+// look is one look on its way.
+type look struct {
+	c       *Client
+	nova    *gophercloud.ServiceClient
+	servers map[string]fleet.Server
+	wait    sync.WaitGroup
+	width   chan struct{}
+}
+
+// begin runs f when its turn has come.
+func (l *look) begin(f func()) {
+	l.wait.Go(func() {
+		l.width <- struct{}{}
+		defer func() { <-l.width }()
+		f()
+	})
+}
+
+// walk reads list page by page.
+func (l *look) walk(ctx context.Context, doing string, list pagination.Pager, f func(pagination.Page) error) error {
+	err := list.EachPage(ctx, func(_ context.Context, p pagination.Page) (bool, error) { return true, f(p) })
+	if err != nil {
+		l.c.forget(err)
+		return fmt.Errorf("%s: %w", doing, plain(err))
+	}
+	return nil
+}
+
+// computes lists the services nova-compute, and which hosts are in a cell that Nova does
+// not reach: it knows nothing of their servers then, and lists none. gophercloud's own
+// reading of a service takes such a one for a broken answer to the whole question.
+func (l *look) computes(ctx context.Context) (map[string]fleet.Compute, map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	found, lost := map[string]fleet.Compute{}, map[string]bool{}
+	err := l.walk(ctx, "list the computes", services.List(l.nova, services.ListOpts{Binary: binary}), func(p pagination.Page) error {
+		list, err := serviceList(p)
+		for _, s := range list {
+			if s.Status == "UNKNOWN" {
+				lost[s.Host] = true
+				continue
+			}
+			l.c.know(s.Host, s.ID)
+			found[s.Host] = fleet.Compute{ID: s.ID, Up: s.State == "up", Forced: s.Forced, Disabled: s.Status == "disabled", Reason: s.Reason, Zone: s.Zone}
+		}
+		return err
+	})
+	return found, lost, err
+}
+
+// binary is Nova's name of what runs on a compute.
+const binary = "nova-compute"
+
+// service is what is read of a service.
+type service struct {
+	ID     string `json:"id"`
+	Host   string `json:"host"`
+	State  string `json:"state"`
+	Status string `json:"status"`
+	Reason string `json:"disabled_reason"`
+	Zone   string `json:"zone"`
+	Forced bool   `json:"forced_down"`
+}
+
+func serviceList(p pagination.Page) ([]service, error) {
+	single, ok := p.(services.ServicePage)
+	if !ok {
+		return nil, errors.New("the answer is no list of services")
+	}
+	var said struct {
+		Services []service `json:"services"`
+	}
+	return said.Services, single.ExtractInto(&said)
+}
+
+// rooms lists the hypervisors. A host with several (bare metal) has the room of all.
+func (l *look) rooms(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	limit, found := page, map[string]room{}
+	err := l.walk(ctx, "list the hypervisors", hypervisors.List(l.nova, hypervisors.ListOpts{Limit: &limit}), func(p pagination.Page) error {
+		list, err := hypervisors.ExtractHypervisors(p)
+		for _, h := range list {
+			r := found[h.Service.Host]
+			r.servers += h.RunningVMs
+			r.freeRAM += h.FreeRamMB
+			found[h.Service.Host] = r
+		}
+		return err
+	})
+	if err == nil {
+		l.c.mu.Lock()
+		defer l.c.mu.Unlock()
+		l.c.rooms = found
+	}
+	return err
+}
+
+// fill adds to the computes what room they have, as the newest answer had it: that list is
+// Nova's slowest, and that a compute is down must not wait for it.
+func (c *Client) fill(computes map[string]fleet.Compute) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for host, at := range computes {
+		at.Servers, at.FreeRAM = c.rooms[host].servers, c.rooms[host].freeRAM
+		computes[host] = at
+	}
+}
+
+// server is what is read of a server.
+type server struct {
+	ID       string            `json:"id"`
+	Name     string            `json:"name"`
+	Project  string            `json:"tenant_id"`
+	Status   string            `json:"status"`
+	Host     string            `json:"OS-EXT-SRV-ATTR:host"`
+	State    string            `json:"OS-EXT-STS:vm_state"`
+	Task     string            `json:"OS-EXT-STS:task_state"`
+	Zone     string            `json:"OS-EXT-AZ:availability_zone"`
+	Pinned   *string           `json:"pinned_availability_zone"`
+	Locked   bool              `json:"locked"`
+	Created  string            `json:"created"`
+	Image    any               `json:"image"` // "": it boots from a volume
+	Metadata map[string]string `json:"metadata"`
+	Tags     []string          `json:"tags"`
+	Flavor   struct {
+		RAM   int `json:"ram"`
+		VCPUs int `json:"vcpus"`
+	} `json:"flavor"`
+	Fault struct {
+		Message string `json:"message"`
+	} `json:"fault"`
+}
+
+// words is s as the carriers have it. full says that the answer tells which zone the owner
+// asked for; else the zone of its host stands for it, which is the narrower promise.
+func (s server) words(full bool) (fleet.Server, error) {
+	if s.State == "" || s.Status == "UNKNOWN" {
+		return fleet.Server{}, fmt.Errorf("read server %s: Nova does not reach its cell, or hides its state from this user", s.ID)
+	}
+	image, none := s.Image.(string)
+	out := fleet.Server{
+		ID: s.ID, Name: s.Name, Project: s.Project, Host: s.Host, State: s.State, Task: s.Task, Fault: s.Fault.Message, Locked: s.Locked,
+		Zone: s.Zone, RAM: s.Flavor.RAM, VCPUs: s.Flavor.VCPUs, Volume: none && image == "", Created: s.Created, Metadata: s.Metadata, Tags: s.Tags,
+	}
+	if full {
+		out.Zone = ""
+		if s.Pinned != nil {
+			out.Zone = *s.Pinned
+		}
+	}
+	return out, nil
+}
+
+// speaker is the client that asks for servers, and whether it is told their pinned zone.
+func (l *look) speaker() (*gophercloud.ServiceClient, bool) {
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	if l.c.newest >= pinned {
+		return at(l.nova, pinned), true
+	}
+	return l.nova, false
+}
+
+// on lists all servers on a host.
+func (l *look) on(ctx context.Context, host string) (map[string]fleet.Server, error) {
+	return l.list(ctx, "list the servers on "+host, servers.ListOpts{AllTenants: true, Host: host, Limit: page})
+}
+
+func (l *look) list(ctx context.Context, doing string, want servers.ListOpts) (map[string]fleet.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	nova, full := l.speaker()
+	out := map[string]fleet.Server{}
+	err := l.walk(ctx, doing, servers.List(nova, want), func(p pagination.Page) error {
+		var list []server
+		if err := servers.ExtractServersInto(p, &list); err != nil {
+			return err
+		}
+		for _, s := range list {
+			words, err := s.words(full)
+			if err != nil && want.Host != "" {
+				return err
+			}
+			if err == nil {
+				out[s.ID] = words
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// seek finds those of the further servers that are on none of the hosts looked at: in one list
+// of what changed since the oldest of their evacuations, if there are many of them.
+func (l *look) seek(ctx context.Context, further []string) error {
+	missing := l.missing(further)
+	if len(missing) > few {
+		if since := l.c.history.oldest(missing); !since.IsZero() {
+			changed, err := l.list(ctx, "list the servers that moved", servers.ListOpts{AllTenants: true, Limit: page, ChangesSince: since.UTC().Format(time.RFC3339)})
+			if err != nil {
+				return err
+			}
+			for _, id := range missing {
+				if s, ok := changed[id]; ok {
+					l.servers[id] = s
+				}
+			}
+			missing = l.missing(further)
+		}
+	}
+	errs := make([]error, len(missing))
+	found := make([]fleet.Server, len(missing))
+	for i, id := range missing {
+		l.begin(func() { found[i], errs[i] = l.one(ctx, id) })
+	}
+	l.wait.Wait()
+	for i, id := range missing {
+		if errs[i] == nil {
+			l.servers[id] = found[i]
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *look) missing(further []string) (out []string) {
+	for _, id := range further {
+		if _, ok := l.servers[id]; !ok {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// one asks for one server.
+func (l *look) one(ctx context.Context, id string) (fleet.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	nova, full := l.speaker()
+	var s server
+	err := servers.Get(ctx, nova, id).ExtractInto(&s)
+	if err != nil {
+		l.c.forget(err)
+		if err = plain(err); status(err) == http.StatusNotFound {
+			return fleet.Server{ID: id, State: fleet.ServerDeleted}, nil
+		}
+		return fleet.Server{}, fmt.Errorf("read server %s: %w", id, err)
+	}
+	return s.words(full)
+}
+
+// history is Nova's record of evacuations, newest of each server. It is read newest first,
+// and no further back than may have changed since the last time. Nova's own filter for that,
+// changes-since, leaves out what was never changed after it was made: an evacuation that
+// was accepted and then lost, of all things.
+type history struct {
+	door   chan struct{} // one reader at a time; a mutex that a context can leave
+	mu     sync.Mutex
+	newest map[string]evacuation
+	seen   time.Time // when the newest record was made, by Nova's clocks; all older ones are read
+}
+
+type evacuation struct {
+	fleet.Migration
+	made time.Time
+}
+
+// slack is how far the clocks of the controllers that make the records may be apart.
+const slack = 10 * time.Minute
+
+// read brings the record up to date for these servers.
+func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, servers map[string]fleet.Server, further []string) error {
+	select {
+	case h.door <- struct{}{}:
+		defer func() { <-h.door }()
+	case <-ctx.Done():
+		return fmt.Errorf("list the evacuations: %w", ctx.Err())
+	}
+	until := h.bound(servers, further)
+	newest, made, marker := map[string]evacuation{}, time.Time{}, ""
+	for {
+		list, more, err := records(ctx, nova, marker)
+		if err != nil {
+			return fmt.Errorf("list the evacuations: %w", plain(err))
+		}
+		old := false
+		for _, r := range list {
+			t, err := time.Parse("2006-01-02T15:04:05", r.Created[:min(19, len(r.Created))])
+			if err != nil {
+				return fmt.Errorf("list the evacuations: record %d was made at %q", r.ID, r.Created)
+			}
+			e := evacuation{fleet.Migration{ID: r.ID, Status: r.Status, From: r.From, To: r.To}, t}
+			if n, ok := newest[r.Server]; !ok || n.ID < e.ID {
+				newest[r.Server] = e
+			}
+			if t.After(made) {
+				made = t
+			}
+			old = t.Before(until)
+			marker = r.UUID
+		}
+		if old || !more {
+			break
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, e := range newest {
+		if n, ok := h.newest[id]; !ok || n.ID <= e.ID {
+			h.newest[id] = e
+		}
+	}
+	if made.After(h.seen) {
+		h.seen = made
+	}
+	return nil
+}
+
+// bound is how far back to read: to what was read, and to the oldest evacuation that these
+// servers have under way.
+func (h *history) bound(servers map[string]fleet.Server, further []string) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	until := h.seen
+	ask := func(id string) {
+		if e, ok := h.newest[id]; ok && e.made.Before(until) {
+			if ended, _ := e.Ended(); !ended {
+				until = e.made
+			}
+		}
+	}
+	for id := range servers {
+		ask(id)
+	}
+	for _, id := range further {
+		ask(id)
+	}
+	if until.IsZero() {
+		return until
+	}
+	return until.Add(-slack)
+}
+
+func (h *history) of(server string) fleet.Migration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.newest[server].Migration
+}
+
+// oldest is when the oldest of these servers' newest evacuations was made, less the slack;
+// zero if one has none.
+func (h *history) oldest(servers []string) (t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range servers {
+		if e, ok := h.newest[id]; ok && (t.IsZero() || e.made.Before(t)) {
+			t = e.made
+		}
+	}
+	if t.IsZero() {
+		return t
+	}
+	return t.Add(-slack)
+}
+
+// record is what is read of a migration.
+type record struct {
+	ID      int    `json:"id"`
+	UUID    string `json:"uuid"`
+	Status  string `json:"status"`
+	Server  string `json:"instance_uuid"`
+	From    string `json:"source_compute"`
+	To      string `json:"dest_compute"`
+	Created string `json:"created_at"`
+}
+
+// records is one page of evacuations, newest first. gophercloud's own list reads the first
+// page and says nothing of the others.
+func records(ctx context.Context, nova *gophercloud.ServiceClient, marker string) (list []record, more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	q := url.Values{"migration_type": {"evacuation"}, "limit": {strconv.Itoa(page)}}
+	if marker != "" {
+		q.Set("marker", marker)
+	}
+	var said struct {
+		Migrations []record           `json:"migrations"`
+		Links      []gophercloud.Link `json:"migrations_links"`
+	}
+	_, err = nova.Get(ctx, nova.ServiceURL("os-migrations")+"?"+q.Encode(), &said, nil)
+	return said.Migrations, len(said.Migrations) > 0 && len(said.Links) > 0, err
+}
