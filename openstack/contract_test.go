@@ -1,0 +1,387 @@
+package openstack_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	cloud "github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
+
+	"mainstay/fleet"
+	"mainstay/openstack"
+	"mainstay/openstack/falsecloud"
+)
+
+// The same list of promises is walked on a real Nova with
+//
+//	go test ./openstack -count=1 -timeout 0 -v -run Contract -cloud NAME -config clouds.yaml -computes n1,n2 \
+//	    -image ID -flavor ID -revive 'COMMAND with the host behind it'
+//
+// n1 and n2 must be the only enabled computes, of the fake driver: n1 is forced down while it
+// lives, which with real guests would run them twice. COMMAND starts the host's nova-compute
+// anew; without it n1 stays forced down at the end.
+var (
+	realCloud    = flag.String("cloud", "", "entry of clouds.yaml of a real OpenStack, whose computes are of the fake driver")
+	realConfig   = flag.String("config", "", "its clouds.yaml")
+	realComputes = flag.String("computes", "", "two of its computes, n1,n2")
+	realImage    = flag.String("image", "", "id of an image")
+	realFlavor   = flag.String("flavor", "", "id of a flavour")
+	realRevive   = flag.String("revive", "", "command that restarts nova-compute on the host named behind it")
+)
+
+// subject is a cloud that is held to its promises.
+type subject struct {
+	client *openstack.Client
+	a, b   string // two computes that are up, and the only ones that are enabled
+	boot   func(t *testing.T, host string) (id string)
+	remove func(t *testing.T, id string)
+	revive func(t *testing.T, host string) // nil: cannot
+	pass   func()                          // a moment of time
+	bound  int                             // so many of them are long enough for anything
+}
+
+// patience is a generous bound for what should happen at once.
+const patience = time.Minute
+
+func (s *subject) look(t *testing.T, hosts []string, servers ...string) fleet.Cloud {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := s.client.Look(ctx, 1, hosts, servers)
+	if err != nil {
+		t.Fatalf("look: %v", err)
+	}
+	return c
+}
+
+func (s *subject) do(t *testing.T, step, thing, with string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return s.client.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: "the contract's test"})
+}
+
+func (s *subject) must(t *testing.T, step, thing, with string) {
+	t.Helper()
+	if err := s.do(t, step, thing, with); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refuses asks for something that Nova refuses, in words that hold these.
+func (s *subject) refuses(t *testing.T, step, thing, with, words string) {
+	t.Helper()
+	err := s.do(t, step, thing, with)
+	if openstack.OutcomeOf(err) != fleet.Refused || !strings.Contains(err.Error(), words) {
+		t.Fatalf("%s of %s: %v, outcome %s; want it refused with %q", step, thing, err, openstack.OutcomeOf(err), words)
+	}
+}
+
+// until waits for a server to be as it shall.
+func (s *subject) until(t *testing.T, id, what string, so func(fleet.Server) bool) fleet.Server {
+	t.Helper()
+	var v fleet.Server
+	for range s.bound {
+		if v = s.look(t, nil, id).Servers[id]; so(v) {
+			return v
+		}
+		s.pass()
+	}
+	t.Fatalf("%s never was %s: %+v", id, what, v)
+	return v
+}
+
+func at(host, state string) func(fleet.Server) bool {
+	return func(v fleet.Server) bool { return v.Host == host && v.State == state && v.Task == "" }
+}
+
+// promises are walked in order, each on what the ones before left.
+func (s *subject) promises(t *testing.T) {
+	a, b := "compute/"+s.a, "compute/"+s.b
+	id := s.boot(t, s.a)
+	server := "server/" + id
+	other := s.boot(t, s.a)
+	for _, p := range []struct {
+		name string
+		keep func(t *testing.T)
+	}{
+		{"computes are told with id, zone and memory", func(t *testing.T) {
+			c := s.look(t, nil)
+			for _, h := range []string{s.a, s.b} {
+				if v := c.Computes[h]; v.ID == "" || !v.Up || v.Forced || v.Disabled || v.Zone == "" || v.FreeRAM <= 0 {
+					t.Errorf("%s: %+v", h, v)
+				}
+			}
+		}},
+		{"a host's servers are told with their owner, state and size", func(t *testing.T) {
+			s.until(t, id, "active", at(s.a, fleet.ServerActive))
+			s.until(t, other, "active", at(s.a, fleet.ServerActive))
+			c := s.look(t, []string{s.a})
+			if v := c.Servers[id]; v.Name == "" || v.RAM == 0 || v.VCPUs == 0 || v.Created == "" || v.Migration != (fleet.Migration{}) {
+				t.Errorf("%+v", v)
+			}
+			if c.Looked[s.a] != 1 || len(c.Looked) != 1 {
+				t.Errorf("looked at %v", c.Looked)
+			}
+		}},
+		{"nobody is evacuated from a compute that is up", func(t *testing.T) {
+			s.refuses(t, fleet.CloudEvacuate, server, "", "still in use")
+			if v := s.look(t, nil, id).Servers[id]; v.Migration.ID != 0 || v.Task != "" {
+				t.Errorf("refused, and yet on record: %+v", v)
+			}
+		}},
+		{"a compute is disabled, with the reason, once or twice", func(t *testing.T) {
+			for range 2 {
+				s.must(t, fleet.CloudDisable, a, "")
+			}
+			if v := s.look(t, nil).Computes[s.a]; !v.Disabled || v.Reason != "the contract's test" || !v.Up {
+				t.Errorf("%+v", v)
+			}
+		}},
+		{"a compute is down as soon as it is forced down, once or twice", func(t *testing.T) {
+			for range 2 {
+				s.must(t, fleet.CloudForceDown, a, "")
+				if v := s.look(t, nil).Computes[s.a]; v.Up || !v.Forced || !v.Disabled {
+					t.Fatalf("%+v", v)
+				}
+			}
+		}},
+		{"a compute that Nova does not know is refused", func(t *testing.T) {
+			s.refuses(t, fleet.CloudForceDown, "compute/nosuch", "", "knows no nova-compute on nosuch")
+			s.refuses(t, fleet.CloudEvacuate, server, "nosuch", "nosuch not found")
+			s.refuses(t, fleet.CloudEvacuate, server, s.a, "can't be the same")
+		}},
+		{"without a valid host it is accepted, and ends in an error with a fault, on the old host", func(t *testing.T) {
+			s.must(t, fleet.CloudDisable, b, "")
+			s.must(t, fleet.CloudEvacuate, server, "")
+			v := s.until(t, id, "in error", func(v fleet.Server) bool { return v.State == fleet.ServerError })
+			if ended, well := v.Migration.Ended(); v.Host != s.a || v.Task != "" || !strings.Contains(v.Fault, "No valid host") || !ended || well {
+				t.Errorf("%+v", v)
+			}
+			s.must(t, fleet.CloudEnable, b, "")
+			if v := s.look(t, nil).Computes[s.b]; v.Disabled || v.Reason != "" {
+				t.Errorf("%+v", v)
+			}
+		}},
+		{"from error it is evacuated; on record at once, and done when the record says so", func(t *testing.T) {
+			before := s.look(t, nil, id).Servers[id].Migration.ID
+			s.must(t, fleet.CloudEvacuate, server, s.b)
+			if m := s.look(t, nil, id).Servers[id].Migration; m.ID <= before || m.From != s.a || m.To != s.b {
+				t.Fatalf("its record: %+v; it had %d before", m, before)
+			}
+			v := s.until(t, id, "moved", at(s.b, fleet.ServerActive))
+			if ended, well := v.Migration.Ended(); !ended || !well || v.Migration.Status != "done" {
+				t.Errorf("%+v", v)
+			}
+		}},
+		{"one that has moved is not moved again, for its new host is up", func(t *testing.T) {
+			s.refuses(t, fleet.CloudEvacuate, server, "", s.b+" is still in use")
+		}},
+		{"a server is stopped and started, once or twice", func(t *testing.T) {
+			s.must(t, fleet.CloudStop, server, "")
+			s.until(t, id, "stopped", at(s.b, fleet.ServerStopped))
+			s.must(t, fleet.CloudStop, server, "")
+			s.must(t, fleet.CloudStart, server, "")
+			s.until(t, id, "active", at(s.b, fleet.ServerActive))
+			s.must(t, fleet.CloudStart, server, "")
+		}},
+		{"a server is reset to what it is", func(t *testing.T) {
+			s.must(t, fleet.CloudReset, server, fleet.ServerError)
+			s.until(t, id, "in error", at(s.b, fleet.ServerError))
+			s.must(t, fleet.CloudReset, server, fleet.ServerActive)
+			s.until(t, id, "active", at(s.b, fleet.ServerActive))
+		}},
+		{"a server that is gone is told as deleted", func(t *testing.T) {
+			s.remove(t, id)
+			s.until(t, id, "deleted", func(v fleet.Server) bool { return v.State == fleet.ServerDeleted })
+			s.refuses(t, fleet.CloudEvacuate, server, "", "could not be found")
+		}},
+		{"Nova takes a second evacuation of the same server, and spoils it", func(t *testing.T) {
+			s.must(t, fleet.CloudEvacuate, "server/"+other, "")
+			s.must(t, fleet.CloudEvacuate, "server/"+other, "")
+			v := s.until(t, other, "spoilt", func(v fleet.Server) bool { return v.State == fleet.ServerError })
+			t.Logf("%+v", v)
+			s.remove(t, other)
+		}},
+		{"the host is not lifted while records of evacuations are done and not completed", func(t *testing.T) {
+			s.refuses(t, fleet.CloudLift, a, "", "Unable to force up")
+		}},
+		{"once its nova-compute began anew it is lifted and enabled, once or twice", func(t *testing.T) {
+			if s.revive == nil {
+				t.Log("not seen: no command was given that restarts nova-compute")
+				return
+			}
+			s.revive(t, s.a)
+			for range s.bound {
+				if s.do(t, fleet.CloudLift, a, "") == nil {
+					break
+				}
+				s.pass()
+			}
+			for range 2 {
+				s.must(t, fleet.CloudLift, a, "")
+				s.must(t, fleet.CloudEnable, a, "")
+			}
+			for range s.bound {
+				if s.look(t, nil).Computes[s.a].Up {
+					break
+				}
+				s.pass()
+			}
+			if v := s.look(t, nil).Computes[s.a]; !v.Up || v.Forced || v.Disabled {
+				t.Errorf("%+v", v)
+			}
+		}},
+		{"nothing is wrong in the eyes of check", func(t *testing.T) {
+			if found := s.client.Examine(t.Context(), nil); len(found) > 0 {
+				t.Error(found)
+			}
+			found := s.client.Examine(t.Context(), []string{s.a, s.b, "nosuch"})
+			if !slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, "nosuch") }) {
+				t.Error(found)
+			}
+		}},
+	} {
+		if !t.Run(p.name, p.keep) {
+			t.FailNow() // the next ones begin where this one should have ended
+		}
+	}
+}
+
+// TestContract holds the false cloud, of two releases, to its promises; and a real one.
+func TestContract(t *testing.T) {
+	for name, newest := range map[string]int{"Zed": 93, "2025.1": 100} {
+		t.Run(name, func(t *testing.T) {
+			f, clock, client := serve(t, falsecloud.Config{Newest: newest})
+			f.AddCompute("n1", "", 8192)
+			f.AddCompute("n2", "", 8192)
+			s := subject{client: client, a: "n1", b: "n2", bound: 400,
+				boot:   func(_ *testing.T, host string) string { return f.AddServer(falsecloud.Server{Name: "s", Host: host}) },
+				remove: func(t *testing.T, id string) { remove(t, f, id) },
+				revive: func(_ *testing.T, host string) { f.Kill(host); f.Start(host) },
+				pass:   func() { clock.Advance(250 * time.Millisecond) },
+			}
+			s.promises(t)
+		})
+	}
+	if *realCloud != "" {
+		t.Run(*realCloud, func(t *testing.T) { realSubject(t).promises(t) })
+	}
+}
+
+// remove deletes a server of the false cloud by its own API.
+func remove(t *testing.T, f *falsecloud.Cloud, id string) {
+	t.Helper()
+	if !f.Delete(id) {
+		t.Fatalf("no server %s", id)
+	}
+}
+
+// realSubject is the cloud of the flags.
+func realSubject(t *testing.T) *subject {
+	t.Helper()
+	client, err := openstack.Open(fleet.OpenStack{Cloud: *realCloud, Config: *realConfig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	a, b, _ := strings.Cut(*realComputes, ",")
+	auth, endpoint, secure, err := clouds.Parse(clouds.WithLocations(*realConfig), clouds.WithCloudName(*realCloud))
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth.AllowReauth = true
+	provider, err := cloud.NewClient(auth.IdentityEndpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider.HTTPClient = http.Client{Transport: &http.Transport{TLSClientConfig: secure}, Timeout: patience}
+	if err := cloud.Authenticate(t.Context(), provider, auth); err != nil {
+		t.Fatal(err)
+	}
+	nova, err := cloud.NewComputeV2(provider, endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nova.Microversion = "2.87"
+	s := &subject{client: client, a: a, b: b, pass: func() { time.Sleep(time.Second) }, bound: 240}
+	s.boot = func(t *testing.T, host string) string {
+		var made struct {
+			Server struct{ ID string }
+		}
+		_, err := nova.Post(t.Context(), nova.ServiceURL("servers"), map[string]any{"server": map[string]any{
+			"name": "mainstay-contract", "imageRef": *realImage, "flavorRef": *realFlavor, "networks": "none", "host": host,
+		}}, &made, &gophercloud.RequestOpts{OkCodes: []int{202}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			_, _ = nova.Delete(ctx, nova.ServiceURL("servers", made.Server.ID), nil) // it may be gone already
+		})
+		return made.Server.ID
+	}
+	s.remove = func(t *testing.T, id string) {
+		if _, err := nova.Delete(t.Context(), nova.ServiceURL("servers", id), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if *realRevive != "" {
+		s.revive = func(t *testing.T, host string) {
+			if out, err := exec.CommandContext(t.Context(), "sh", "-c", *realRevive+" "+host).CombinedOutput(); err != nil {
+				t.Fatalf("revive %s: %v: %s", host, err, out)
+			}
+		}
+	}
+	return s
+}
+
+// serve plays a cloud and opens it.
+func serve(t *testing.T, cfg falsecloud.Config) (*falsecloud.Cloud, *falsecloud.Clock, *openstack.Client) {
+	t.Helper()
+	clock := falsecloud.NewClock()
+	cfg.Now = clock.Now
+	f := falsecloud.New(cfg)
+	s := httptest.NewServer(f)
+	t.Cleanup(s.Close)
+	t.Cleanup(f.Close) // first, or the server waits for what hangs
+	return f, clock, open(t, s.URL+"/identity/v3", "admin", "secret")
+}
+
+// open makes a clouds.yaml and opens it.
+func open(t *testing.T, keystone, user, password string) *openstack.Client {
+	t.Helper()
+	c, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: entry(t, keystone, user, password)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// entry writes a clouds.yaml with the cloud "here".
+func entry(t *testing.T, keystone, user, password string) string {
+	t.Helper()
+	return file(t, fmt.Sprintf("clouds:\n  here:\n    auth: {auth_url: %q, username: %q, password: %q, project_name: admin, user_domain_id: default, project_domain_id: default}\n    region_name: RegionOne\n", keystone, user, password))
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "clouds.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
