@@ -11,7 +11,6 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/services"
-	"github.com/gophercloud/gophercloud/v2/pagination"
 
 	"mainstay/fleet"
 )
@@ -149,11 +148,7 @@ func (c *Client) change(ctx context.Context, nova *gophercloud.ServiceClient, ho
 func (c *Client) service(ctx context.Context, nova *gophercloud.ServiceClient, host string) (service, error) {
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
-	var found []service
-	err := services.List(nova, services.ListOpts{Binary: binary, Host: host}).EachPage(ctx, func(_ context.Context, p pagination.Page) (more bool, err error) {
-		found, err = serviceList(p)
-		return false, err
-	})
+	found, err := serviceList(ctx, nova, host)
 	switch {
 	case err != nil:
 		return service{}, err

@@ -13,7 +13,6 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/hypervisors"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
-	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/services"
 	"github.com/gophercloud/gophercloud/v2/pagination"
 
 	"mainstay/fleet"
@@ -140,25 +139,25 @@ func (l *look) walk(ctx context.Context, doing string, list pagination.Pager, f 
 }
 
 // computes lists the services nova-compute, and which hosts are in a cell that Nova does
-// not reach: it knows nothing of their servers then, and lists none. gophercloud's own
-// reading of a service takes such a one for a broken answer to the whole question.
+// not reach: it knows nothing of their servers then, and lists none.
 func (l *look) computes(ctx context.Context) (map[string]fleet.Compute, map[string]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
 	found, lost := map[string]fleet.Compute{}, map[string]bool{}
-	err := l.walk(ctx, "list the computes", services.List(l.nova, services.ListOpts{Binary: binary}), func(p pagination.Page) error {
-		list, err := serviceList(p)
-		for _, s := range list {
-			if s.Status == "UNKNOWN" {
-				lost[s.Host] = true
-				continue
-			}
-			l.c.know(s.Host, s.ID)
-			found[s.Host] = fleet.Compute{ID: s.ID, Up: s.State == "up", Forced: s.Forced, Disabled: s.Status == "disabled", Reason: s.Reason, Zone: s.Zone}
+	list, err := serviceList(ctx, l.nova, "")
+	if err != nil {
+		l.c.forget(err)
+		return nil, nil, fmt.Errorf("list the computes: %w", plain(err))
+	}
+	for _, s := range list {
+		if s.Status == "UNKNOWN" {
+			lost[s.Host] = true
+			continue
 		}
-		return err
-	})
-	return found, lost, err
+		l.c.know(s.Host, s.ID)
+		found[s.Host] = fleet.Compute{ID: s.ID, Up: s.State == "up", Forced: s.Forced, Disabled: s.Status == "disabled", Reason: s.Reason, Zone: s.Zone}
+	}
+	return found, lost, nil
 }
 
 // binary is Nova's name of what runs on a compute.
@@ -175,15 +174,19 @@ type service struct {
 	Forced bool   `json:"forced_down"`
 }
 
-func serviceList(p pagination.Page) ([]service, error) {
-	single, ok := p.(services.ServicePage)
-	if !ok {
-		return nil, errors.New("the answer is no list of services")
+// serviceList is the services of all computes, or of those of one host. gophercloud's own list
+// calls the whole answer broken when one of them is in a cell that Nova does not reach: such a
+// one has no id.
+func serviceList(ctx context.Context, nova *gophercloud.ServiceClient, host string) ([]service, error) {
+	q := url.Values{"binary": {binary}}
+	if host != "" {
+		q.Set("host", host)
 	}
 	var said struct {
 		Services []service `json:"services"`
 	}
-	return said.Services, single.ExtractInto(&said)
+	_, err := nova.Get(ctx, nova.ServiceURL("os-services")+"?"+q.Encode(), &said, nil)
+	return said.Services, err
 }
 
 // rooms lists the hypervisors. A host with several (bare metal) has the room of all.

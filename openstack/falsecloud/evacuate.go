@@ -99,13 +99,25 @@ func (c *Cloud) conduct(msg *message, host string) {
 	c.work(h)
 }
 
-// choose is the scheduler: the emptiest host that is enabled and, as far as Nova knows, up. It
-// counts what is on record there, not what is on its way: many at once all go to one.
+// coming is the memory of what is on its way to a host.
+func (h *compute) coming() (ram int) {
+	for _, msg := range h.queue {
+		ram += msg.server.RAM
+	}
+	if h.busy != nil {
+		ram += h.busy.server.RAM
+	}
+	return ram
+}
+
+// choose is the scheduler: the emptiest host that is enabled and, as far as Nova knows, up. What
+// is on its way there is counted for whether it fits (Placement), and not for how empty a host
+// is: many at once all go to one.
 func (c *Cloud) choose(s *server, from, host string) *compute {
 	var best *compute
 	for _, h := range c.computes {
 		switch {
-		case host != "" && h.name != host, h.name == from, h.disabled, h.lost, !c.up(h), s.Zone != "" && s.Zone != h.zone, h.ram-h.used < s.RAM:
+		case host != "" && h.name != host, h.name == from, h.disabled, h.lost, !c.up(h), s.Zone != "" && s.Zone != h.zone, h.ram-h.used-h.coming() < s.RAM:
 		case best == nil, cmp.Or(cmp.Compare(h.ram-h.used, best.ram-best.used), cmp.Compare(best.name, h.name)) > 0:
 			best = h
 		}

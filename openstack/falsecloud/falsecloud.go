@@ -236,7 +236,8 @@ func (c *Cloud) AddCompute(name, zone string, ram int) {
 		servers: map[string]*server{}, guests: map[string]bool{}}
 }
 
-// AddServer adds a server on its host, which runs it if it is active, and returns its id.
+// AddServer adds a server on its host, which runs it if it is active and the host has power,
+// and returns its id.
 func (c *Cloud) AddServer(want Server) string {
 	defer c.enter()()
 	return c.add(want).id
@@ -254,8 +255,8 @@ func (c *Cloud) add(want Server) *server {
 	c.order = append(c.order, s)
 	s.Host = ""
 	c.place(s, want.Host)
-	if s.State == "active" {
-		c.computes[s.Host].guests[s.id] = true
+	if h := c.computes[s.Host]; s.State == "active" && h.powered {
+		h.guests[s.id] = true
 	}
 	return s
 }
