@@ -80,10 +80,11 @@ type Compute struct {
 
 // Server is one virtual machine, in Nova's words.
 type Server struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	Project string `json:"project,omitempty"` // id
-	Host    string `json:"host,omitempty"`    // where Nova has it; during an evacuation still the dead one
+	ID   string `json:"id"`
+	Name string `json:"name,omitempty"`
+	// Project is its id, or the name by which OpenStack.Leave has it.
+	Project string `json:"project,omitempty"`
+	Host    string `json:"host,omitempty"` // where Nova has it; during an evacuation still the dead one
 	// State is Nova's vm_state, Task its task_state: "" when nothing is going on, by its own
 	// word. That alone says nothing of an evacuation: in a bulk of them servers
 	// stood at active with no task for tens of seconds, on the dead host.

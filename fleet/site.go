@@ -67,6 +67,14 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 		{"operators", func(f field) {
 			r.record(f, "{revoked: [ann]}", []column{{"revoked", r.list(&s.Operators.Revoked, "a list of operators' names")}})
 		}},
+		{"openstack", func(f field) {
+			s.OpenStack.Config = "/etc/mainstay/clouds.yaml"
+			r.record(f, "{cloud: NAME}", []column{
+				{"cloud", r.text(&s.OpenStack.Cloud, "an entry of clouds.yaml")},
+				{"config", r.text(&s.OpenStack.Config, "the path of a clouds.yaml")},
+				{"leave", r.list(&s.OpenStack.Leave, "a list of projects, by name or id")},
+			})
+		}},
 	})
 	s.Addresses = r.resolve(addresses, s.Networks)
 	s.Services = r.services(services, s, catalogue) // last: they name what stands elsewhere

@@ -39,6 +39,7 @@ func (s Spec) Validate() Faults {
 	c.halves()
 	c.timing()
 	c.brakes()
+	c.openstack()
 	return c.faults
 }
 
@@ -112,6 +113,31 @@ func (c *checker) site() {
 		case u.User != nil:
 			c.fault(fmt.Sprintf("alarms/%d", i), "alarms", "", "names a user or a password, which proxies and logs show", "https://HOST/PATH, with the webhook's token in its path")
 		}
+	}
+}
+
+func (c *checker) openstack() {
+	o := c.s.OpenStack
+	if o.Cloud == "" && o.Config == "" && len(o.Leave) == 0 {
+		return
+	}
+	if o.Cloud == "" {
+		c.fault("openstack/cloud", "openstack", "", "is missing", "the entry of clouds.yaml that reaches this site's cloud")
+	}
+	if !path.IsAbs(o.Config) {
+		c.fault("openstack/config", "openstack", o.Config, "is not an absolute path", "a path such as /etc/mainstay/clouds.yaml")
+	}
+	for i, name := range o.Leave {
+		at := fmt.Sprintf("openstack/leave/%d", i)
+		switch {
+		case name == "":
+			c.fault(at, "openstack", "", "is not a project", "a project's name or id")
+		case slices.Contains(o.Leave[:i], name):
+			c.fault(at, "duplicate", name, "stands here a second time", "each project once")
+		}
+	}
+	if !slices.ContainsFunc(c.s.Hosts, func(h Host) bool { return h.HasRole("compute") }) {
+		c.warn("openstack", "openstack", "", "no host has the role compute, so there is nobody whose servers could be evacuated", "the computes under hosts, by the names that openstack compute service list shows")
 	}
 }
 

@@ -69,5 +69,8 @@ func Keys() []Key {
 		{"tls/certificate", "certificate, chain and key in one PEM file, on each host that runs haproxy; a renewed one is taken within a minute", ""},
 		{"alarms", "webhook URLs to which waits, and hosts that are not well, are posted as JSON", ""},
 		{"operators/revoked", "names of operators (mainstay token --operator NAME) whose certificates every host refuses, whenever they were made", "none"},
+		{"openstack/cloud", "the entry of clouds.yaml by which Mainstay reaches the site's own cloud, as a user with the role admin; with it the servers of a compute that is proved dead are evacuated", "none: no server is looked at or moved"},
+		{"openstack/config", "that file, on each voter (whoever leads uses it), for root alone; a secure.yaml beside it is read too", "/etc/mainstay/clouds.yaml"},
+		{"openstack/leave", "projects, by name or id, whose servers are left to their owner: Octavia heals its amphorae itself", "none"},
 	}
 }

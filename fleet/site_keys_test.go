@@ -19,6 +19,7 @@ timing: {?: 1}
 brakes: {?: 1}
 tls: {?: 1}
 operators: {?: 1}
+openstack: {?: 1}
 `, "?", stranger)
 	own := map[string]string{"a": "NAME", "c1": "NAME", "x": "NAME", "y": "NAME"}
 	var known []string

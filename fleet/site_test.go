@@ -238,7 +238,7 @@ func TestTemplate(t *testing.T) {
 // itself be right.
 func TestTemplateComments(t *testing.T) {
 	text := Template("beijing", netip.MustParsePrefix("10.0.0.0/24"), sample())
-	for _, line := range []string{"  # storage:", "    # fence:", "  # n[001-100]:", "  # a1:", "# tls:", "# alarms:", "# operators:", "#   app:"} {
+	for _, line := range []string{"  # storage:", "    # fence:", "  # n[001-100]:", "  # a1:", "# tls:", "# alarms:", "# operators:", "# openstack:", "#   app:"} {
 		if !strings.Contains(text, "\n"+line) {
 			t.Errorf("%q is not in the template", line)
 		}

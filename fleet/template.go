@@ -122,4 +122,5 @@ brakes: {share: 40, count: 5}
 # tls: {certificate: /etc/mainstay/tls/site.pem} # certificate and key, for HAProxy
 # alarms: ["https://alarms.example.org/mainstay"]
 # operators: {revoked: [ann]} # whose certificates are refused from now on
+# openstack: {cloud: SITE, leave: [octavia]} # an entry of /etc/mainstay/clouds.yaml: evacuates the servers of dead computes
 `

@@ -181,6 +181,9 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 		more, mine := checkHAProxy(ctx, c, spec, me.Name, sound)
 		about, own = append(about, more...), append(own, mine...)
 	}
+	if me.Voter && spec.OpenStack.Cloud != "" {
+		about = append(about, checkCloud(ctx, spec)...)
+	}
 	for _, v := range spec.Services {
 		if !slices.Contains(spec.Homes(v), me.Name) {
 			continue

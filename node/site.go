@@ -446,7 +446,7 @@ func changes(old, now fleet.Spec) (out []string) {
 		for _, a := range s.Alarms {
 			alarms = append(alarms, fmt.Sprintf("%s (%.4s)", api.BareURL(a), sumOf([]byte(a))))
 		}
-		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": alarms, "operators": s.Operators, "brakes": s.Brakes, "voters": s.Voters()}
+		return map[string]any{"timing": s.Timing, "mode": s.Mode, "tls": s.TLS, "alarms": alarms, "operators": s.Operators, "openstack": s.OpenStack, "brakes": s.Brakes, "voters": s.Voters()}
 	}
 	return append(out, fields("site", rest(old), rest(now))...)
 }

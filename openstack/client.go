@@ -75,6 +75,7 @@ type Client struct {
 	newest  int                        // microversion that this Nova speaks
 	ids     map[string]string          // of the computes' services, by host
 	rooms   map[string]room            // by host, as last told
+	left    map[string]string          // the projects of cfg.Leave that are named there: id to name
 	history history                    // has a lock of its own
 }
 
@@ -184,9 +185,13 @@ func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error
 		return nil, err
 	}
 	nova.Microversion = "2." + strconv.Itoa(spoken)
+	left, err := c.projects(ctx, provider)
+	if err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.nova, c.newest = nova, newest
+	c.nova, c.newest, c.left = nova, newest, left
 	return nova, nil
 }
 
@@ -261,6 +266,35 @@ func versions(ctx context.Context, nova *gophercloud.ServiceClient) (newest int,
 			said.Version.Min, said.Version.Max, spoken)
 	}
 	return newest, nil
+}
+
+// identifier is a project's id, of which Keystone need not be asked.
+var identifier = regexp.MustCompile("^[0-9a-f]{32}$")
+
+// projects finds the projects that the site's file names as left to their owners. Without them
+// nobody knows whose servers those are, so nothing goes on without an answer. A name of which
+// there is none is no error here: Examine tells it.
+func (c *Client) projects(ctx context.Context, provider *gophercloud.ProviderClient) (map[string]string, error) {
+	identity, err := cloud.NewIdentityV3(provider, gophercloud.EndpointOpts{})
+	if err != nil {
+		return nil, fmt.Errorf("find the projects that are left to their owners: %w", err)
+	}
+	left := map[string]string{}
+	for _, name := range c.cfg.Leave {
+		if identifier.MatchString(name) {
+			continue
+		}
+		var said struct {
+			Projects []struct{ ID string } `json:"projects"`
+		}
+		if _, err := identity.Get(ctx, identity.ServiceURL("projects")+"?"+url.Values{"name": {name}}.Encode(), &said, nil); err != nil {
+			return nil, fmt.Errorf("find project %q, which is left to its owner: %w", name, plain(err))
+		}
+		for _, p := range said.Projects {
+			left[p.ID] = name
+		}
+	}
+	return left, nil
 }
 
 // at is nova speaking another microversion.

@@ -51,6 +51,8 @@ type subject struct {
 	bound  int                             // so many of them are long enough for anything
 }
 
+func yes() error { return nil }
+
 // patience is a generous bound for what should happen at once.
 const patience = time.Minute
 
@@ -69,7 +71,7 @@ func (s *subject) do(t *testing.T, step, thing, with string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	return s.client.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: "the contract's test"})
+	return s.client.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: "the contract's test"}, yes)
 }
 
 func (s *subject) must(t *testing.T, step, thing, with string) {

@@ -23,10 +23,12 @@ const patience = 3 * time.Second
 // longest is the length of a reason that Nova takes.
 const longest = 255
 
-// Do carries out one step of fleet.VerbCloud, within ctx. Each step may be asked for twice,
-// but for evacuate: Nova takes a second request for the same server and spoils what the first
-// one did, so who asks again must have seen what became of the first. Errors are *Error.
-func (c *Client) Do(ctx context.Context, o fleet.Order) error {
+// Do carries out one step of fleet.VerbCloud, within ctx, once still has said that it may: it
+// is asked when all is ready for the request, which a login may have held up. What is not
+// answered within 15 s of that is given up. Each step may be asked for twice, but for evacuate:
+// Nova takes a second request for the same server and spoils what the first one did, so who
+// asks again must have seen what became of the first. Errors are *Error.
+func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) error {
 	sort, name, _ := strings.Cut(o.Thing, "/")
 	doing := strings.TrimSpace(o.Step + " " + name)
 	if name == "" || strings.ContainsAny(name, "/?#") {
@@ -77,6 +79,11 @@ func (c *Client) Do(ctx context.Context, o fleet.Order) error {
 	if err != nil {
 		return failed(doing, &unasked{err})
 	}
+	if err := still(); err != nil {
+		return &Error{fleet.Refused, doing, err.Error()}
+	}
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
 	if err := deed(ctx, nova); err != nil {
 		c.forget(err)
 		return failed(doing, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -33,6 +34,14 @@ func (c *Client) Examine(ctx context.Context, computes []string) (found []string
 	}
 	if _, _, err := records(ctx, nova, ""); err != nil {
 		found = append(found, c.advise(fmt.Errorf("list the evacuations: %w", plain(err))))
+	}
+	c.mu.Lock()
+	left := slices.Collect(maps.Values(c.left))
+	c.mu.Unlock()
+	for _, name := range c.cfg.Leave {
+		if !slices.Contains(left, name) && !identifier.MatchString(name) {
+			found = append(found, fmt.Sprintf("there is no project %q, whose servers the site's file leaves to their owner; openstack project list shows them", name))
+		}
 	}
 	if len(computes) > 0 {
 		found = append(found, compare(computes, known, lost)...)

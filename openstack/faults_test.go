@@ -2,6 +2,7 @@ package openstack_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -41,7 +42,7 @@ func try(t *testing.T, c *openstack.Client, within time.Duration, step, thing, w
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	return c.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: "a test"})
+	return c.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: "a test"}, yes)
 }
 
 func look(t *testing.T, c *openstack.Client, hosts []string, servers ...string) fleet.Cloud {
@@ -122,6 +123,20 @@ func address(t *testing.T, f *falsecloud.Cloud) string {
 	t.Cleanup(s.Close)
 	t.Cleanup(f.Close)
 	return s.URL + "/identity/v3"
+}
+
+// TestStill: it is asked when all is ready, and its no is the last word.
+func TestStill(t *testing.T) {
+	f, _, before, id := dead(t, falsecloud.Config{})
+	before.Close()
+	c, asked := open(t, address(t, f), "admin", "secret"), false
+	err := c.Do(t.Context(), fleet.Order{Verb: fleet.VerbCloud, Step: fleet.CloudEvacuate, Thing: "server/" + id}, func() error {
+		asked = f.Calls()["POST tokens"] == 2
+		return errors.New("a newer epoch has begun")
+	})
+	if !asked || openstack.OutcomeOf(err) != fleet.Refused || !strings.Contains(err.Error(), "newer epoch") || f.Evacuations() != 0 {
+		t.Errorf("asked after the login: %v; %v; %d evacuations", asked, err, f.Evacuations())
+	}
 }
 
 // TestNobodyThere: without a connection there was no request.
@@ -348,6 +363,42 @@ func TestWho(t *testing.T) {
 			t.Error(found)
 		}
 	})
+}
+
+// TestLeave: a project that is left to its owner is known by its name or by its id.
+func TestLeave(t *testing.T) {
+	const octavia = "0123456789abcdef0123456789abcdef"
+	f := falsecloud.New(falsecloud.Config{Projects: map[string]string{"octavia": octavia}})
+	f.AddCompute("n1", "", 8192)
+	id := f.AddServer(falsecloud.Server{Name: "amphora", Host: "n1", Project: octavia})
+	name := entry(t, address(t, f), "admin", "secret")
+	for _, c := range []struct {
+		leave         []string
+		project, said string
+	}{
+		{[]string{"octavia"}, "octavia", ""},
+		{[]string{octavia}, octavia, ""},
+		{[]string{"nosuch"}, octavia, `there is no project "nosuch"`},
+	} {
+		client, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: name, Leave: c.leave})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := look(t, client, []string{"n1"}).Servers[id].Project; got != c.project {
+			t.Errorf("left %v: project %q", c.leave, got)
+		}
+		if found := strings.Join(client.Examine(t.Context(), nil), "; "); !strings.Contains(found, c.said) || (c.said == "") != (found == "") {
+			t.Errorf("left %v: %q", c.leave, found)
+		}
+	}
+	client, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: name, Leave: []string{"octavia"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Break(falsecloud.Fault{Path: "/projects", Status: 503})
+	if out, err := client.Look(t.Context(), 7, []string{"n1"}, nil); err == nil || out.Servers != nil {
+		t.Errorf("looked without knowing whose servers are left: %v, %+v", err, out)
+	}
 }
 
 // TestOpen: what is wrong with a clouds.yaml is said without what stands in it.

@@ -98,8 +98,14 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 		}
 		errs = append(errs, l.seek(ctx, further))
 		out.Servers = l.servers
+		c.mu.Lock()
+		left := c.left
+		c.mu.Unlock()
 		for id, s := range out.Servers {
 			s.Migration = c.history.of(id)
+			if name, ok := left[s.Project]; ok {
+				s.Project = name
+			}
 			out.Servers[id] = s
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,6 +21,7 @@ func (c *Cloud) routes() {
 	c.mux.HandleFunc("GET /identity/{$}", c.identity)
 	c.mux.HandleFunc("GET /identity", c.identity)
 	c.mux.HandleFunc("POST /identity/v3/auth/tokens", c.login)
+	c.mux.HandleFunc("GET /identity/v3/projects", c.admin("projects", c.listProjects))
 	c.mux.HandleFunc("GET "+nova+"/{$}", c.versions)
 	for path, f := range map[string]func(http.ResponseWriter, *request){
 		"GET /os-services": c.listServices, "PUT /os-services/{id}": c.updateService,
@@ -108,6 +110,16 @@ func (c *Cloud) login(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Subject-Token", token)
 	answer(w, 201, object{"token": object{"expires_at": "2099-01-01T00:00:00.000000Z", "methods": []string{"password"},
 		"catalog": []object{{"type": "compute", "name": "nova", "endpoints": endpoints}}}})
+}
+
+func (c *Cloud) listProjects(w http.ResponseWriter, r *request) {
+	out := []object{}
+	for _, name := range slices.Sorted(maps.Keys(c.cfg.Projects)) {
+		if q := r.FormValue("name"); q == "" || q == name {
+			out = append(out, object{"id": c.cfg.Projects[name], "name": name, "domain_id": "default", "enabled": true})
+		}
+	}
+	answer(w, 200, object{"projects": out})
 }
 
 func (c *Cloud) versions(w http.ResponseWriter, r *http.Request) {

@@ -4,6 +4,7 @@
 // vanish after the deed.
 //
 //	POST /identity/v3/auth/tokens                     log in
+//	GET  /identity/v3/projects                        find a project by name
 //	GET  /compute/v2.1/                               the versions
 //	GET  /compute/v2.1/os-services                    computes, each as Nova sees it
 //	PUT  /compute/v2.1/os-services/ID                 disable, enable, force down, lift
@@ -43,6 +44,8 @@ type Config struct {
 	User, Password string
 	// Newest is the newest microversion, the second number of 2.x; 93 (Zed) if 0.
 	Newest int
+	// Projects are Keystone's, name to id.
+	Projects map[string]string
 	// Regions each have an endpoint of Nova; RegionOne if nil.
 	Regions []string
 	// DownAfter is Nova's service_down_time, 60 s if 0. Schedule, 0.5 s if 0, is from an

@@ -57,7 +57,7 @@ func (s *stage) server(host string) string {
 func (s *stage) do(step, thing, with string) error {
 	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
 	defer cancel()
-	return s.client.Do(ctx, fleet.Order{Step: step, Thing: thing, With: with})
+	return s.client.Do(ctx, fleet.Order{Step: step, Thing: thing, With: with}, yes)
 }
 
 func (s *stage) must(step, thing, with string) {
@@ -113,6 +113,8 @@ func (s *stage) sound() {
 		s.Errorf("the audit: %v", found)
 	}
 }
+
+func yes() error { return nil }
 
 // TestMeasured plays each row of what was measured.
 func TestMeasured(t *testing.T) {
