@@ -408,6 +408,23 @@ func TestScale(t *testing.T) {
 	}
 }
 
+// TestOldAndUnended: an evacuation that ends long after younger ones were read is seen to end.
+func TestOldAndUnended(t *testing.T) {
+	s := play(t, falsecloud.Config{Work: 2 * time.Hour})
+	s.computes("n1", "n2", "n3")
+	a, b := s.server("n1"), s.server("n1")
+	s.lose("n1")
+	s.evacuate(a, "n2")
+	s.pass(time.Minute)
+	s.is(a, "n1 active/rebuilding pre-migrating")
+	s.pass(time.Hour)
+	s.evacuate(b, "n3")
+	s.pass(time.Minute)
+	s.is(b, "n1 active/rebuilding pre-migrating")
+	s.pass(time.Hour)
+	s.is(a, "n2 active/ done")
+}
+
 // TestPages: all pages of each list are read, whatever the library reads.
 func TestPages(t *testing.T) {
 	s := play(t, falsecloud.Config{Page: 3})
