@@ -82,8 +82,9 @@ type Client struct {
 // Open reads the credentials of cfg.Cloud from cfg.Config (and a secure.yaml beside it).
 // Nothing is contacted: whether they are good shows at the first call. They are read again
 // at each login, and a login follows when Keystone refuses the old ones, so a password may
-// change while the agent runs. The environment's variables (OS_...) and proxies play no
-// part, so that a person's shell and the agent see the same cloud.
+// change while the agent runs; what is said of TLS is read once. The
+// environment's variables (OS_...) and proxies play no part, so that a person's shell and the
+// agent see the same cloud.
 func Open(cfg fleet.OpenStack) (*Client, error) {
 	l, err := read(cfg)
 	if err != nil {
