@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,9 +12,7 @@ import (
 	"time"
 
 	"github.com/gophercloud/gophercloud/v2"
-	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/hypervisors"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
-	"github.com/gophercloud/gophercloud/v2/pagination"
 
 	"mainstay/fleet"
 )
@@ -134,14 +133,31 @@ func (l *look) begin(f func()) {
 	})
 }
 
-// walk reads list page by page.
-func (l *look) walk(ctx context.Context, doing string, list pagination.Pager, f func(pagination.Page) error) error {
-	err := list.EachPage(ctx, func(_ context.Context, p pagination.Page) (bool, error) { return true, f(p) })
-	if err != nil {
-		l.c.forget(err)
-		return fmt.Errorf("%s: %w", doing, plain(err))
+// list reads a list of Nova's page by page, each page's name being key; f says whether it needs
+// more. gophercloud's own paging reads one page of migrations and says nothing of the others,
+// follows links in which a Nova behind a proxy names itself wrongly, and decodes each page four times.
+func list[T any](ctx context.Context, nova *gophercloud.ServiceClient, path, key string, q url.Values, marker func(T) string, f func([]T) (more bool, err error)) error {
+	for {
+		var said map[string]json.RawMessage
+		if _, err := nova.Get(ctx, nova.ServiceURL(path)+"?"+q.Encode(), &said, nil); err != nil {
+			return err
+		}
+		var part []T
+		if err := json.Unmarshal(said[key], &part); err != nil {
+			return fmt.Errorf("the answer is no list of %s: %w", key, err)
+		}
+		var next []gophercloud.Link
+		if links := said[key+"_links"]; links != nil {
+			if err := json.Unmarshal(links, &next); err != nil {
+				return fmt.Errorf("the answer is no list of %s: %w", key, err)
+			}
+		}
+		more, err := f(part)
+		if err != nil || !more || len(part) == 0 || len(next) == 0 {
+			return err
+		}
+		q.Set("marker", marker(part[len(part)-1]))
 	}
-	return nil
 }
 
 // computes lists the services nova-compute, and which hosts are in a cell that Nova does
@@ -188,34 +204,46 @@ func serviceList(ctx context.Context, nova *gophercloud.ServiceClient, host stri
 	if host != "" {
 		q.Set("host", host)
 	}
-	var said struct {
-		Services []service `json:"services"`
-	}
-	_, err := nova.Get(ctx, nova.ServiceURL("os-services")+"?"+q.Encode(), &said, nil)
-	return said.Services, err
+	var out []service
+	err := list(ctx, nova, "os-services", "services", q, nil, func(all []service) (bool, error) {
+		out = all // they are all on one page
+		return false, nil
+	})
+	return out, err
 }
 
 // rooms lists the hypervisors. A host with several (bare metal) has the room of all.
 func (l *look) rooms(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
-	limit, found := page, map[string]room{}
-	err := l.walk(ctx, "list the hypervisors", hypervisors.List(l.nova, hypervisors.ListOpts{Limit: &limit}), func(p pagination.Page) error {
-		list, err := hypervisors.ExtractHypervisors(p)
-		for _, h := range list {
+	found := map[string]room{}
+	err := list(ctx, l.nova, "os-hypervisors/detail", "hypervisors", url.Values{"limit": {strconv.Itoa(page)}}, func(h hypervisor) string { return h.ID }, func(part []hypervisor) (bool, error) {
+		for _, h := range part {
 			r := found[h.Service.Host]
-			r.servers += h.RunningVMs
-			r.freeRAM += h.FreeRamMB
+			r.servers += h.Servers
+			r.freeRAM += h.FreeRAM
 			found[h.Service.Host] = r
 		}
-		return err
+		return true, nil
 	})
-	if err == nil {
-		l.c.mu.Lock()
-		defer l.c.mu.Unlock()
-		l.c.rooms = found
+	if err != nil {
+		l.c.forget(err)
+		return fmt.Errorf("list the hypervisors: %w", plain(err))
 	}
-	return err
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	l.c.rooms = found
+	return nil
+}
+
+// hypervisor is what is read of one.
+type hypervisor struct {
+	ID      string `json:"id"`
+	Servers int    `json:"running_vms"`
+	FreeRAM int    `json:"free_ram_mb"`
+	Service struct {
+		Host string `json:"host"`
+	} `json:"service"`
 }
 
 // fill adds to the computes what room they have, as the newest answer had it: that list is
@@ -286,31 +314,35 @@ func (l *look) speaker() (*gophercloud.ServiceClient, bool) {
 
 // on lists all servers on a host.
 func (l *look) on(ctx context.Context, host string) (map[string]fleet.Server, error) {
-	return l.list(ctx, "list the servers on "+host, servers.ListOpts{AllTenants: true, Host: host, Limit: page})
+	return l.list(ctx, "list the servers on "+host, url.Values{"host": {host}})
 }
 
-func (l *look) list(ctx context.Context, doing string, want servers.ListOpts) (map[string]fleet.Server, error) {
+// list lists servers. One that cannot be read is an error where a whole host is asked for, and
+// else not listed.
+func (l *look) list(ctx context.Context, doing string, q url.Values) (map[string]fleet.Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
 	nova, full := l.speaker()
 	out := map[string]fleet.Server{}
-	err := l.walk(ctx, doing, servers.List(nova, want), func(p pagination.Page) error {
-		var list []server
-		if err := servers.ExtractServersInto(p, &list); err != nil {
-			return err
-		}
-		for _, s := range list {
+	q.Set("all_tenants", "true")
+	q.Set("limit", strconv.Itoa(page))
+	err := list(ctx, nova, "servers/detail", "servers", q, func(s server) string { return s.ID }, func(part []server) (bool, error) {
+		for _, s := range part {
 			words, err := s.words(full)
-			if err != nil && want.Host != "" {
-				return err
+			if err != nil && q.Has("host") {
+				return false, err
 			}
 			if err == nil {
 				out[s.ID] = words
 			}
 		}
-		return nil
+		return true, nil
 	})
-	return out, err
+	if err != nil {
+		l.c.forget(err)
+		return nil, fmt.Errorf("%s: %w", doing, plain(err))
+	}
+	return out, nil
 }
 
 // seek finds those of the further servers that are on none of the hosts looked at: in one list
@@ -319,7 +351,7 @@ func (l *look) seek(ctx context.Context, further []string) error {
 	missing := l.missing(further)
 	if len(missing) > few {
 		if since := l.c.history.oldest(missing); !since.IsZero() {
-			changed, err := l.list(ctx, "list the servers that moved", servers.ListOpts{AllTenants: true, Limit: page, ChangesSince: since.UTC().Format(time.RFC3339)})
+			changed, err := l.list(ctx, "list the servers that moved", url.Values{"changes-since": {since.UTC().Format(time.RFC3339)}})
 			if err != nil {
 				return err
 			}
@@ -399,17 +431,13 @@ func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, ser
 		return fmt.Errorf("list the evacuations: %w", ctx.Err())
 	}
 	until := h.bound(servers, further)
-	newest, made, marker := map[string]evacuation{}, time.Time{}, ""
-	for {
-		list, more, err := records(ctx, nova, marker)
-		if err != nil {
-			return fmt.Errorf("list the evacuations: %w", plain(err))
-		}
+	newest, made := map[string]evacuation{}, time.Time{}
+	err := records(ctx, nova, func(part []record) (bool, error) {
 		old := false
-		for _, r := range list {
+		for _, r := range part {
 			t, err := time.Parse("2006-01-02T15:04:05", r.Created[:min(19, len(r.Created))])
 			if err != nil {
-				return fmt.Errorf("list the evacuations: record %d was made at %q", r.ID, r.Created)
+				return false, fmt.Errorf("record %d was made at %q", r.ID, r.Created)
 			}
 			e := evacuation{fleet.Migration{ID: r.ID, Status: r.Status, From: r.From, To: r.To}, t}
 			if n, ok := newest[r.Server]; !ok || n.ID < e.ID {
@@ -419,11 +447,11 @@ func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, ser
 				made = t
 			}
 			old = t.Before(until)
-			marker = r.UUID
 		}
-		if old || !more {
-			break
-		}
+		return !old, nil
+	})
+	if err != nil {
+		return fmt.Errorf("list the evacuations: %w", plain(err))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -496,19 +524,10 @@ type record struct {
 	Created string `json:"created_at"`
 }
 
-// records is one page of evacuations, newest first. gophercloud's own list reads the first
-// page and says nothing of the others.
-func records(ctx context.Context, nova *gophercloud.ServiceClient, marker string) (list []record, more bool, err error) {
+// records lists evacuations, newest first.
+func records(ctx context.Context, nova *gophercloud.ServiceClient, f func([]record) (more bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
 	q := url.Values{"migration_type": {"evacuation"}, "limit": {strconv.Itoa(page)}}
-	if marker != "" {
-		q.Set("marker", marker)
-	}
-	var said struct {
-		Migrations []record           `json:"migrations"`
-		Links      []gophercloud.Link `json:"migrations_links"`
-	}
-	_, err = nova.Get(ctx, nova.ServiceURL("os-migrations")+"?"+q.Encode(), &said, nil)
-	return said.Migrations, len(said.Migrations) > 0 && len(said.Links) > 0, err
+	return list(ctx, nova, "os-migrations", "migrations", q, func(r record) string { return r.UUID }, f)
 }

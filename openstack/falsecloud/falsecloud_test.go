@@ -353,6 +353,9 @@ func TestMicroversions(t *testing.T) {
 // TestScale: 1,000 computes with 20,000 servers lose a rack of 40, and a look stays a handful
 // of requests and one for each host.
 func TestScale(t *testing.T) {
+	if testing.Short() {
+		t.Skip("20,000 servers under the race detector")
+	}
 	s := play(t, falsecloud.Config{Page: 1000})
 	var hosts []string
 	for i := range 1000 {
