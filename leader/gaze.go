@@ -62,8 +62,8 @@ func (l *Leader) watchCloud(ctx context.Context) {
 		look, cancel := context.WithTimeout(ctx, gazeLasts)
 		seen, err := l.Clouds.Look(look, began, want.hosts, want.servers)
 		cancel()
-		if err != nil {
-			seen = fleet.Cloud{Away: err.Error()}
+		if err != nil && seen.Away == "" {
+			seen.Away = err.Error()
 		}
 		select {
 		case <-ctx.Done():
@@ -104,11 +104,5 @@ func (l *Leader) want(w fleet.World, p fleet.Plan) {
 	l.gazes <- next
 }
 
-// looked takes in what was seen. A look that came to nothing says only that.
-func (l *Leader) looked(seen fleet.Cloud) {
-	if seen.Away != "" {
-		l.cloud.Away = seen.Away
-		return
-	}
-	l.cloud = seen
-}
+// looked takes in what was seen: what was not answered stays as it was.
+func (l *Leader) looked(seen fleet.Cloud) { l.cloud = seen.Follows(l.cloud) }

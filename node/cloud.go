@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"sync"
 
 	"mainstay/fleet"
 	"mainstay/openstack"
@@ -26,4 +28,51 @@ func checkCloud(ctx context.Context, spec fleet.Spec) (out fleet.Faults) {
 		out = append(out, fleet.Fault{Path: "openstack", Rule: "openstack", Problem: problem, Warning: true})
 	}
 	return out
+}
+
+// cloud is the site's OpenStack as this host reaches it while it leads. It is opened when
+// it is first needed, and again until that succeeds: that its file is not there yet is a
+// state to plan with, as Nova's own silence is.
+type cloud struct {
+	cfg    fleet.OpenStack
+	mu     sync.Mutex
+	client *openstack.Client
+}
+
+func (c *cloud) open() (*openstack.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client == nil {
+		client, err := openstack.Open(c.cfg)
+		if err != nil {
+			return nil, err
+		}
+		c.client = client
+	}
+	return c.client, nil
+}
+
+// Look asks what the leader's plan needs to know.
+func (c *cloud) Look(ctx context.Context, began fleet.Moment, hosts, servers []string) (fleet.Cloud, error) {
+	client, err := c.open()
+	if err != nil {
+		return fleet.Cloud{Away: err.Error()}, err
+	}
+	return client.Look(ctx, began, hosts, servers)
+}
+
+// do carries out an order, and says what became of it.
+func (c *cloud) do(ctx context.Context, o fleet.Order, still func() error) (fleet.Outcome, string) {
+	client, err := c.open()
+	if err != nil {
+		return fleet.Broken, err.Error() // nothing was asked
+	}
+	if err := client.Do(ctx, o, still); err != nil {
+		why := err.Error()
+		if e, ok := errors.AsType[*openstack.Error](err); ok {
+			why = e.Why // history names the deed itself
+		}
+		return openstack.OutcomeOf(err), why
+	}
+	return fleet.Done, ""
 }

@@ -360,10 +360,16 @@ func (n *node) run(asked context.Context) error {
 		return err
 	}
 	defer addrs.set.Close()
+	var clouds leader.Clouds
+	var inCloud func(context.Context, fleet.Order, func() error) (fleet.Outcome, string)
+	if me.Voter && n.spec.OpenStack.Cloud != "" {
+		c := &cloud{cfg: n.spec.OpenStack}
+		clouds, inCloud = c, c.do
+	}
 	n.agent, err = agent.New(agent.Config{
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: n.env(),
-		Fence: n.fence, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
+		Fence: n.fence, Cloud: inCloud, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
 		Unrenewed: func() string {
 			if said := n.unrenewed.Load(); said != nil {
 				return *said
@@ -384,7 +390,7 @@ func (n *node) run(asked context.Context) error {
 		}
 		n.leader = leader.New(leader.Config{
 			Host: n.host, Spec: func() fleet.Spec { return n.spec }, Quorum: n.quorum, Eyes: n.agent, Desk: n.desk, Send: n.send,
-			Keep: n.worlds.keep, Now: vip.Now, Wall: time.Now, Log: n.log,
+			Clouds: clouds, Keep: n.worlds.keep, Now: vip.Now, Wall: time.Now, Log: n.log,
 		})
 		wait.Go(func() { n.worlds.run(ctx.Done()) })
 		wait.Go(func() { n.leader.Run(ctx) })

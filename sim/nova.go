@@ -425,14 +425,14 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 			return
 		}
 		if o != fleet.Done {
-			l.seen.Away = cmp.Or(why, "no answer")
+			seen = fleet.Cloud{Away: cmp.Or(why, "no answer")}
 		} else {
 			seen.At = began
 			for _, host := range hosts {
 				seen.Looked[host] = began
 			}
-			l.seen = seen
 		}
+		l.seen = seen.Follows(l.seen)
 		l.news()
 		l.watchCloud(reign, from)
 	})
