@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 var (
 	twoRounds = flag.Int("two", 0, "how many rounds two servers alone are played: make lab-two")
 	twoSeed   = flag.Uint64("two-seed", 1, "throws the dice of lab-two")
+	twoTiming = flag.String("two-timing", "wide", "the preset of lab-two: rack, room or wide")
 )
 
 // TestTwo lives with two servers and no third: one of them is cut off, hangs, loses power,
@@ -48,44 +48,19 @@ func TestTwo(t *testing.T) {
 	if len(took) > 0 {
 		t.Logf("%d rounds; until exactly one served: median %v, worst %v", len(took), took[len(took)/2], took[len(took)-1])
 	}
-	s.light.once(t)
+	s.once(t)
 }
 
 func pickOne(dice *rand.Rand, from ...string) string { return from[dice.IntN(len(from))] }
 
 // twoSite is two servers, c1 and c2.
-type twoSite struct {
-	*site
-	light *lightSite // the same site, with the witness of its one service
-}
+type twoSite struct{ *lightSite }
 
 func newTwoSite(ctx context.Context, t *testing.T) *twoSite {
 	t.Helper()
-	binary := build(ctx, t, "one")
-	l := up(t, Config{Name: "two", Hosts: []Host{{Name: "c1"}, {Name: "c2"}}, Disk: 2 << 30})
-	plain := &site{ctx: ctx, lab: l, binary: binary}
-	s := &twoSite{site: plain, light: &lightSite{site: plain, witness: newWitness(t, l), config: SiteConfig{
-		Binary: binary, Timing: "wide", Pair: true,
-		Services: strings.Replace(memberServices, "[c1, c2, c3]", "[c1, c2]", 1),
-	}}}
-	for _, m := range l.Hosts {
-		s.light.furnish(t, m.Name)
-	}
-	if err := l.Deploy(ctx, s.light.config, func(text string) { t.Log(text) }); err != nil {
-		t.Fatal(err)
-	}
-	wire, err := l.Wire(slices.Collect(maps.Values(l.Virtual()))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain.wire = wire
-	t.Cleanup(func() {
-		if err := wire.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	s := &twoSite{deployServers(ctx, t, "two", SiteConfig{Timing: *twoTiming, Pair: true})}
 	s.await(t, "everything in service", s.joint)
-	s.light.generations(t)
+	s.generations(t)
 	return s
 }
 
