@@ -163,6 +163,7 @@ type Agent struct {
 	departing fleet.Moment
 	leaving   bool
 	agreed    uint64        // of a pair: the number of the agreement that this host goes by
+	blind     bool          // of a pair: this host receives nothing at all
 	armed     time.Duration // of the watchdog; zero: it is not
 	watchdog  Watchdog      // of guardLife alone; nil: not opened yet
 	questions map[string]*question
@@ -208,6 +209,7 @@ type sense struct {
 	leased  bool
 	suspect bool
 	stint   fleet.Stint
+	blind   bool // by its own word it receives nothing at all
 }
 
 // last is when it was last heard on any network; 0: never.
@@ -374,7 +376,7 @@ func (a *Agent) tick(every, length time.Duration) {
 	}
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
-	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
+	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length, Blind: a.blind}
 	// While what the former stint held is not yet gone, this one must not be heard of,
 	// by this host's own ear neither.
 	silent := a.hand.Silent()
@@ -490,7 +492,7 @@ func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
 		changed = changed || now.Sub(s.nets[network]) >= 3*a.beats[b.Stint.Host]
 		s.nets[network] = now
 	}
-	s.stint, s.leased = b.Stint, b.Leased
+	s.stint, s.leased, s.blind = b.Stint, b.Leased, b.Blind
 	if s.suspect {
 		s.suspect = false
 		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == b.Stint.Host })

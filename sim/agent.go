@@ -18,6 +18,7 @@ type beat struct {
 	sent   fleet.Moment
 	late   time.Duration
 	leased bool
+	blind  bool // of a pair: nobody gets a packet to the sender
 }
 
 // agent is the shell around plan.Hand and lease.Ear: what package agent does,
@@ -82,6 +83,7 @@ type sense struct {
 	suspect bool
 	stint   fleet.Stint
 	seen    bool
+	blind   bool // by its own word nobody gets a packet to it
 }
 
 type asking struct {
@@ -191,7 +193,7 @@ func (a *agent) tick() {
 	}
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
-	b := &beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now)}
+	b := &beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now), blind: s.paired() && h.blind()}
 	if a.hand.Silent() {
 		a.remind(now)
 		a.next(now)
@@ -291,7 +293,7 @@ func (a *agent) heardBeat(from *host, b *beat, net int, now fleet.Moment) {
 		}
 		x.nets[net] = now
 	}
-	x.seen, x.stint, x.leased = true, b.stint, b.leased
+	x.seen, x.stint, x.leased, x.blind = true, b.stint, b.leased, b.blind
 	if x.suspect {
 		x.suspect = false
 		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == from.name })
