@@ -81,11 +81,11 @@ lab-arbiter: build
 	go test ./lab -count=1 -timeout 0 -v -run TestArbiter -faults
 
 # Two servers and no third, ROUNDS times: cut off, hung, without power, or out of sight of each
-# other; exactly one serves at the end of each. SEED=n throws the same dice again, TIMING=preset
-# plays rack or room.
+# other, or with networks silent; exactly one serves at the end of each. SEED=n throws the same
+# dice again, TIMING=preset plays rack or room, FAULT=name one fault alone.
 TIMING ?= wide
 lab-two: build
-	go test ./lab -count=1 -timeout 0 -v -run TestTwo -two $(ROUNDS) -two-timing $(TIMING) $(if $(SEED),-two-seed $(SEED))
+	go test ./lab -count=1 -timeout 0 -v -run TestTwo -two $(ROUNDS) -two-timing $(TIMING) $(if $(FAULT),-two-fault $(FAULT)) $(if $(SEED),-two-seed $(SEED))
 
 # A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
 lab-rabbitmq: build
