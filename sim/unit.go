@@ -192,7 +192,6 @@ func (u *unit) crash() {
 		return
 	}
 	u.life++
-	u.pending = nil
 	if u.of != nil {
 		u.of.gone()
 	}
