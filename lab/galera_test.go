@@ -60,6 +60,9 @@ func TestGalera(t *testing.T) {
 	g.step(t, "G1 G2b all crash and no view is left", g.allCrash)
 	g.step(t, "G2 a member without data says that it is safe to bootstrap", g.emptyMember)
 	g.step(t, "G3 a member that does not answer may be primary", g.silentMember)
+	for n := range min(*galeraRounds, 3) {
+		g.step(t, fmt.Sprintf("G4 a member is hung, round %d", n+1), g.hung)
+	}
 	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerLost(t, "KILL", time.Second) })
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
