@@ -36,8 +36,9 @@ type galeraCopy struct {
 	status statusQuery
 	close  func() error
 	galeraFiles
-	donor bool
-	taken string // the file that says when the newest backup was taken here
+	donor  bool
+	polite time.Duration // politely
+	taken  string        // the file that says when the newest backup was taken here
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
@@ -66,7 +67,7 @@ type statusQuery func(context.Context) (map[string]string, error)
 
 func openGalera(s fleet.Service, env Env) (Copy, error) {
 	u, p := newUnit(s, env)
-	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), close: func() error { return nil }}
+	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), polite: politely, close: func() error { return nil }}
 	c.bar = bar{name: s.Name, held: filepath.Join(env.Held, s.Name), why: "Its member of the cluster is started by Mainstay alone"}
 	c.taken = filepath.Join(env.Saved, s.Name+".json")
 	if d, err := time.ParseDuration(p.text("backup_within")); err != nil || d < 0 {

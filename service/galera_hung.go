@@ -39,7 +39,7 @@ func (c *galeraCopy) shoot(ctx context.Context, unit string) error {
 
 // end stops a member that takes no writes: politely, and if that does not help by force.
 func (c *galeraCopy) end(ctx context.Context, unit string) error {
-	polite, cancel := context.WithTimeout(ctx, politely)
+	polite, cancel := context.WithTimeout(ctx, c.polite)
 	err := c.Stop(polite)
 	cancel()
 	if err == nil || ctx.Err() != nil || polite.Err() == nil {
