@@ -299,6 +299,8 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 			return
 		}
 		a.done(d, w.operate(ctx, a, o))
+	case plan.VerbKill:
+		a.done(d, a.kill(ctx, o))
 	case plan.VerbGoOn, plan.VerbEven:
 		a.done(d, a.mirror(ctx, o))
 	case plan.VerbInventory:

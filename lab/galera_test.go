@@ -47,7 +47,7 @@ func TestGalera(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := SiteConfig{Timing: "room", Services: galeraServices}
-	g := &galeraSite{site: deploySite(ctx, t, Config{Name: "galera", Layers: []string{layer}}, config), config: config}
+	g := &galeraSite{site: deploySite(ctx, t, Config{Name: "galera", Layers: []string{layer}}, config), config: config, told: map[string]bool{}}
 	g.data = g.lab.Hosts
 	t.Logf("the dice of this run: -galera-seed %d", *galeraSeed)
 	g.dice = rand.New(rand.NewPCG(*galeraSeed, 0))
@@ -60,6 +60,9 @@ func TestGalera(t *testing.T) {
 	g.step(t, "G1 G2b all crash and no view is left", g.allCrash)
 	g.step(t, "G2 a member without data says that it is safe to bootstrap", g.emptyMember)
 	g.step(t, "G3 a member that does not answer may be primary", g.silentMember)
+	for n := range min(*galeraRounds, 3) {
+		g.step(t, fmt.Sprintf("G3 a member is hung, round %d", n+1), g.hung)
+	}
 	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerLost(t, "KILL", time.Second) })
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
@@ -80,6 +83,7 @@ type galeraSite struct {
 	dice       *rand.Rand
 	w          *writers
 	recoveries []recovery
+	told       map[string]bool // events that were looked at
 }
 
 // step plays one thing and then sees that all is in order and nothing is lost.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,6 +87,7 @@ type revival struct {
 	join      []string // down, to be started one at a time
 	natively  []string // to be started with what they last saw
 	watch     bool     // the time that they may take for it runs
+	kill      string   // hangs, and is to be ended
 	position  []string // to end and to say where their data stand
 	ask       []string // to report in this epoch
 	choose    string   // to be recorded as the one that begins
@@ -98,7 +100,7 @@ type revival struct {
 // it must never bring about:
 //
 //   - whoever may still run, or cannot be asked, blocks it: no answer is no proof
-//     (INCIDENTS G3);
+//     (INCIDENTS G3); but one that hangs on a host that is well is ended (unhang);
 //   - as long as all members that last saw each other are there, they go on by
 //     themselves, which needs no decision of ours (pc.recovery);
 //   - else all are ended, what any of them could go on from by itself is put aside,
@@ -168,6 +170,12 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 				r.natively = append(r.natively, m.host)
 			}
 		}
+		if m, ask, why := unhang(ms); why != "" {
+			if r.ask = ask; m != nil {
+				r.kill = m.host
+			}
+			r.why = cmp.Or(r.why, why)
+		}
 		if r.why == "" {
 			r.why = fmt.Sprintf("word from %s: it may be in a primary component, and no answer is no proof", strings.Join(silent, ", "))
 		}
@@ -175,6 +183,11 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 	}
 	if held != "" && !find(ms, held).down() {
 		r.why = held + " to have begun the cluster"
+		if m, ask, why := unhang(ms); why != "" {
+			if r.ask, r.why = ask, why; m != nil {
+				r.kill = m.host
+			}
+		}
 		return r
 	}
 	if names := reunion(ms, len(all)); held == "" && len(names) > 0 && waited < together {
@@ -404,10 +417,11 @@ func (d *decision) clustered(v fleet.Service) {
 			if m.waived {
 				d.record(fleet.Remove("wish/without-"+v.Name+"-"+m.host, fmt.Sprintf("%s has a primary component: no need to go on without %s", v.Name, m.host)))
 			}
-			if m.heard && !m.down() {
-				d.run(v, m.host, VerbJoin) // what hangs, or is not installed
+			if m.heard && !m.down() && !m.s.Stuck {
+				d.run(v, m.host, VerbJoin) // what is not installed, or not to be asked
 			}
 		}
+		d.unhangOne(v, ms)
 		if host := d.joiner(v); host != "" && len(r.join) > 0 { // ordered, though its host has not said so yet
 			r.join = []string{host}
 			d.wait(v.Thing(), fmt.Sprintf("%s to have joined: one member joins at a time", host), "")
@@ -428,7 +442,7 @@ func (d *decision) clustered(v fleet.Service) {
 		put(fmt.Sprintf("%s has no primary component: %s may go on by themselves until %v from now", v.Name, strings.Join(d.homes[v.Name], ", "), together))
 	case r.watch:
 		d.wake(together - waited)
-	case d.disarmed && (len(r.position) > 0 || r.choose != "" || r.bootstrap != ""):
+	case d.disarmed && (r.kill != "" || len(r.position) > 0 || r.choose != "" || r.bootstrap != ""):
 		d.wait(v.Thing(), "Mainstay to be armed again", "mainstay disarm off")
 	case r.choose != "":
 		s := ms[slices.IndexFunc(ms, func(m member) bool { return m.host == r.choose })].s
@@ -448,6 +462,9 @@ func (d *decision) clustered(v fleet.Service) {
 	}
 	if d.disarmed {
 		return
+	}
+	if r.kill != "" {
+		d.killOne(v, &ms[slices.IndexFunc(ms, func(m member) bool { return m.host == r.kill })], ms)
 	}
 	for _, host := range r.position {
 		d.position(v, b, host)

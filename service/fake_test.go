@@ -48,6 +48,7 @@ type fakeUnit struct {
 	Processes                         []process
 	// What the next jobs do: "" succeeds, "failed" fails, "never" does not end.
 	OnStart, OnStop string
+	OnKill          string    // "never": what is on its way down does not die, it waits for a disk
 	Leaves          []process // processes that a stop leaves behind
 	AtStop          func()
 }
@@ -312,12 +313,12 @@ func (m fakeManager) ResetFailedUnit(name string) *dbus.Error {
 
 func (m fakeManager) UnsetEnvironment([]string) *dbus.Error { return nil }
 
-// KillUnit ends a start that never ends, as SIGKILL does.
+// KillUnit ends what runs or starts, as SIGKILL does.
 func (m fakeManager) KillUnit(name, _ string, _ int32) *dbus.Error {
 	m.f.mu.Lock()
 	defer m.f.mu.Unlock()
 	m.f.calls = append(m.f.calls, "KillUnit "+name)
-	if u := m.f.units[name]; u.Active == "activating" {
+	if u := m.f.units[name]; u.Active == "activating" || u.Active == "active" || u.Active == "deactivating" && u.OnKill != "never" {
 		u.Active, u.Sub, u.Result, u.Processes = "failed", "failed", "signal", nil
 		m.f.emit(name)
 	}

@@ -36,8 +36,9 @@ type galeraCopy struct {
 	status statusQuery
 	close  func() error
 	galeraFiles
-	donor bool
-	taken string // the file that says when the newest backup was taken here
+	donor  bool
+	polite time.Duration // politely
+	taken  string        // the file that says when the newest backup was taken here
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
@@ -66,7 +67,7 @@ type statusQuery func(context.Context) (map[string]string, error)
 
 func openGalera(s fleet.Service, env Env) (Copy, error) {
 	u, p := newUnit(s, env)
-	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), close: func() error { return nil }}
+	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), polite: politely, close: func() error { return nil }}
 	c.bar = bar{name: s.Name, held: filepath.Join(env.Held, s.Name), why: "Its member of the cluster is started by Mainstay alone"}
 	c.taken = filepath.Join(env.Saved, s.Name+".json")
 	if d, err := time.ParseDuration(p.text("backup_within")); err != nil || d < 0 {
@@ -99,7 +100,7 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 		return c, errors.Join(p.wrongs...)
 	}
 	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(2)
+	db.SetMaxOpenConns(3) // Ready, Probe, and what is told to the server
 	db.SetMaxIdleConns(1)
 	c.close = db.Close
 	c.status = func(ctx context.Context) (map[string]string, error) {
@@ -112,7 +113,7 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 		switch {
 		case err == nil:
 			return out, nil
-		case errors.As(err, &answer), errors.As(err, &password), errors.As(err, &refused) && !refused.Timeout():
+		case errors.As(err, &answer), errors.As(err, &password), errors.As(err, &refused) && !refused.Timeout() && !errors.Is(err, syscall.EAGAIN): // its queue is full: nobody takes calls
 			return nil, fmt.Errorf("ask %s at %s: %w", s.Name, cfg.Addr, err)
 		default: // the driver calls a read that timed out an invalid connection
 			return nil, unknown("ask %s at %s: no answer within %v: %w", s.Name, cfg.Addr, limit, err)
@@ -528,17 +529,14 @@ func (c *galeraCopy) Position(ctx context.Context) error {
 			return fmt.Errorf("position of %s: it is in the primary component (%s)", c.name, p)
 		}
 	case fleet.Starting:
-		if err := c.bar.drop(); err != nil {
-			return fmt.Errorf("position of %s: %w", c.name, err)
-		}
 		// One that waits for its peers hears no polite signal before its own time is
 		// over, and has taken no write that could be lost.
-		if err := c.systemd.call(ctx, "KillUnit", u.ID, "all", int32(syscall.SIGKILL)).Err; err != nil {
+		if err := c.shoot(ctx, u.ID); err != nil {
 			return fmt.Errorf("position of %s: %w", c.name, err)
 		}
 	}
-	if err := c.Stop(ctx); err != nil {
-		return err
+	if err := c.end(ctx, u.ID); err != nil {
+		return fmt.Errorf("position of %s: %w", c.name, err)
 	}
 	c.ask.Lock()
 	defer c.ask.Unlock()

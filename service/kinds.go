@@ -148,6 +148,9 @@ type Member interface {
 	Position(ctx context.Context) error
 	// Bootstrap starts it as the first one of its cluster.
 	Bootstrap(ctx context.Context) error
+	// Kill ends it, which hangs, whatever it is at; it refuses one that answers. Safe
+	// beside any of the others.
+	Kill(ctx context.Context) error
 }
 
 // Env is what copies share on one host. The zero value of a path is the one

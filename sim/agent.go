@@ -694,6 +694,8 @@ func (a *agent) perform(d deed) {
 			}
 			proc.in(0, func() { a.operated(d, u, err) })
 		}})
+	case plan.VerbKill:
+		a.kill(d)
 	case plan.VerbGoOn, plan.VerbEven:
 		answer, c := a.host.site.mirror.goOn, a.host.copy(name).mirror
 		if o.Verb == plan.VerbEven {

@@ -28,6 +28,7 @@ type copyOf struct {
 	begun   at         // when its present start began
 	joining at         // until when it gets its data from another; 0: it does not
 	told    uint64     // the epoch in which its present start was ordered, to join; 0: it was not
+	killed  bool       // it was ended by force
 	known   bool       // its storage engine was asked since it last ran
 
 	// On disk.
@@ -274,7 +275,7 @@ func (m *copyOf) ended(err string) {
 // gone is what the end of a member's process leaves: it may have lost nothing that is on
 // its disk, and knows whom it last saw unless it left in good order.
 func (m *copyOf) gone() {
-	m.joining, m.known = 0, false
+	m.joining, m.known, m.killed = 0, false, false
 	if p := m.of; p != nil {
 		m.of = nil
 		m.u.host.site.after(at(evicted), func() { m.u.host.site.stir(time.Second) })
@@ -330,6 +331,10 @@ func (m *copyOf) operate(j job, done func(err string)) {
 			}
 		})
 	case plan.VerbPosition:
+		if u.phase == fleet.Running && (u.hung || m.of != nil) {
+			done("it runs and may be in the primary component")
+			return
+		}
 		if u.alive() {
 			u.life++
 			m.gone()

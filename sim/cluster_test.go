@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// withCluster gives the story of a seed a database, whose members crash, forget whom
+// withCluster gives the story of a seed a database, whose members crash, hang, forget whom
 // they last saw, and lose their host's power together, besides.
 func withCluster(seed uint64) Story {
 	st := Draw(seed)
@@ -39,6 +39,26 @@ func withCluster(seed uint64) Story {
 			}
 		}
 	}
+	// The last throws: seeds of before mean what they meant, but for those whose members
+	// hang as well, half of all.
+	for range dice.IntN(2) * (4 + dice.IntN(5)) {
+		t := 20*time.Second + time.Duration(dice.Int64N(int64(length-80*time.Second))).Truncate(time.Microsecond)
+		group := 1000 + len(st.Commands)
+		hung := dice.Perm(3)[:pick(dice, 1, 1, 2, 3)]
+		for _, i := range hung {
+			host := fmt.Sprintf("c%d", i+1)
+			gap := time.Duration(dice.Int64N(int64(pick(dice, 10*time.Millisecond, 3*time.Second, 20*time.Second)))).Truncate(time.Microsecond)
+			st.Commands = append(st.Commands, Command{At: t + gap, Verb: "hang", Args: []string{host, "db"}, Group: group})
+			if len(hung) > 1 || dice.IntN(3) == 0 { // where all hang a person waits
+				back := time.Duration(dice.Int64N(int64(40 * time.Second))).Truncate(time.Microsecond)
+				st.Commands = append(st.Commands, Command{At: t + gap + back, Verb: "resume", Args: []string{host, "db"}, Group: group})
+			}
+		}
+		for _, i := range dice.Perm(3)[:dice.IntN(3)] { // not a few of the others die at about the same time
+			gap := time.Duration(dice.Int64N(int64(12 * time.Second))).Truncate(time.Microsecond)
+			st.Commands = append(st.Commands, Command{At: t + gap, Verb: "crash", Args: []string{fmt.Sprintf("c%d", i+1), "db"}, Group: group})
+		}
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
 	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)
@@ -54,10 +74,21 @@ func TestClusterSeeds(t *testing.T) {
 	if testing.Short() {
 		n = 1
 	}
+	killed := 0
 	for seed := *first; seed < *first+n; seed++ {
-		if r := Play(withCluster(seed)); r.Violation != nil {
+		r := Play(withCluster(seed))
+		if r.Violation != nil {
 			t.Errorf("seed %d: %s: %s\n%s", seed, r.Violation.Audit, r.Violation.Text, strings.Join(r.Log[max(0, len(r.Log)-60):], "\n"))
 			return
 		}
+		for _, line := range r.Log {
+			if strings.Contains(line, "the member of db on ") {
+				killed++
+			}
+		}
+	}
+	t.Logf("%d sites, on which a member that hung was killed %d times", n, killed)
+	if n >= 50 && killed == 0 {
+		t.Error("none was")
 	}
 }

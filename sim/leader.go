@@ -331,7 +331,7 @@ func aloud(v fleet.Verb) bool {
 // patience is how long the effect of an order is waited for.
 func patience(v fleet.Verb) at {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap, plan.VerbKill:
 		return 1500 * second
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return 120 * second
