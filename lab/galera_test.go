@@ -60,6 +60,7 @@ func TestGalera(t *testing.T) {
 	g.step(t, "G1 G2b all crash and no view is left", g.allCrash)
 	g.step(t, "G2 a member without data says that it is safe to bootstrap", g.emptyMember)
 	g.step(t, "G3 a member that does not answer may be primary", g.silentMember)
+	g.step(t, "a waived member comes back when the others have gone past it", g.waivedMember)
 	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerLost(t, "KILL", time.Second) })
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
@@ -246,7 +247,8 @@ func (g *galeraSite) emptyMember(t *testing.T) {
 
 // silentMember: G3. One member is cut off from everybody but its own clients, and the two
 // others die: it may be primary for all that they can know. Nobody begins a second
-// cluster; when it is back, or is proved off and a person says so, they go on.
+// cluster; when it is back they go on (that it is proved off and a person says so is
+// waivedMember's).
 func (g *galeraSite) silentMember(t *testing.T) {
 	g.w.await(t, 50)
 	leader := g.status(t).Leader
