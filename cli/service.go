@@ -92,7 +92,11 @@ func (a *app) withoutCommand() *cobra.Command {
 members of the site's file. One that cannot say where its data stand may be the one
 that has the last commits, so it is waited for. Your word lets the others go on
 without it: what only it has is lost then. A host that is silent must be proved off
-besides (mainstay recover oath HOST). --cancel takes the word back, until a member has begun.`,
+besides (mainstay recover oath HOST). --cancel takes the word back, until a member has begun.
+
+When that member comes back it joins with nothing, and is given all data of the others.
+What it had is kept beside, as /var/lib/mysql.without-TIME, if the folder can be renamed
+and the disk has room for both; else it is overwritten. History says which.`,
 		Example: "  mainstay recover service mariadb --without c3 --its-data-may-be-lost 'both disks are broken, ann'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if host == "" {

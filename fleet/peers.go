@@ -32,4 +32,7 @@ const (
 	StepReplace = "replace"
 	// StepAbandon is StepReplace by a person's word: such queues are lost.
 	StepAbandon = "abandon"
+	// StepRenounce gives up the data of a member without which its cluster was begun, once
+	// under each mark, so that it gets all of them from the others when it joins.
+	StepRenounce = "renounce"
 )

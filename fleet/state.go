@@ -47,7 +47,21 @@ type Bootstrap struct {
 	// Since is when all members that can go on by themselves were there.
 	Since time.Time `json:"since,omitzero"`
 	At    time.Time `json:"at,omitzero"`
+	// Without are the hosts whose members' data were given up when the cluster was begun.
+	// It outlives the beginning: each stays here until it has a whole copy of the others'.
+	Without map[string]LeftOut `json:"without,omitempty"`
 }
+
+// LeftOut is that a cluster was begun without what one of its members has: from then on
+// the member's data are a branch of the history that is given up.
+type LeftOut struct {
+	At time.Time `json:"at"` // by the leader's clock; it names the word under which the data go
+	// Boot of its host that was proved off then; empty: the host was heard.
+	Boot string `json:"boot,omitempty"`
+}
+
+// Mark is the name under which the data are given up, once.
+func (l LeftOut) Mark() string { return l.At.UTC().Format(time.RFC3339Nano) }
 
 // Member is a host that has joined. Only its admitted boot may be given rights.
 type Member struct {

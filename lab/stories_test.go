@@ -43,6 +43,8 @@ var virtual = map[string]string{
 	"g3-hung-member":                  noGalera,
 	"g3-leader-dies":                  noGalera,
 	"g3-silent-member":                noGalera,
+	"g-two-histories":                 noGalera,
+	"g-waived-member-returns":         noGalera,
 	"mirror-behind":                   noDRBD,
 	"mirror-no-leader":                noDRBD,
 	"mirror-third":                    noDRBD,

@@ -39,6 +39,8 @@ type galeraCopy struct {
 	donor  bool
 	polite time.Duration // politely
 	taken  string        // the file that says when the newest backup was taken here
+	// renounced is the file that says under which marks the data were given up.
+	renounced string
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
@@ -69,7 +71,7 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 	u, p := newUnit(s, env)
 	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), polite: politely, close: func() error { return nil }}
 	c.bar = bar{name: s.Name, held: filepath.Join(env.Held, s.Name), why: "Its member of the cluster is started by Mainstay alone"}
-	c.taken = filepath.Join(env.Saved, s.Name+".json")
+	c.taken, c.renounced = filepath.Join(env.Saved, s.Name+".json"), filepath.Join(env.Saved, s.Name+".renounced.json")
 	if d, err := time.ParseDuration(p.text("backup_within")); err != nil || d < 0 {
 		p.wrong("backup_within", "%q is no duration such as 26h; 0s: nobody is told", p.text("backup_within"))
 	}
@@ -346,6 +348,7 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 	if s, err := readSaved(c.taken); err == nil {
 		r.Saved = s.Taken
 	}
+	c.tellRenounced(&r)
 	if phase == fleet.Running {
 		r.Part = part(c.last)
 	} else {

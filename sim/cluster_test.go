@@ -59,6 +59,9 @@ func withCluster(seed uint64) Story {
 			st.Commands = append(st.Commands, Command{At: t + gap, Verb: "crash", Args: []string{fmt.Sprintf("c%d", i+1), "db"}, Group: group})
 		}
 	}
+	if seed%4 == 2 {
+		st.Commands = append(st.Commands, waived(seed)...)
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
 	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)
@@ -66,9 +69,49 @@ func withCluster(seed uint64) Story {
 	return st
 }
 
+// waived lets the member with the last change lose its power and the others crash; a
+// person swears it off and gives up what it has, early or late, twice as one would who saw
+// nothing happen; it comes back while they begin, or when they are far ahead, and at times
+// all crash once more before it has a copy of theirs.
+func waived(seed uint64) (out []Command) {
+	dice := rand.New(rand.NewPCG(seed, 0x776f7264))
+	for n := range 1 + dice.IntN(3) {
+		group := 2000 + n
+		t := 25*time.Second + time.Duration(dice.Int64N(int64(length-3*time.Minute))).Truncate(time.Microsecond)
+		add := func(after time.Duration, line string) {
+			words := strings.Fields(line)
+			out = append(out, Command{At: t + after.Truncate(time.Microsecond), Verb: words[0], Args: words[1:], Group: group})
+		}
+		within := func(most time.Duration) time.Duration { return time.Duration(dice.Int64N(int64(most))) }
+		victim := pick(dice, "c1", "c1", "c2", "c3")
+		fall := func(after time.Duration) {
+			for _, host := range []string{"c1", "c2", "c3"} {
+				if host != victim {
+					add(after, "crash "+host+" db")
+					add(after, "loseview "+host)
+				}
+			}
+		}
+		add(0, "kill "+victim)
+		fall(0)
+		word := within(20 * time.Second)
+		for _, again := range []time.Duration{0, 5 * time.Second} {
+			add(word+again, "oath "+victim)
+			add(word+again+time.Second, "without "+victim)
+		}
+		back := word + within(pick(dice, 10*time.Second, time.Minute))
+		add(back, "start "+victim)
+		if dice.IntN(2) == 0 {
+			fall(back + within(20*time.Second))
+		}
+	}
+	return out
+}
+
 // TestClusterSeeds: whatever happens to three members and their hosts, there is one
 // primary component at most, no change is lost that a client was told is safe, one member
-// joins at a time, and healed the database comes back without a person.
+// joins at a time, and healed the database comes back without a person. What was given up on
+// a person's word is in nobody's data afterwards.
 func TestClusterSeeds(t *testing.T) {
 	n := uint64(max(1, *seeds/6))
 	if testing.Short() {
