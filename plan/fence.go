@@ -249,9 +249,10 @@ func (d *decision) pursue(in fleet.Intent) {
 		p := *f.Effect.Proof
 		if !in.Proved {
 			d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
-			m := d.w.State.Members[in.Host]
-			m.Fenced = append(d.lately(m), d.w.Wall)
-			d.member(m, fmt.Sprintf("%s was fenced, %d of at most %d times within %v", in.Host, len(m.Fenced), fenceLoop, fenceSpan))
+			if m, joined := d.w.State.Members[in.Host]; joined {
+				m.Fenced = append(d.lately(m), d.w.Wall)
+				d.member(m, fmt.Sprintf("%s was fenced, %d of at most %d times within %v", in.Host, len(m.Fenced), fenceLoop, fenceSpan))
+			}
 		}
 		if in.Loose && left > 0 && fleet.Armed(fleet.GuardIntent) {
 			if !in.Proved {
@@ -265,7 +266,7 @@ func (d *decision) pursue(in fleet.Intent) {
 		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" is done"))
 	default:
 		d.record(fleet.Remove("intent/"+in.Host, fmt.Sprintf("the fence of %s: %s %s", in.Host, f.Effect.Outcome, f.Effect.Why)))
-		if !d.back(in) {
+		if boot, why := d.needsFence(in.Host); why != "" && boot == in.Boot {
 			d.wait(about, nextTry(f), "mainstay recover oath "+in.Host)
 		}
 	}
