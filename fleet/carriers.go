@@ -379,4 +379,6 @@ type Event struct {
 	// kept World, when the event is a decision.
 	Because []string `json:"because,omitempty"`
 	World   string   `json:"world,omitempty"`
+	// Proof: it tells of a proof of death, and outlives the others.
+	Proof bool `json:"proof,omitempty"`
 }

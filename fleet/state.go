@@ -70,12 +70,30 @@ type Member struct {
 	// Barred is why no boot is admitted at present; empty: it may be.
 	Barred string `json:"barred,omitempty"`
 	UUID   string `json:"uuid,omitempty"` // as the host reported it while healthy
-	// Fenced is when it was fenced lately: a loop ends after three within an hour.
+	// Fenced is when a boot of it was proved off by a fence within the last hour: a loop ends
+	// after three.
 	Fenced []time.Time `json:"fenced,omitempty"`
-	Serial string      `json:"serial,omitempty"` // of its certificate
+	// Tried is how often the fence of one boot was tried.
+	Tried  Tries  `json:"tried,omitzero"`
+	Serial string `json:"serial,omitempty"` // of its certificate
 	// Left is the farewell of its last boot, until that is heard again or another is
 	// admitted.
 	Left *Farewell `json:"left,omitempty"`
+}
+
+// Tries counts the tries to fence one boot, proved or not: each has a number of its own, and
+// takes the next level. With another boot they begin anew.
+type Tries struct {
+	Boot  string `json:"boot"`
+	Count int    `json:"count"`
+}
+
+// Of is how often that boot was tried.
+func (t Tries) Of(boot string) int {
+	if t.Boot != boot {
+		return 0
+	}
+	return t.Count
 }
 
 // Farewell is how a host went silent in good order.

@@ -450,6 +450,10 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 		open[topic] = true
 		l.once(topic, true, "%s waits for %s", x.About, x.For)
 		switch {
+		case strings.Contains(x.For, "the brake"):
+			s.guard(fleet.GuardBrake)
+		case strings.Contains(x.For, "it was fenced"):
+			s.guard(fleet.GuardLoop)
 		case strings.Contains(x.For, "never frees"), strings.Contains(x.For, "a proof that it is off"), strings.Contains(x.For, "say twice"):
 			s.guard(fleet.GuardHandover)
 		case strings.Contains(x.For, "to have ended"), strings.Contains(x.For, "fence intent"):
