@@ -107,8 +107,9 @@ type Tender interface {
 
 // Examiner is a Copy whose kind knows what a host's configuration of it should say.
 type Examiner interface {
-	// Examine says, in words for an operator, what is amiss. It changes nothing.
-	Examine() []string
+	// Examine says, in words for an operator, what is amiss; homes are the hosts that have
+	// a copy. It changes nothing.
+	Examine(homes []fleet.Host) []string
 }
 
 // Promoter is a Copy that can be promoted. Demote's nil is the holder's word, as
