@@ -147,6 +147,7 @@ type Replica struct {
 	Me   string `json:"me,omitempty"`
 	// Saved is when the newest backup was taken on this host; zero: none was.
 	Saved time.Time `json:"saved,omitzero"`
+	Name  string    `json:"name,omitempty"` // what the cluster calls it, while its server runs
 	Part  string    `json:"part,omitempty"` // one of the parts below; empty: the server does not say
 }
 
@@ -265,7 +266,7 @@ type Order struct {
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go
-	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs; of go-on and even: the other host
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs; of a database's start: of the one that gives its data; of go-on and even: the other host
 	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it

@@ -213,7 +213,7 @@ func askStatus(ctx context.Context, db *sql.DB) (map[string]string, error) {
 	for _, q := range []string{
 		`SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready','wsrep_connected','wsrep_cluster_status','wsrep_cluster_size',
 			'wsrep_cluster_state_uuid','wsrep_local_state','wsrep_local_state_comment','wsrep_last_committed','wsrep_local_recv_queue')`,
-		`SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_cluster_address','wsrep_reject_queries','wsrep_desync','read_only')`,
+		`SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_cluster_address','wsrep_node_name','wsrep_reject_queries','wsrep_desync','read_only')`,
 	} {
 		rows, err := db.QueryContext(ctx, q)
 		if err != nil {
@@ -346,7 +346,7 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 		r.Saved = s.Taken
 	}
 	if phase == fleet.Running {
-		r.Part = part(c.last)
+		r.Part, r.Name = part(c.last), c.last["wsrep_node_name"]
 	} else {
 		c.last, c.synced = nil, nil
 	}
@@ -456,7 +456,7 @@ func (c *galeraCopy) Start(ctx context.Context) error {
 }
 
 // Join starts the member so that it can only join others.
-func (c *galeraCopy) Join(ctx context.Context) error {
+func (c *galeraCopy) Join(ctx context.Context, donor string) error {
 	c.ask.Lock()
 	defer c.ask.Unlock()
 	st, _, err := c.unitCopy.state(ctx, c.systemd.look)
@@ -468,6 +468,7 @@ func (c *galeraCopy) Join(ctx context.Context) error {
 			return fmt.Errorf("start %s: %w", c.name, err)
 		}
 	}
+	defer c.takeFrom(ctx, donor)()
 	return c.unitCopy.Start(ctx)
 }
 
@@ -561,7 +562,10 @@ func (c *galeraCopy) Position(ctx context.Context) error {
 }
 
 // Restart leaves a member that is starting alone and waits for it instead.
-func (c *galeraCopy) Restart(ctx context.Context) error {
+func (c *galeraCopy) Restart(ctx context.Context) error { return c.Rejoin(ctx, "") }
+
+// Rejoin is Restart with a donor.
+func (c *galeraCopy) Rejoin(ctx context.Context, donor string) error {
 	u, err := c.find(ctx, c.systemd.look)
 	if err != nil {
 		return fmt.Errorf("restart %s: %w", c.name, err)
@@ -574,6 +578,7 @@ func (c *galeraCopy) Restart(ctx context.Context) error {
 	if err := c.unfound(ctx); err != nil {
 		return fmt.Errorf("restart %s: %w", c.name, err)
 	}
+	defer c.takeFrom(ctx, donor)()
 	return c.unitCopy.Restart(ctx)
 }
 

@@ -142,8 +142,10 @@ type Member interface {
 	Copy
 	// Replica is where its data stand; asked right after State, and Ready if it runs.
 	Replica(phase string) fleet.Replica
-	// Join starts it so that it can only join others.
-	Join(ctx context.Context) error
+	// Join starts it so that it can only join others; donor is what the cluster calls the
+	// one that is to give its data, if that one can, "" any. Rejoin is Restart with a donor.
+	Join(ctx context.Context, donor string) error
+	Rejoin(ctx context.Context, donor string) error
 	// Position ends it, puts aside what it could go on from by itself, and finds out
 	// where its data stand: Replica says it from then on, until it is started.
 	Position(ctx context.Context) error
