@@ -33,3 +33,7 @@ const (
 	// StepAbandon is StepReplace by a person's word: such queues are lost.
 	StepAbandon = "abandon"
 )
+
+// StepLag tells a member of a database that the others shall not wait for it: it holds
+// them up. It takes that back itself once it has kept up for a while.
+const StepLag = "lag"
