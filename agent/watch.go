@@ -419,6 +419,8 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	switch {
 	case o.Verb == fleet.VerbStart:
 		return w.copy.Start(ctx)
+	case o.Verb == fleet.VerbRestart && shares:
+		return m.Rejoin(ctx, o.With)
 	case o.Verb == fleet.VerbRestart:
 		return w.copy.Restart(ctx)
 	case o.Verb == fleet.VerbTend:
@@ -430,7 +432,7 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	case o.Verb == fleet.VerbStop:
 		err = w.copy.Stop(ctx)
 	case o.Verb == plan.VerbJoin && shares:
-		return m.Join(ctx)
+		return m.Join(ctx, o.With)
 	case o.Verb == plan.VerbPosition && shares:
 		return m.Position(ctx)
 	case o.Verb == plan.VerbBootstrap && shares:

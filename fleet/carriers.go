@@ -147,7 +147,10 @@ type Replica struct {
 	Me   string `json:"me,omitempty"`
 	// Saved is when the newest backup was taken on this host; zero: none was.
 	Saved time.Time `json:"saved,omitzero"`
-	Part  string    `json:"part,omitempty"` // one of the parts below; empty: the server does not say
+	Name  string    `json:"name,omitempty"` // what the cluster calls it, while its server runs
+	// Brakes: it is too slow, and all the others wait for it again and again.
+	Brakes bool   `json:"brakes,omitempty"`
+	Part   string `json:"part,omitempty"` // one of the parts below; empty: the server does not say
 	// Renounced are the marks (LeftOut) under which it gave up its data, separated by
 	// commas, and Aside is where what it gave up last is kept; empty: it was overwritten.
 	Renounced string `json:"renounced,omitempty"`
@@ -269,7 +272,7 @@ type Order struct {
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go
-	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs, or the mark of renounce; of go-on and even: the other host
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs, or the mark of renounce; of a database's start: of the one that gives its data; of go-on and even: the other host
 	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it

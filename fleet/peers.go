@@ -36,3 +36,7 @@ const (
 	// under each mark, so that it gets all of them from the others when it joins.
 	StepRenounce = "renounce"
 )
+
+// StepLag tells a member of a database that the others shall not wait for it: it holds
+// them up. It takes that back itself once it has kept up for a while.
+const StepLag = "lag"

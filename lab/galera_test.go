@@ -57,7 +57,7 @@ func TestGalera(t *testing.T) {
 		g.step(t, fmt.Sprintf("power cut of all, round %d", n+1), g.powerCut)
 	}
 	g.tellRecoveries(t)
-	g.step(t, "G1 G2b all crash and no view is left", g.allCrash)
+	g.step(t, "G1 G2b G6 all crash, no view is left and the journal is gone", g.allCrash)
 	g.step(t, "G2 a member without data says that it is safe to bootstrap", g.emptyMember)
 	g.step(t, "G3 a member that does not answer may be primary", g.silentMember)
 	for n := range min(*galeraRounds, 3) {
@@ -66,6 +66,9 @@ func TestGalera(t *testing.T) {
 	g.step(t, "a waived member comes back when the others have gone past it", g.waivedMember)
 	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerLost(t, "KILL", time.Second) })
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
+	g.step(t, "check names what would cost data", g.checked)
+	g.step(t, "a donor to which nobody writes", g.donated)
+	g.step(t, "a slow member does not brake the others", g.braked)
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
 	g.step(t, "backup and restore", g.restored)
 	g.step(t, "false evictions", g.evictions)
@@ -226,10 +229,18 @@ func (g *galeraSite) all(t *testing.T, script string) {
 
 const loseView = "systemctl kill -s KILL mariadb; rm -f /var/lib/mysql/gvwstate.dat; "
 
-// allCrash: G1, G2b. All servers die at once and none knows any more who was there:
-// grastate.dat says -1 everywhere, and nobody but Mainstay begins the cluster.
+// allCrash: G1, G2b, G6. All servers die at once and none knows any more who was there:
+// grastate.dat says -1 everywhere, nobody but Mainstay begins the cluster, and what the
+// servers have logged so far is gone.
 func (g *galeraSite) allCrash(t *testing.T) {
 	g.w.await(t, 50)
+	for _, m := range g.lab.Hosts {
+		g.run(t, m.Name, "journalctl", "-q", "--rotate")
+		g.run(t, m.Name, "journalctl", "-q", "--vacuum-size=1")
+		if out := g.run(t, m.Name, "sh", "-c", "journalctl -q -u mariadb --no-pager | grep -c 'ready for connections'; true"); strings.TrimSpace(out) != "0" {
+			t.Errorf("the journal of %s still tells of the server's start: %s", m.Name, out)
+		}
+	}
 	stall := g.w.stall(t, func() { g.all(t, loseView+"grep seqno /var/lib/mysql/grastate.dat") })
 	t.Logf("all servers died: no commit for %v", stall.Round(time.Millisecond))
 	g.events(t, "begins mariadb: its data are the newest")

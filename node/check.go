@@ -191,7 +191,13 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 		}
 		state, err := s.State(ctx)
 		if e, ok := s.(service.Examiner); ok && state.Phase != fleet.Absent {
-			for _, problem := range e.Examine() {
+			var homes []fleet.Host
+			for _, name := range spec.Homes(v) {
+				if h, ok := spec.Host(name); ok {
+					homes = append(homes, h)
+				}
+			}
+			for _, problem := range e.Examine(homes) {
 				about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "configuration", Problem: problem, Warning: true})
 			}
 		}

@@ -42,6 +42,7 @@ func (d *decision) rollOne(id string, wish fleet.Wish, v fleet.Service, host str
 	about := v.Thing()
 	o := fleet.Order{Key: fmt.Sprintf("roll/%s/%s/%s", v.Name, host, wish.At.UTC().Format("150405.000")), Verb: fleet.VerbRestart, Thing: about,
 		Why: fmt.Sprintf("%s wishes %s restarted, one host after another", wish.By, v.Name)}
+	o.With = d.donor(v, host)
 	f, sent := d.w.Flights[o.Key]
 	cancel := fmt.Sprintf("mainstay restart %s --cancel", v.Name)
 	switch x := d.see(host); {

@@ -19,7 +19,7 @@ func out(w fleet.World, host, boot string) {
 	w.State.Bootstraps["db"] = b
 }
 
-func serves(w fleet.World, hosts ...string) {
+func synced(w fleet.World, hosts ...string) {
 	for _, host := range hosts {
 		says(w, host, func(s *fleet.ServiceState) {
 			*s = fleet.ServiceState{Phase: fleet.Running, Ready: true, Replica: fleet.Replica{UUID: one, Part: fleet.PartSynced, Renounced: s.Replica.Renounced}}
@@ -55,38 +55,38 @@ func TestLeftOut(t *testing.T) {
 			says(w, "c2", func(s *fleet.ServiceState) { s.Replica.Seqno = 500 })
 			waive(w, "c2")
 		}, "=c2/1", ""},
-		{"it comes back: it gives its data up", func(w fleet.World) { serves(w, "c1", "c2"); out(w, "c3", "earlier") }, "tend/renounce c3", "db@c3 waits for a whole copy"},
-		{"behind one that needs a few changes", func(w fleet.World) { serves(w, "c2"); out(w, "c1", "") }, "join c3", "db@c1 waits for a whole copy"},
+		{"it comes back: it gives its data up", func(w fleet.World) { synced(w, "c1", "c2"); out(w, "c3", "earlier") }, "tend/renounce c3", "db@c3 waits for a whole copy"},
+		{"behind one that needs a few changes", func(w fleet.World) { synced(w, "c2"); out(w, "c1", "") }, "join c3", "db@c1 waits for a whole copy"},
 		{"it has", func(w fleet.World) {
-			serves(w, "c1", "c2")
+			synced(w, "c1", "c2")
 			out(w, "c3", "earlier")
 			says(w, "c3", func(s *fleet.ServiceState) {
 				s.Replica = fleet.Replica{Empty: true, Renounced: "x," + leftAt.Mark()}
 			})
 		}, "join c3", "db@c3 waits for a whole copy"},
 		{"under an earlier mark only", func(w fleet.World) {
-			serves(w, "c1", "c2")
+			synced(w, "c1", "c2")
 			out(w, "c3", "earlier")
 			says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Renounced = "2026-10-01T00:00:00Z" })
 		}, "tend/renounce c3", ""},
 		{"disarmed", func(w fleet.World) {
-			serves(w, "c1", "c2")
+			synced(w, "c1", "c2")
 			out(w, "c3", "earlier")
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
 		}, "", "armed again"},
 		{"synced again: the mark goes", func(w fleet.World) {
 			out(w, "c3", "earlier")
 			says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Renounced = leftAt.Mark() })
-			serves(w, "c1", "c2", "c3")
+			synced(w, "c1", "c2", "c3")
 		}, "=/0", ""},
 		{"joined, not synced: it stays", func(w fleet.World) {
 			out(w, "c3", "earlier")
 			says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Renounced = leftAt.Mark() })
-			serves(w, "c1", "c2", "c3")
+			synced(w, "c1", "c2", "c3")
 			says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Part = fleet.PartJoining })
 		}, "", "db@c3 waits for a whole copy"},
-		{"somebody started it as it was", func(w fleet.World) { serves(w, "c1", "c2", "c3"); out(w, "c3", "earlier") }, "stop c3", "db@c3 waits for its end"},
-		{"it alone serves: it stays", func(w fleet.World) { serves(w, "c3"); out(w, "c3", "earlier") }, "join c1", "whole copy"},
+		{"somebody started it as it was", func(w fleet.World) { synced(w, "c1", "c2", "c3"); out(w, "c3", "earlier") }, "stop c3", "db@c3 waits for its end"},
+		{"it alone serves: it stays", func(w fleet.World) { synced(w, "c3"); out(w, "c3", "earlier") }, "join c1", "whole copy"},
 		{"another outage: what it has counts for nothing", func(w fleet.World) { out(w, "c3", "earlier") }, "=c2/1 -c3@earlier", ""},
 		{"another outage, and it has been off since", func(w fleet.World) { dead(w, "c3"); out(w, "c3", "b") }, "=c2/1 -c3@b", ""},
 		{"another outage, and it was on since", func(w fleet.World) { dead(w, "c3"); out(w, "c3", "earlier") }, "start c1", "c3, which is off"},

@@ -62,11 +62,19 @@ func (c *galeraCopy) tellRenounced(r *fleet.Replica) {
 	r.Renounced, r.Aside = strings.Join(marks, ","), all[len(all)-1].Aside
 }
 
-// Tend takes the one step that a member knows: it gives its data up, once under a mark.
-func (c *galeraCopy) Tend(ctx context.Context, step, mark, _ string) error {
-	if step != fleet.StepRenounce || mark == "" {
-		return fmt.Errorf("tend %s: kind galera knows the step %s, and not %q", c.name, fleet.StepRenounce, step)
+// Tend takes the steps that a member knows: it lags, or gives its data up, once under a mark.
+func (c *galeraCopy) Tend(ctx context.Context, step, with, _ string) error {
+	switch {
+	case step == fleet.StepLag:
+		return c.lag(ctx)
+	case step == fleet.StepRenounce && with != "":
+		return c.renounce(ctx, with)
 	}
+	return fmt.Errorf("tend %s: kind galera knows the steps %s and %s, and not %q", c.name, fleet.StepLag, fleet.StepRenounce, step)
+}
+
+// renounce gives its data up, once under a mark.
+func (c *galeraCopy) renounce(ctx context.Context, mark string) error {
 	all, err := c.givenUp()
 	if err != nil {
 		return err
