@@ -121,16 +121,34 @@ func (g *mirrorGroup) losesPower(t *testing.T) {
 	on := g.on(t, g.top)
 	off := g.other(on)
 	g.goesOn(t)
-	begun := time.Now()
 	on.powerCut()
 	written := g.written(t)
+	g.byHand(t, off)
+	begun := time.Now()
 	g.swear(t, on)
 	g.await(t, "the other has taken over", g.bound, func(st api.Status) string { return works(st, g.top, off.name) })
-	t.Logf("the power of %s cut, the oath included, %s works on %s after %v", on.name, g.top, off.name, time.Since(begun).Round(time.Second))
+	t.Logf("the power of %s cut, %s works on %s %v after the oath", on.name, g.top, off.name, time.Since(begun).Round(time.Second))
 	g.whole(t, off, written)
 	g.goesOn(t)
 	g.back(t, on)
 	g.settled(t)
+}
+
+// byHand: before anybody has sworn, somebody promotes the other copy by hand. Its handler
+// refuses each time that DRBD asks, without waiting for what will not come.
+func (g *mirrorGroup) byHand(t *testing.T, off *machine) {
+	t.Helper()
+	off.must(t, "for i in $(seq 300); do drbdsetup events2 --now r0 | grep -q connection:Connected || exit 0; sleep 1; done; exit 1")
+	begun := time.Now()
+	a := off.ask(t, "drbdadm primary r0 2>&1")
+	if role := off.must(t, "drbdadm role r0"); a.Error == "" || !strings.HasPrefix(role, "Secondary") {
+		t.Fatalf("%s was promoted by hand, without a right: %s %s", off.name, role, a.Text)
+	}
+	log := off.must(t, "grep -h 'DRBD is refused' /var/log/run.log; dmesg | grep 'fence-peer' | tail -n 8")
+	t.Logf("by hand: %s after %v: %s\n%s", strings.TrimSpace(a.Text), time.Since(begun).Round(100*time.Millisecond), a.Error, log)
+	if !strings.Contains(log, "holds no right") || !strings.Contains(log, "exit code 1 ") {
+		t.Error("its handler did not refuse for want of a right")
+	}
 }
 
 // moved in good order, to the one that lost its power before: what came to it since then
@@ -172,11 +190,11 @@ func generation(st api.Status, thing string) uint64 {
 // database is a MariaDB with a client that commits rows.
 func database(t *testing.T, s *mirrored) *mirrorGroup {
 	on := s.on(t, s.top)
-	on.must(t, `mariadb -S /run/mysqld/db.sock -e "create database if not exists test; create user if not exists load@'%'; grant all on test.* to load@'%'; create table if not exists test.written (n int primary key) engine=InnoDB"`)
+	on.must(t, `mariadb -S /run/mysqld/db.sock -e "create database if not exists test; create user if not exists writer@'%'; grant all on test.* to writer@'%'; create table if not exists test.written (n int primary key) engine=InnoDB"`)
 	return &mirrorGroup{
 		mirrored: s, bound: 10 * time.Minute, kill: "kill -9 $(cat /run/mysqld/db.pid)",
 		// A row whose answer was lost is inserted again.
-		write: `while :; do n=$(($(wc -l </root/written 2>/dev/null || echo 0)+1)); for h in 10.9.0.1 10.9.0.2; do timeout 20 mariadb -h $h -u load --connect-timeout=3 -e "insert ignore into test.written values ($n)" && echo $n >>/root/written && break; done; done`,
+		write: `while :; do n=$(($(wc -l </root/written 2>/dev/null || echo 0)+1)); for h in 10.9.0.1 10.9.0.2; do timeout 20 mariadb -h $h -u writer --connect-timeout=3 -e "insert ignore into test.written values ($n)" && echo $n >>/root/written && break; done; done`,
 		kept: func(t *testing.T, on *machine) []string {
 			return strings.Fields(on.must(t, "mariadb -S /run/mysqld/db.sock -N -e 'select n from test.written order by n'"))
 		},
