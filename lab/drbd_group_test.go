@@ -43,9 +43,16 @@ const mirrorRabbit = `  mq:
     why: one server writes to the data
     hosts: [d1, d2]
     with: [service/fs]
-    check: {every: 3m}
+    check: {every: 5m}
     restarts: {count: 20, within: 1h}
-    params: {agent: "rabbitmq:rabbitmq-server", nodename: rabbit@localhost, mnesia_base: /srv/mq, op_start: 900s, op_stop: 600s, op_monitor: 300s}
+    params: {agent: "rabbitmq:rabbitmq-server", nodename: rabbit@localhost, mnesia_base: /srv/mq, ctl: /usr/sbin/rabbitmqctl-patient, op_start: 900s, op_stop: 600s, op_monitor: 300s}
+`
+
+// mirrorRabbitControl is what its agent calls: rabbitmqctl gives up a question after a
+// minute, which is too soon for a machine without KVM beside others.
+const mirrorRabbitControl = `#!/bin/sh
+case "$*" in *status*) exec /usr/sbin/rabbitmqctl --timeout 280 "$@" ;; esac
+exec /usr/sbin/rabbitmqctl "$@"
 `
 
 const mirrorRabbitData = "install -d -o rabbitmq -g rabbitmq /var/tmp/data/mq"

@@ -121,6 +121,7 @@ func newMirrored(t *testing.T, services, top, data string) *mirrored {
 		"/usr/bin/mainstay": build(t.Context(), t, "drbd"), "/etc/drbd.conf": write("drbd.conf", mirrorConf),
 		"/etc/hosts": write("hosts", "127.0.0.1 localhost\n10.9.0.1 d1\n10.9.0.2 d2\n10.9.0.3 d3\n"), "/etc/mainstay/first.yaml": write("site.yaml", fmt.Sprintf(mirrorSite, services)),
 		"/etc/db.cnf":                     write("db.cnf", "[mysqld]\nbind-address=0.0.0.0\ninnodb_flush_log_at_trx_commit=1\nskip-log-bin\ninnodb_buffer_pool_size=32M\ninnodb_log_file_size=16M\n"),
+		"/usr/sbin/rabbitmqctl-patient":   write("rabbitmqctl", mirrorRabbitControl),
 		"/etc/rabbitmq/rabbitmq.conf":     write("rabbitmq.conf", "loopback_users = none\n"),
 		"/etc/rabbitmq/rabbitmq-env.conf": write("rabbitmq-env.conf", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none\"\n"),
 		"/usr/sbin/udevadm":               write("nothing", "#!/bin/sh\nexit 0\n"), "/usr/sbin/modprobe": filepath.Join(dir, "nothing"), "/usr/bin/logger": filepath.Join(dir, "nothing"),
