@@ -117,7 +117,7 @@ func TestEveryLevelIsReached(t *testing.T) {
 					}
 					m.Tried = fleet.Tries{Boot: "a", Count: 2} // of an earlier boot, which says nothing of this one
 					w.State.Members["c2"] = m
-					state, tried := long(t, w, time.Minute, func(_ time.Duration, o fleet.Order) fleet.Effect {
+					state, tried := long(t, w, 20*time.Second, func(_ time.Duration, o fleet.Order) fleet.Effect {
 						if o.Level != good {
 							return fleet.Effect{Outcome: outcome, Why: "no"}
 						}
