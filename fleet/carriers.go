@@ -25,6 +25,9 @@ type Report struct {
 	// host's own address, and whether beats over it are acknowledged as those over
 	// the others are.
 	Links map[string]bool `json:"links,omitempty"`
+	// Unanswered says of each network that has a carrier and no acknowledgements what still
+	// comes in over it: one of the words below, or "" while that is not known yet.
+	Unanswered map[string]string `json:"unanswered,omitempty"`
 	// GivenUp is, by thing, the highest generation that this stint gave back:
 	// the holder's word.
 	GivenUp map[string]uint64 `json:"given_up,omitempty"`
@@ -184,6 +187,9 @@ type Heard struct {
 	// the ear's own clock.
 	Last Moment            `json:"last"`
 	Nets map[string]Moment `json:"nets,omitempty"`
+	// Again says of a network over which it is heard again after a gap since when; a network
+	// over which it has been heard for long is not in it.
+	Again map[string]Moment `json:"again,omitempty"`
 	// Late is the largest g stated since the last promise round.
 	Late time.Duration `json:"late"`
 	// Leased is the host's own word, in its newest beat, that it is acknowledged.
@@ -223,6 +229,13 @@ const (
 	Dead     Condition = "dead"     // its boot is proved dead
 	Unheard  Condition = "unheard"  // nothing heard of it since this leader began
 	Offline  Condition = "offline"  // silent after its farewell, and holds nothing
+)
+
+// What comes in over a network on which no voter answers a host.
+const (
+	HearsNothing = "nothing"
+	HearsOthers  = "others" // something, and no voter's beats
+	HearsBeats   = "beats"  // a voter's beats
 )
 
 // Verdict is what judge holds true, and on whose word.

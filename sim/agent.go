@@ -34,17 +34,18 @@ type agent struct {
 	length time.Duration // of its lease
 	paths  lease.Paths
 
-	senses   []sense // by host
-	ears     map[string]fleet.Heard
-	suspects []string
-	asking   map[string]asking
-	errands  map[string]*errand
-	speaking map[string]uint64
-	severed  map[string]uint64
-	services map[string]fleet.ServiceState
-	parted   map[string]string // the open questions of its kernel
-	routes   fleet.Routes
-	applied  uint64
+	senses     []sense        // by host
+	fromOthers []fleet.Moment // since when somebody's packets come in over a network without an answer
+	ears       map[string]fleet.Heard
+	suspects   []string
+	asking     map[string]asking
+	errands    map[string]*errand
+	speaking   map[string]uint64
+	severed    map[string]uint64
+	services   map[string]fleet.ServiceState
+	parted     map[string]string // the open questions of its kernel
+	routes     fleet.Routes
+	applied    uint64
 
 	deeds  []deed
 	doing  bool
@@ -79,6 +80,7 @@ type deed struct {
 
 type sense struct {
 	nets    []fleet.Moment
+	again   []fleet.Moment // since when it is heard there without a gap
 	leased  bool
 	suspect bool
 	stint   fleet.Stint
@@ -108,8 +110,9 @@ func newAgent(h *host) *agent {
 	if h.kernel.coarse {
 		a.late = fleet.CoarseLate
 	}
+	a.fromOthers = make([]fleet.Moment, len(s.nets))
 	for i := range a.senses {
-		a.senses[i].nets = make([]fleet.Moment, len(s.nets))
+		a.senses[i].nets, a.senses[i].again = make([]fleet.Moment, len(s.nets)), make([]fleet.Moment, len(s.nets))
 	}
 	h.agent = a
 	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}, told: map[string]fleet.Moment{}}
@@ -289,7 +292,7 @@ func (a *agent) heardBeat(from *host, b *beat, net int, now fleet.Moment) {
 	changed := !x.seen || x.stint != b.stint || x.leased != b.leased || x.suspect
 	if net >= 0 {
 		if now.Sub(x.nets[net]) >= 3*from.every {
-			changed = true
+			changed, x.again[net] = true, now
 		}
 		x.nets[net] = now
 	}
@@ -348,8 +351,16 @@ func (a *agent) heard() map[string]fleet.Heard {
 		if x.seen {
 			h.Leased = x.leased
 			for i, at := range x.nets {
-				if at != 0 {
-					h.Nets[a.host.site.nets[i].name] = at
+				if at == 0 {
+					continue
+				}
+				net := a.host.site.nets[i].name
+				h.Nets[net] = at
+				if now.Sub(x.again[i]) < 3*a.spec.Timing.SlowBeat {
+					if h.Again == nil {
+						h.Again = map[string]fleet.Moment{}
+					}
+					h.Again[net] = x.again[i]
 				}
 			}
 		}
@@ -804,7 +815,9 @@ func (a *agent) remind(now fleet.Moment) {
 		return
 	}
 	for i, up := range a.host.links {
-		if name := a.host.site.nets[i].name; a.said.Links[name] != (up && !a.paths.Broken(name, a.length)) {
+		name := a.host.site.nets[i].name
+		in, unanswered := a.comesIn(i, now)
+		if said, was := a.said.Unanswered[name]; a.said.Links[name] != (up && !unanswered) || was != unanswered || said != in {
 			a.poke()
 		}
 	}
@@ -917,6 +930,33 @@ func (a *agent) post(v *host, t *told) {
 	}
 }
 
+// comesIn says what comes in over a network that has a carrier and no acknowledgements.
+func (a *agent) comesIn(net int, now fleet.Moment) (what string, unanswered bool) {
+	h := a.host
+	if !h.links[net] || !a.paths.Broken(h.site.nets[net].name, a.length) {
+		a.fromOthers[net] = 0
+		return "", false
+	}
+	what = fleet.HearsNothing
+	began := a.fromOthers[net]
+	a.fromOthers[net] = 0
+	for _, o := range h.site.hosts {
+		switch x := &a.senses[o.index]; {
+		case o == h:
+		case o.voter && a.ear != nil && x.seen && now.Sub(x.nets[net]) < 3*o.every:
+			return fleet.HearsBeats, true
+		case h.site.open(o, h, net):
+			if a.fromOthers[net] = began; began == 0 {
+				a.fromOthers[net] = now
+			}
+			if what = ""; now.Sub(a.fromOthers[net]) >= a.length {
+				what = fleet.HearsOthers
+			}
+		}
+	}
+	return what, true
+}
+
 // testimony is what this host says of itself.
 func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	m := a.hand.Memory()
@@ -957,7 +997,14 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	}
 	for i, up := range a.host.links {
 		name := a.host.site.nets[i].name
-		r.Links[name] = up && !a.paths.Broken(name, a.length)
+		in, unanswered := a.comesIn(i, now)
+		r.Links[name] = up && !unanswered
+		if unanswered {
+			if r.Unanswered == nil {
+				r.Unanswered = map[string]string{}
+			}
+			r.Unanswered[name] = in
+		}
 	}
 	maps.Copy(r.Severed, a.severed)
 	r.Parted = maps.Clone(a.parted)
@@ -968,7 +1015,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 func same(a, b *fleet.Report) bool {
 	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
 		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog && a.Store == b.Store && a.Pair == b.Pair &&
-		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
+		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) && maps.Equal(a.Unanswered, b.Unanswered) &&
 		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && maps.Equal(a.Parted, b.Parted) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed
 }
 
