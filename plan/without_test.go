@@ -159,3 +159,30 @@ func TestLeftOut(t *testing.T) {
 		})
 	}
 }
+
+// TestOathOfOneThatHoldsNothing: no ear is asked about it, so it stays suspect however long
+// it has been off; a person's oath is taken all the same, but not of one just heard.
+func TestOathOfOneThatHoldsNothing(t *testing.T) {
+	for since, taken := range map[time.Duration]bool{200 * time.Millisecond: false, time.Minute: true} {
+		w := lost()
+		silent(w, "c3", since)
+		w.State.Wishes["oath-c3"] = fleet.Wish{ID: "oath-c3", Verb: "oath", Host: "c3", Boot: "b", By: "ann"}
+		v, p := Turn(w)
+		if c := v.Verdicts["c3"].Condition; c != fleet.Suspect {
+			t.Fatalf("after %v it is %s", since, c)
+		}
+		got := false
+		for _, r := range p.Records {
+			if r.Key == "proof/c3" {
+				next, err := w.State.Apply(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.State, got = next, true
+			}
+		}
+		if v, _ = Turn(w); got != taken || taken != (v.Verdicts["c3"].Condition == fleet.Dead) {
+			t.Errorf("silent for %v: taken %v, then %s: %v", since, got, v.Verdicts["c3"].Condition, brief(p))
+		}
+	}
+}
