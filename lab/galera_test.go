@@ -69,6 +69,7 @@ func TestGalera(t *testing.T) {
 	g.step(t, "backup and restore", g.restored)
 	g.step(t, "false evictions", g.evictions)
 	g.step(t, "a rolling restart", g.rolling)
+	g.step(t, "an upgrade host by host", g.upgraded)
 	g.step(t, "a member whose disk is full leaves the rotation", g.fullDisk)
 }
 
