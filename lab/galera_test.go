@@ -64,7 +64,7 @@ func TestGalera(t *testing.T) {
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
 	g.step(t, "check names what would cost data", g.checked)
 	g.step(t, "a donor to which nobody writes", g.donated)
-	g.step(t, "a slow member does not brake the others", g.braked)
+	g.step(t, "a slow member does not drag the others", g.dragged)
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
 	g.step(t, "backup and restore", g.restored)
 	g.step(t, "false evictions", g.evictions)
