@@ -419,6 +419,12 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	switch {
 	case o.Verb == fleet.VerbStart:
 		return w.copy.Start(ctx)
+	case o.Verb == plan.VerbUpgrade:
+		u, ok := w.copy.(service.Upgrader)
+		if !ok {
+			return fmt.Errorf("upgrade %s: kind %s has no package", w.service.Name, w.service.Kind)
+		}
+		return u.Upgrade(ctx, o.With)
 	case o.Verb == fleet.VerbRestart && shares:
 		return m.Rejoin(ctx, o.With)
 	case o.Verb == fleet.VerbRestart:

@@ -151,9 +151,9 @@ type Replica struct {
 	// Saved is when the newest backup was taken on this host; zero: none was.
 	Saved time.Time `json:"saved,omitzero"`
 	Name  string    `json:"name,omitempty"` // what the cluster calls it, while its server runs
-	// Brakes: it is too slow, and all the others wait for it again and again.
-	Brakes bool   `json:"brakes,omitempty"`
-	Part   string `json:"part,omitempty"` // one of the parts below; empty: the server does not say
+	// Drags: it is too slow, and all the others wait for it again and again.
+	Drags bool   `json:"drags,omitempty"`
+	Part  string `json:"part,omitempty"` // one of the parts below; empty: the server does not say
 	// Renounced are the marks (LeftOut) under which it gave up its data, separated by
 	// commas, and Aside is where what it gave up last is kept; empty: it was overwritten.
 	Renounced string `json:"renounced,omitempty"`

@@ -172,6 +172,10 @@ type Wish struct {
 	By    string    `json:"by"`
 	At    time.Time `json:"at"`
 	Done  []string  `json:"done,omitempty"` // of restart: the hosts that are over
+	// Upgrade, of restart: with the newest packages. Stuck says on which host they could not
+	// be put in, and why: nothing goes on then.
+	Upgrade bool   `json:"upgrade,omitempty"`
+	Stuck   string `json:"stuck,omitempty"`
 }
 
 // Deed returns the record of something that a person does beside the plan (a new site

@@ -132,9 +132,9 @@ func (g *galeraSite) donated(t *testing.T) {
 	}
 }
 
-// braked: the disk of a member to which nobody writes becomes slow. All writers wait for
+// dragged: the disk of a member to which nobody writes becomes slow. All writers wait for
 // it, until it leaves the rotation and is let lag; it comes back when its disk is well.
-func (g *galeraSite) braked(t *testing.T) {
+func (g *galeraSite) dragged(t *testing.T) {
 	const span = 8 * time.Second
 	writer := g.writer(t)
 	victim := g.other(writer)
@@ -182,7 +182,7 @@ func (g *galeraSite) braked(t *testing.T) {
 	why := ""
 	g.awaitFrom(t, writer, "the slow member to be let lag", func(st api.Status) bool {
 		s := copyOf(st)
-		if s.Replica.Brakes {
+		if s.Replica.Drags {
 			why = s.Why
 		}
 		return !s.Ready && strings.Contains(s.Why, "is not waited for")

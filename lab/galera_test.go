@@ -68,11 +68,12 @@ func TestGalera(t *testing.T) {
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
 	g.step(t, "check names what would cost data", g.checked)
 	g.step(t, "a donor to which nobody writes", g.donated)
-	g.step(t, "a slow member does not brake the others", g.braked)
+	g.step(t, "a slow member does not drag the others", g.dragged)
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
 	g.step(t, "backup and restore", g.restored)
 	g.step(t, "false evictions", g.evictions)
 	g.step(t, "a rolling restart", g.rolling)
+	g.step(t, "an upgrade host by host", g.upgraded)
 	g.step(t, "a member whose disk is full leaves the rotation", g.fullDisk)
 }
 

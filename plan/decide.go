@@ -234,7 +234,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 // patient says whether a verb may take long: its answer is awaited.
 func patient(v fleet.Verb) bool {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbKill, VerbGoOn, VerbEven,
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbKill, VerbUpgrade, VerbGoOn, VerbEven,
 		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return true
 	}

@@ -428,7 +428,7 @@ func (d *decision) clustered(v fleet.Service) {
 		}
 		d.outsiders(v, b, ms)
 		d.backups(v, ms)
-		d.brakes(v, ms)
+		d.drags(v, ms)
 		for _, m := range ms {
 			if m.waived {
 				d.record(fleet.Remove("wish/without-"+v.Name+"-"+m.host, fmt.Sprintf("%s has a primary component: no need to go on without %s", v.Name, m.host)))

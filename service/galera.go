@@ -41,10 +41,10 @@ type galeraCopy struct {
 	taken  string        // the file that says when the newest backup was taken here
 	// renounced is the file that says under which marks the data were given up.
 	renounced string
-	// lagging is the file that says that the member was let lag; brake is guarded by
+	// lagging is the file that says that the member was let lag; drag is guarded by
 	// unitCopy.mu.
 	lagging string
-	brake   brake
+	drag    drag
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
@@ -250,7 +250,7 @@ const (
 )
 
 // galeraLags is how many changes may wait to be applied by a member that is synced. The
-// group slows down for one that has a few dozen (see brake); only one that was told not to
+// group slows down for one that has a few dozen (see drag); only one that was told not to
 // be waited for (wsrep_desync, FLUSH TABLES WITH READ LOCK, donor_ready) comes to have more.
 const galeraLags = 500
 
@@ -355,9 +355,9 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 	}
 	c.tellRenounced(&r)
 	if phase == fleet.Running {
-		r.Part, r.Name, r.Brakes = part(c.last), c.last["wsrep_node_name"], c.brake.on
+		r.Part, r.Name, r.Drags = part(c.last), c.last["wsrep_node_name"], c.drag.on
 	} else {
-		c.last, c.synced, c.brake = nil, nil, brake{}
+		c.last, c.synced, c.drag = nil, nil, drag{}
 	}
 	return r
 }

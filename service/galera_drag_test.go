@@ -11,9 +11,9 @@ import (
 	"mainstay/fleet"
 )
 
-// TestBrake: only a member that keeps asking to be waited for, while writers do stand
-// still, brakes; it counts again when it has kept up for a while.
-func TestBrake(t *testing.T) {
+// TestDrag: only a member that keeps asking to be waited for, while writers do stand
+// still, drags; it counts again when it has kept up for a while.
+func TestDrag(t *testing.T) {
 	t.Parallel()
 	words := func(sent int, requested bool, paused time.Duration, queue int) map[string]string {
 		return map[string]string{"wsrep_flow_control_sent": fmt.Sprint(sent), "wsrep_flow_control_requested": fmt.Sprint(requested),
@@ -39,20 +39,20 @@ func TestBrake(t *testing.T) {
 			func(n int) bool { return n >= 10 && n < 25+30 }},
 		{"its words lack the counters", func(int) map[string]string { return nil }, func(int) bool { return false }},
 	} {
-		var b brake
+		var b drag
 		for n := range 70 {
 			b.look(time.Unix(int64(n), 0), tc.each(n), false)
 			if b.on != tc.want(n) {
-				t.Errorf("%s: after %d s it brakes: %v", tc.name, n, b.on)
+				t.Errorf("%s: after %d s it drags: %v", tc.name, n, b.on)
 				break
 			}
 		}
 	}
 }
 
-// TestGaleraBrakes: a member that holds the others up is not ready, says so, is let lag by
+// TestGaleraDrags: a member that holds the others up is not ready, says so, is let lag by
 // order, and takes that back when it has kept up.
-func TestGaleraBrakes(t *testing.T) {
+func TestGaleraDrags(t *testing.T) {
 	t.Parallel()
 	_, c, _ := openGaleraTest(t, fakeUnit{Active: "active", Sub: "running"})
 	c.timers = ""
@@ -77,11 +77,11 @@ func TestGaleraBrakes(t *testing.T) {
 	ask()
 	<-c.synced
 	if ready, why := ask(); !ready {
-		t.Fatalf("before it brakes: %s", why)
+		t.Fatalf("before it drags: %s", why)
 	}
-	c.brake = brake{seen: []braked{{at: time.Now().Add(-brakeSpan), asked: true, sent: 10, paused: 2 * time.Second}}}
-	if ready, why := ask(); ready || !strings.Contains(why, "holds the whole cluster up: in 10 s it asked 40 times") || !c.Replica(fleet.Running).Brakes {
-		t.Fatalf("it brakes: %v %q %+v", ready, why, c.Replica(fleet.Running))
+	c.drag = drag{seen: []dragged{{at: time.Now().Add(-dragSpan), asked: true, sent: 10, paused: 2 * time.Second}}}
+	if ready, why := ask(); ready || !strings.Contains(why, "holds the whole cluster up: in 10 s it asked 40 times") || !c.Replica(fleet.Running).Drags {
+		t.Fatalf("it drags: %v %q %+v", ready, why, c.Replica(fleet.Running))
 	}
 	if err := c.Tend(t.Context(), "join", "", ""); err == nil {
 		t.Error("it knows a step of a broker")
@@ -94,7 +94,7 @@ func TestGaleraBrakes(t *testing.T) {
 	if len(told) != 1 || told[0] != "ON" {
 		t.Fatalf("told %q", told)
 	}
-	c.brake = brake{} // a new process of the agent
+	c.drag = drag{} // a new process of the agent
 	if ready, why := ask(); ready || !strings.Contains(why, "is not waited for: 40 writes to apply") {
 		t.Errorf("it lags: %v %q", ready, why)
 	}
@@ -102,7 +102,7 @@ func TestGaleraBrakes(t *testing.T) {
 	if ready, why := ask(); ready || len(told) != 1 {
 		t.Errorf("it has only just caught up: %v %q, told %q", ready, why, told)
 	}
-	c.brake.quiet = time.Now().Add(-brakeEase)
+	c.drag.quiet = time.Now().Add(-dragEase)
 	if ready, _ := ask(); ready || len(told) != 2 || told[1] != "OFF" {
 		t.Errorf("it has kept up: told %q", told)
 	}

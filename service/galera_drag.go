@@ -17,27 +17,27 @@ import (
 // changes to apply. A moment of that is how the group breathes; a member whose disk has
 // become slow asks for it all the time, and the whole cloud is then as slow as that disk.
 const (
-	// brakeSpan is over how long a member's brakes are looked at, and brakeShare for how
+	// dragSpan is over how long it is looked at how a member drags, and dragShare for how
 	// much of it the writers must have stood still.
-	brakeSpan  = 10 * time.Second
-	brakeShare = brakeSpan / 4
-	// brakeEase is for how long a member that braked must have kept up until it counts
+	dragSpan  = 10 * time.Second
+	dragShare = dragSpan / 4
+	// dragEase is for how long a member that dragged must have kept up until it counts
 	// again: one that comes and goes would stall the writers each time.
-	brakeEase = 30 * time.Second
-	// brakeQueue is with how many changes to apply it has kept up.
-	brakeQueue = 16
+	dragEase = 30 * time.Second
+	// dragQueue is with how many changes to apply it has kept up.
+	dragQueue = 16
 )
 
-// brake is what a member's own counters say of how it holds the others up.
-type brake struct {
-	seen  []braked
+// drag is what a member's own counters say of how it holds the others up.
+type drag struct {
+	seen  []dragged
 	on    bool      // it does, or did a moment ago
 	said  string    // how, in words
 	quiet time.Time // since when it has kept up; zero: it does not
 }
 
-// braked is one look at the counters.
-type braked struct {
+// dragged is one look at the counters.
+type dragged struct {
 	at     time.Time
 	asked  bool          // it asked the others to wait, since the look before or still
 	sent   int64         // how often since its server started
@@ -45,15 +45,15 @@ type braked struct {
 }
 
 // look takes in the server's newest words. lags: it was told not to be waited for, and so
-// does not ask. A version whose words lack these counters never brakes.
-func (b *brake) look(now time.Time, v map[string]string, lags bool) {
+// does not ask. A version whose words lack these counters never drags.
+func (b *drag) look(now time.Time, v map[string]string, lags bool) {
 	sent, err := strconv.ParseInt(v["wsrep_flow_control_sent"], 10, 64)
 	ns, err2 := strconv.ParseInt(v["wsrep_flow_control_paused_ns"], 10, 64)
 	if errors.Join(err, err2) != nil {
-		*b = brake{}
+		*b = drag{}
 		return
 	}
-	next := braked{at: now, sent: sent, paused: time.Duration(ns), asked: yes(v["wsrep_flow_control_requested"])}
+	next := dragged{at: now, sent: sent, paused: time.Duration(ns), asked: yes(v["wsrep_flow_control_requested"])}
 	if n := len(b.seen); n > 0 {
 		last := b.seen[n-1]
 		if sent < last.sent || next.paused < last.paused { // it was started anew, or its counters were set back
@@ -63,7 +63,7 @@ func (b *brake) look(now time.Time, v map[string]string, lags bool) {
 		}
 	}
 	b.seen = append(b.seen, next)
-	for len(b.seen) > 2 && now.Sub(b.seen[1].at) >= brakeSpan {
+	for len(b.seen) > 2 && now.Sub(b.seen[1].at) >= dragSpan {
 		b.seen = b.seen[1:]
 	}
 	first, asked := b.seen[0], 0
@@ -72,25 +72,25 @@ func (b *brake) look(now time.Time, v map[string]string, lags bool) {
 			asked++
 		}
 	}
-	if stood := next.paused - first.paused; now.Sub(first.at) >= brakeSpan && stood >= brakeShare && 2*asked > len(b.seen) {
+	if stood := next.paused - first.paused; now.Sub(first.at) >= dragSpan && stood >= dragShare && 2*asked > len(b.seen) {
 		b.on, b.quiet = true, time.Time{}
 		b.said = fmt.Sprintf("holds the whole cluster up: in %.0f s it asked %d times to be waited for, and the writers stood still for %.1f s of them",
 			now.Sub(first.at).Seconds(), next.sent-first.sent, stood.Seconds())
 	}
 	queue, _ := strconv.Atoi(v["wsrep_local_recv_queue"])
 	switch {
-	case next.asked || queue > brakeQueue:
+	case next.asked || queue > dragQueue:
 		b.quiet = time.Time{}
 	case b.quiet.IsZero():
 		b.quiet = now
-	case now.Sub(b.quiet) >= brakeEase && !lags:
+	case now.Sub(b.quiet) >= dragEase && !lags:
 		b.on = false
 	}
 }
 
 // eased says whether a member that lags has kept up for long enough to be waited for again.
-func (b *brake) eased(now time.Time) bool {
-	return !b.quiet.IsZero() && now.Sub(b.quiet) >= brakeEase
+func (b *drag) eased(now time.Time) bool {
+	return !b.quiet.IsZero() && now.Sub(b.quiet) >= dragEase
 }
 
 // slows says why the member is not to be used because it holds the others up, or was let
@@ -100,8 +100,8 @@ func (c *galeraCopy) slows(ctx context.Context, v map[string]string) string {
 	now := time.Now()
 	lags := c.lags(v)
 	c.mu.Lock()
-	c.brake.look(now, v, lags)
-	b := c.brake
+	c.drag.look(now, v, lags)
+	b := c.drag
 	c.mu.Unlock()
 	queue := orNone(v["wsrep_local_recv_queue"])
 	switch {
@@ -114,18 +114,18 @@ func (c *galeraCopy) slows(ctx context.Context, v map[string]string) string {
 			return fmt.Sprintf("has caught up, and could not be told to keep up again: %v; mariadb -e \"SET GLOBAL wsrep_desync=OFF\" does", err)
 		}
 		c.mu.Lock()
-		c.brake = brake{}
+		c.drag = drag{}
 		c.mu.Unlock()
 		return "has caught up, and the cluster waits for it again"
 	case lags:
-		return fmt.Sprintf("was too slow and held the whole cluster up, so it is not waited for: %s writes to apply; waited for again when it has kept up for %v%s", queue, brakeEase, look)
+		return fmt.Sprintf("was too slow and held the whole cluster up, so it is not waited for: %s writes to apply; waited for again when it has kept up for %v%s", queue, dragEase, look)
 	case b.on:
 		return b.said + look
 	}
 	return ""
 }
 
-// lags says whether the member is told to lag because it braked. The file outlives the
+// lags says whether the member is told to lag because it dragged. The file outlives the
 // agent, and not the server's being told: another start of it undoes that.
 func (c *galeraCopy) lags(v map[string]string) bool {
 	if _, err := os.Stat(c.lagging); err != nil {

@@ -8,25 +8,25 @@ import (
 	"mainstay/fleet"
 )
 
-// TestBrakes: one member that holds the others up is let lag, while two others are ready;
+// TestDrags: one member that holds the others up is let lag, while two others are ready;
 // else nobody is, and a person is told.
-func TestBrakes(t *testing.T) {
+func TestDrags(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		set  func(w fleet.World)
 		want string
 		wait string
 	}{
-		{"one brakes", func(fleet.World) {}, "lag c3", ""},
-		{"nobody brakes", func(w fleet.World) { says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Brakes = false }) }, "", ""},
+		{"one drags", func(fleet.World) {}, "lag c3", ""},
+		{"nobody drags", func(w fleet.World) { says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Drags = false }) }, "", ""},
 		{"only one other is ready", func(w fleet.World) { says(w, "c2", func(s *fleet.ServiceState) { s.Ready = false }) }, "", "it to keep up, or a person: it is slow"},
 		{"another gives its data", func(w fleet.World) { says(w, "c2", func(s *fleet.ServiceState) { s.Replica.Part = fleet.PartDonor }) }, "", "it to keep up"},
-		{"two brake", func(w fleet.World) {
-			says(w, "c2", func(s *fleet.ServiceState) { s.Ready, s.Replica.Brakes, s.Why = false, true, "is slow" })
+		{"two drag", func(w fleet.World) {
+			says(w, "c2", func(s *fleet.ServiceState) { s.Ready, s.Replica.Drags, s.Why = false, true, "is slow" })
 		}, "", "it to keep up"},
-		{"all brake", func(w fleet.World) {
+		{"all drag", func(w fleet.World) {
 			for _, host := range []string{"c1", "c2"} {
-				says(w, host, func(s *fleet.ServiceState) { s.Ready, s.Replica.Brakes, s.Why = false, true, "is slow" })
+				says(w, host, func(s *fleet.ServiceState) { s.Ready, s.Replica.Drags, s.Why = false, true, "is slow" })
 			}
 		}, "", "it to keep up"},
 		{"it lags already", func(w fleet.World) { says(w, "c3", func(s *fleet.ServiceState) { s.Replica.Part = fleet.PartDonor }) }, "", ""},
@@ -44,7 +44,7 @@ func TestBrakes(t *testing.T) {
 					*s = fleet.ServiceState{Phase: fleet.Running, Ready: true, Replica: fleet.Replica{UUID: one, Part: fleet.PartSynced}}
 				})
 			}
-			says(w, "c3", func(s *fleet.ServiceState) { s.Ready, s.Replica.Brakes, s.Why = false, true, "is slow" })
+			says(w, "c3", func(s *fleet.ServiceState) { s.Ready, s.Replica.Drags, s.Why = false, true, "is slow" })
 			tc.set(w)
 			_, p := Turn(w)
 			var got []string

@@ -6,14 +6,14 @@ import (
 	"mainstay/fleet"
 )
 
-// brakes lets a member lag that holds the whole cluster up: it is out of the rotation by
+// drags lets a member lag that holds the whole cluster up: it is out of the rotation by
 // its own word, but the writers would go on waiting for it. One at a time, and only while
 // two others are ready, for the one that writes must have a stand-in with all of its data;
 // else a person decides.
-func (d *decision) brakes(v fleet.Service, ms []member) {
+func (d *decision) drags(v fleet.Service, ms []member) {
 	for i := range ms {
 		m := &ms[i]
-		if !m.primary() || !m.s.Replica.Brakes || m.s.Replica.Part != fleet.PartSynced || m.fixed {
+		if !m.primary() || !m.s.Replica.Drags || m.s.Replica.Part != fleet.PartSynced || m.fixed {
 			continue
 		}
 		others, behind := 0, ""
