@@ -329,45 +329,6 @@ func (a *agent) suspect(now fleet.Moment) {
 	}
 }
 
-// heard is what this ear knows of every host.
-func (a *agent) heard() map[string]fleet.Heard {
-	if a.ears == nil {
-		a.ears = map[string]fleet.Heard{}
-	}
-	out := a.ears // made anew in place: the last turn's is looked at no more
-	now := a.host.clock()
-	for i, host := range a.host.site.hosts {
-		name := host.name
-		newest, rival := a.ear.Newest(name, now)
-		if newest.Heard == 0 {
-			continue
-		}
-		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival, Nets: out[name].Nets}
-		if h.Nets == nil {
-			h.Nets = map[string]fleet.Moment{}
-		}
-		x := &a.senses[i]
-		if x.seen {
-			h.Leased = x.leased
-			for i, at := range x.nets {
-				if at == 0 {
-					continue
-				}
-				net := a.host.site.nets[i].name
-				h.Nets[net] = at
-				if now.Sub(x.again[i]) < 3*a.spec.Timing.SlowBeat {
-					if h.Again == nil {
-						h.Again = map[string]fleet.Moment{}
-					}
-					h.Again[net] = x.again[i]
-				}
-			}
-		}
-		out[name] = h
-	}
-	return out
-}
-
 // ask puts a question to every ear and repeats it.
 func (a *agent) ask(epoch uint64, r fleet.Round) {
 	a.asking[r.Stint.Host] = asking{epoch, r, map[string]bool{}}
