@@ -70,11 +70,11 @@ func (g *galeraSite) waivedMember(t *testing.T) {
 	g.run(t, rest[0], "mainstay", "recover", "service", "mariadb", "--without", victim, "--its-data-may-be-lost", "a test")
 	first := g.w.after(t, len(all))
 	t.Logf("first write %.1f s after the word", first.Sub(begun).Seconds())
-	from := g.committed(t, rest[0])
-	for g.committed(t, rest[0]) < at+100 {
+	from := g.committed(t, rest...)
+	for g.committed(t, rest...) < at+100 {
 		g.w.await(t, 50)
 	}
-	t.Logf("%s stood at %d; the others began at %d at most and stand at %d", victim, at, from, g.committed(t, rest[0]))
+	t.Logf("%s stood at %d; the others began at %d at most and stand at %d", victim, at, from, g.committed(t, rest...))
 	if from >= at {
 		t.Errorf("%s was not ahead: it stood at %d and they at %d", victim, at, from)
 	}
@@ -134,12 +134,22 @@ func (g *galeraSite) waivedMember(t *testing.T) {
 	g.w.await(t, 50)
 }
 
-// committed is the newest change that a member has applied.
-func (g *galeraSite) committed(t *testing.T, host string) (n int64) {
+// committed is the newest change that one of the members which answer has applied.
+func (g *galeraSite) committed(t *testing.T, hosts ...string) (most int64) {
 	t.Helper()
-	out := g.run(t, host, "mariadb", "-N", "-e", "SHOW STATUS LIKE 'wsrep_last_committed'")
-	if _, err := fmt.Sscan(strings.TrimPrefix(strings.TrimSpace(out), "wsrep_last_committed"), &n); err != nil {
-		t.Fatalf("%s: %q: %v", host, out, err)
+	for _, host := range hosts {
+		out, err := g.lab.Run(g.ctx, host, "mariadb", "-N", "-e", "SHOW STATUS LIKE 'wsrep_last_committed'")
+		if err != nil {
+			continue // it has not joined yet
+		}
+		var n int64
+		if _, err := fmt.Sscan(strings.TrimPrefix(strings.TrimSpace(out), "wsrep_last_committed"), &n); err != nil {
+			t.Fatalf("%s: %q: %v", host, out, err)
+		}
+		most = max(most, n)
 	}
-	return n
+	if most == 0 {
+		t.Fatalf("none of %v says where it stands", hosts)
+	}
+	return most
 }
