@@ -17,7 +17,7 @@ var galeraNewer = flag.String("galera-newer", "", "folder with the folders good 
 // write; then one that cannot be put in, which stops at the first host.
 func (g *galeraSite) upgraded(t *testing.T) {
 	if *galeraNewer == "" {
-		t.Log("not played: no newer package; make lab-galera-upgrade")
+		t.Log("not played: make lab-galera-upgrade")
 		return
 	}
 	version := func() map[string]string {
