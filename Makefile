@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-garbd lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -81,9 +81,11 @@ lab-arbiter: build
 	go test ./lab -count=1 -timeout 0 -v -run TestArbiter -faults
 
 # Two servers and no third, ROUNDS times: cut off, hung, without power, or out of sight of each
-# other; exactly one serves at the end of each. SEED=n throws the same dice again.
+# other, or with networks silent; exactly one serves at the end of each. SEED=n throws the same
+# dice again, TIMING=preset plays rack or room, FAULT=name one fault alone.
+TIMING ?= wide
 lab-two: build
-	go test ./lab -count=1 -timeout 0 -v -run TestTwo -two $(ROUNDS) $(if $(SEED),-two-seed $(SEED))
+	go test ./lab -count=1 -timeout 0 -v -run TestTwo -two $(ROUNDS) -two-timing $(TIMING) $(if $(FAULT),-two-fault $(FAULT)) $(if $(SEED),-two-seed $(SEED))
 
 # A RabbitMQ cluster on three hosts: formed, and then every fault in turn, while clients publish.
 lab-rabbitmq: build
@@ -135,6 +137,20 @@ $(DRBD)/linux $(DRBD)/drbd:
 STEP ?=
 lab-galera: build
 	go test ./lab -count=1 -timeout 0 -v -run 'TestGalera$$$(if $(STEP),/$(STEP))' -galera $(ROUNDS) $(if $(SEED),-galera-seed $(SEED))
+
+# The rolling upgrade alone: Debian's own mariadb-server under a higher version, and one whose
+# preinst fails.
+NEWER ?= $(HOME)/.cache/mainstay-galera-newer
+lab-galera-upgrade: build $(NEWER)/broken/Packages
+	go test ./lab -count=1 -timeout 0 -v -run 'TestGalera$$/upgrade' -galera 1 -galera-newer $(NEWER)
+
+$(NEWER)/broken/Packages:
+	mkdir -p $(NEWER)/good $(NEWER)/broken
+	cd $(NEWER) && apt-get download -q mariadb-server && dpkg-deb -R mariadb-server_*.deb tree
+	cd $(NEWER) && sed -i 's/^Version:.*/&+lab1/' tree/DEBIAN/control && dpkg-deb -Zgzip -b tree good/newer.deb
+	cd $(NEWER) && sed -i 's/^Version:.*/&.2/' tree/DEBIAN/control && printf '#!/bin/sh\necho this package cannot be put in >&2\nexit 1\n' >tree/DEBIAN/preinst && dpkg-deb -Zgzip -b tree broken/newer.deb
+	cd $(NEWER)/good && dpkg-scanpackages . >Packages
+	cd $(NEWER)/broken && dpkg-scanpackages . >Packages
 
 # A Galera of two members with its arbitrator (galera-arbitrator-4, fetched once) on the arbiter.
 GARBD = /var/cache/mainstay-lab/garbd

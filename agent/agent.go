@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -58,6 +59,8 @@ type Addresses interface {
 	// Carried says which of this host's own addresses are on an interface that is up and
 	// has a carrier.
 	Carried(own []netip.Addr) (map[netip.Addr]bool, error)
+	// Received counts the packets that have come in over their interfaces.
+	Received(own []netip.Addr) (packets uint64, err error)
 	// Others returns who else answers for an address right now.
 	Others(ctx context.Context, addr netip.Addr) ([]net.HardwareAddr, error)
 	// Sever ends this host's own TCP connections to an address; with local also
@@ -165,9 +168,11 @@ type Agent struct {
 	// is set once the farewell was said.
 	departing fleet.Moment
 	leaving   bool
-	agreed    uint64        // of a pair: the number of the agreement that this host goes by
-	armed     time.Duration // of the watchdog; zero: it is not
-	watchdog  Watchdog      // of guardLife alone; nil: not opened yet
+	agreed    uint64              // of a pair: the number of the agreement that this host goes by
+	blind     bool                // of a pair: this host receives nothing at all
+	inbound   map[string]*inbound // by network without an answer
+	armed     time.Duration       // of the watchdog; zero: it is not
+	watchdog  Watchdog            // of guardLife alone; nil: not opened yet
 	questions map[string]*question
 	frozen    map[string]fleet.Moment // by service: since when its writes wait
 }
@@ -208,9 +213,11 @@ type target struct {
 // sense is what this ear heard of a host beyond what the lease arithmetic needs.
 type sense struct {
 	nets    map[string]fleet.Moment
+	again   map[string]fleet.Moment // since when it is heard there without a gap
 	leased  bool
 	suspect bool
 	stint   fleet.Stint
+	blind   bool // by its own word it receives nothing at all
 }
 
 // last is when it was last heard on any network; 0: never.
@@ -316,7 +323,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); close(a.over); wait.Wait() }()
-	for _, loop := range []func(context.Context){a.carryOut, a.promise, a.report, a.balance, a.guardLoss} {
+	for _, loop := range []func(context.Context){a.carryOut, a.promise, a.report, a.balance, a.guardLoss, a.countInbound} {
 		wait.Go(func() { loop(ctx) })
 	}
 	if me, _ := a.spec.Host(a.cfg.Host); a.cfg.Watchdog != nil {
@@ -377,7 +384,7 @@ func (a *Agent) tick(every, length time.Duration) {
 	}
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
-	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length}
+	b := heartbeat.Beat{Stint: a.hand.Stint(), Sent: now, Late: a.late, Leased: a.hand.Leased(now), Next: every, Lease: length, Blind: a.blind}
 	// While what the former stint held is not yet gone, this one must not be heard of,
 	// by this host's own ear neither.
 	silent := a.hand.Silent()
@@ -485,15 +492,17 @@ func (a *Agent) putRow(s fleet.Stint) error {
 func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
 	s := a.senses[b.Stint.Host]
 	if s == nil {
-		s = &sense{nets: map[string]fleet.Moment{}}
+		s = &sense{nets: map[string]fleet.Moment{}, again: map[string]fleet.Moment{}}
 		a.senses[b.Stint.Host] = s
 	}
 	changed := s.stint != b.Stint || s.leased != b.Leased || s.suspect
 	if network != "" {
-		changed = changed || now.Sub(s.nets[network]) >= 3*a.beats[b.Stint.Host]
+		if now.Sub(s.nets[network]) >= 3*a.beats[b.Stint.Host] {
+			changed, s.again[network] = true, now
+		}
 		s.nets[network] = now
 	}
-	s.stint, s.leased = b.Stint, b.Leased
+	s.stint, s.leased, s.blind = b.Stint, b.Leased, b.Blind
 	if s.suspect {
 		s.suspect = false
 		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == b.Stint.Host })
@@ -639,6 +648,12 @@ func (a *Agent) Heard() map[string]fleet.Heard {
 			h.Leased = s.leased
 			for network, at := range s.nets {
 				h.Nets[network] = at
+				if again := s.again[network]; now.Sub(again) < a.quiet() {
+					if h.Again == nil {
+						h.Again = map[string]fleet.Moment{}
+					}
+					h.Again[network] = again
+				}
 			}
 		}
 		out[host] = h
@@ -895,7 +910,7 @@ func (a *Agent) due(now fleet.Moment) bool {
 			return true
 		}
 	}
-	return false
+	return !maps.Equal(a.said.Unanswered, a.unanswered(now))
 }
 
 // linked says over which networks this host is linked with the others, as far as it
@@ -932,7 +947,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
 		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed, Store: a.store, Pair: a.agreed,
-		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Severed: map[string]uint64{},
+		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Unanswered: a.unanswered(now), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {
 		g, held := m.Held[addr.Thing()]

@@ -16,12 +16,17 @@ type memberCopy struct {
 	stillCopy
 	begins   func()
 	starting chan struct{} // closed when a start waits for its peers
+	kills    func()
+	pid      int
 }
 
-func (m memberCopy) Replica(string) fleet.Replica    { return fleet.Replica{} }
-func (m memberCopy) Join(context.Context) error      { return nil }
-func (m memberCopy) Position(context.Context) error  { return nil }
-func (m memberCopy) Bootstrap(context.Context) error { m.begins(); return nil }
+func (m memberCopy) Replica(string) fleet.Replica         { return fleet.Replica{} }
+func (m memberCopy) Join(context.Context, string) error   { return nil }
+func (m memberCopy) Rejoin(context.Context, string) error { return nil }
+func (m memberCopy) Position(context.Context) error       { return nil }
+func (m memberCopy) Bootstrap(context.Context) error      { m.begins(); return nil }
+func (m memberCopy) Kill(context.Context) error           { m.kills(); return nil }
+func (m memberCopy) PIDs(context.Context) ([]int, error)  { return []int{m.pid}, nil }
 func (m memberCopy) Start(ctx context.Context) error {
 	close(m.starting)
 	<-ctx.Done()

@@ -140,6 +140,7 @@ func (s *shifting) Watch(context.Context) <-chan Change { return s.changes }
 func (s *shifting) Foreign(context.Context) (map[netip.Addr]string, error) { return nil, nil }
 
 func (s *shifting) Carried([]netip.Addr) (map[netip.Addr]bool, error) { return nil, nil }
+func (s *shifting) Received([]netip.Addr) (uint64, error)             { return 0, nil }
 
 func (s *shifting) Neighbours(net.HardwareAddr) ([]netip.Addr, error) { return nil, nil }
 

@@ -290,7 +290,7 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 		a.reroute()
 		a.mu.Unlock()
 		a.done(d, nil)
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbTend, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbTend, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap, plan.VerbUpgrade:
 		a.mu.Lock()
 		w := a.watchers[nameOf(o.Thing)]
 		a.mu.Unlock()
@@ -299,6 +299,8 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 			return
 		}
 		a.done(d, w.operate(ctx, a, o))
+	case plan.VerbKill:
+		a.done(d, a.kill(ctx, o))
 	case plan.VerbGoOn, plan.VerbEven:
 		a.done(d, a.mirror(ctx, o))
 	case plan.VerbInventory:

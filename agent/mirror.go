@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,6 +33,11 @@ type question struct {
 // handlerDue is how long writes may wait without a question before the agent asks by
 // itself: DRBD calls its handler only once, and that may have given up.
 const handlerDue = 15 * time.Second
+
+// ErrNoRight is Part's answer where this host holds no right to have the copy promoted, and
+// it is not: somebody promotes it by hand while its peer is away. DRBD need not wait for it:
+// whoever is given the right has it before the copy is promoted (the order comes first).
+var ErrNoRight = errors.New("this host holds no right to have it promoted")
 
 // Part asks on behalf of the kernel whether the promoted copy of a mirrored resource may be
 // written although its peer stays behind. nil is leave, given under the record; any other
@@ -76,7 +82,11 @@ func (a *Agent) part(resource, peer string) (*question, error) {
 		case host == "":
 			return nil, fmt.Errorf("%q is none of the hosts of %s (%s): DRBD has to know them by the same names", peer, w.service.Thing(), strings.Join(a.spec.Homes(w.service), ", "))
 		case a.hand.Memory().Running[w.service.Thing()] == 0:
-			return nil, fmt.Errorf("this host has no right to have %s promoted", w.service.Thing())
+			if s := a.services[name]; s.Phase == fleet.Running && s.Role == fleet.RoleUnpromoted {
+				return nil, fmt.Errorf("%s: %w", w.service.Thing(), ErrNoRight)
+			}
+			// One that is promoted, or may be, waits: what was found so is taken into the record.
+			return nil, fmt.Errorf("this host has no right yet to have %s promoted", w.service.Thing())
 		}
 		return a.open(name, host), nil
 	}

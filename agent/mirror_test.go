@@ -117,9 +117,30 @@ func TestPartWithoutAnAnswer(t *testing.T) {
 			t.Errorf("leave for %v", q)
 		}
 	}
+}
+
+// TestPartWithoutARight: who has no right is refused for good where the copy is surely not
+// promoted. One that is promoted, or may be, is told to ask again: the right may come, and
+// then its kernel is answered.
+func TestPartWithoutARight(t *testing.T) {
+	a, _, _ := diskAgent(t)
 	a.hand.Stopped("service/disk", 4)
-	if err := a.Part(t.Context(), "r0", "c2"); err == nil {
-		t.Error("leave for who has no right to be promoted")
+	for _, c := range []struct {
+		is   fleet.ServiceState
+		last bool
+	}{
+		{fleet.ServiceState{}, false}, // not asked yet
+		{fleet.ServiceState{Phase: fleet.Unknown, Role: fleet.RoleUnpromoted}, false},
+		{fleet.ServiceState{Phase: fleet.Running, Role: fleet.RolePromoted}, false},
+		{fleet.ServiceState{Phase: fleet.Running, Role: fleet.RoleUnpromoted}, true},
+	} {
+		a.services["disk"] = c.is
+		if err := a.Part(t.Context(), "r0", "c2"); err == nil || errors.Is(err, ErrNoRight) != c.last {
+			t.Errorf("%+v: %v", c.is, err)
+		}
+	}
+	if a.parted() != nil {
+		t.Error("who has no right asks")
 	}
 }
 

@@ -32,3 +32,18 @@ func (a *Agent) Agreed(n uint64) {
 		a.poke(a.tell)
 	}
 }
+
+// Blind has the beats say whether this host receives nothing at all on any network.
+func (a *Agent) Blind(is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.blind = is
+}
+
+// SaysBlind is what a host's newest beat said of that.
+func (a *Agent) SaysBlind(host string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.senses[host]
+	return s != nil && s.blind
+}

@@ -23,6 +23,8 @@ type watcher struct {
 	copy    service.Copy
 	busy    sync.Mutex    // held while an order is carried out
 	look    chan struct{} // look at once
+	begins  bool          // it begins a cluster by an order; guarded by the agent's lock, as is doing
+	still   *probe.Sample // since when it uses no CPU while it does; of the one goroutine that looks
 	doing   string        // phase while an order is carried out; guarded by the agent's lock
 	yield   func()        // ends the wait for a start that is under way, not the start; guarded so too
 	known   bool          // its state and its check have been asked for; guarded so too
@@ -102,6 +104,8 @@ func (w *watcher) run(ctx context.Context, a *Agent) {
 	if w.service.Check.Kind == "" {
 		p.own, _ = w.copy.(service.Prober)
 	}
+	_, p.member = w.copy.(service.Member)
+	p.reset()
 	for {
 		w.observe(ctx, a, p)
 		select {
@@ -143,6 +147,7 @@ func (w *watcher) observe(ctx context.Context, a *Agent, p *pulse) {
 		asked = w.check(ctx, a, p, &s)
 	} else {
 		p.reset()
+		w.standstill(ctx, a, &s)
 	}
 	a.mu.Lock()
 	if w.doing != "" && s.Phase != fleet.Running {
@@ -192,6 +197,7 @@ type pulse struct {
 	check    fleet.Check
 	target   netip.Addr
 	own      service.Prober // asks instead, where the check names no kind
+	member   bool           // of a cluster: systemd calls it running only when its start has ended
 	answered chan struct{}
 
 	mu      sync.Mutex
@@ -223,7 +229,7 @@ func (p *pulse) reset() {
 	p.mu.Lock()
 	p.result = probe.Result{}
 	p.mu.Unlock()
-	p.everOK, p.samples, p.overdue, p.hung = false, nil, 0, 0
+	p.everOK, p.samples, p.overdue, p.hung = p.member, nil, 0, 0
 }
 
 // beat starts a probe unless one is under way, and judges what is known so far.
@@ -283,7 +289,7 @@ func (p *pulse) beat(ctx context.Context, a *Agent, w *watcher) (r probe.Result,
 
 // patience is how long the copy may be hung.
 func (p *pulse) patience() time.Duration {
-	if p.own != nil {
+	if p.own != nil && !p.member {
 		return ownStuckAfter
 	}
 	return stuckAfter
@@ -390,6 +396,7 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 			a.hand.Spent(o.Thing, o.Generation)
 			s := a.services[w.service.Name]
 			s.Phase, s.Replica = phase, fleet.Replica{}
+			w.begins = o.Verb == plan.VerbBootstrap
 			a.services[w.service.Name] = s
 			if err := a.keep(); err != nil {
 				why = err.Error()
@@ -399,7 +406,7 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
-		w.doing, w.yield = "", nil
+		w.doing, w.yield, w.begins = "", nil, false
 		a.mu.Unlock()
 		a.poke(w.look)
 	}()
@@ -412,6 +419,14 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	switch {
 	case o.Verb == fleet.VerbStart:
 		return w.copy.Start(ctx)
+	case o.Verb == plan.VerbUpgrade:
+		u, ok := w.copy.(service.Upgrader)
+		if !ok {
+			return fmt.Errorf("upgrade %s: kind %s has no package", w.service.Name, w.service.Kind)
+		}
+		return u.Upgrade(ctx, o.With)
+	case o.Verb == fleet.VerbRestart && shares:
+		return m.Rejoin(ctx, o.With)
 	case o.Verb == fleet.VerbRestart:
 		return w.copy.Restart(ctx)
 	case o.Verb == fleet.VerbTend:
@@ -423,7 +438,7 @@ func (w *watcher) operate(ctx context.Context, a *Agent, o fleet.Order) error {
 	case o.Verb == fleet.VerbStop:
 		err = w.copy.Stop(ctx)
 	case o.Verb == plan.VerbJoin && shares:
-		return m.Join(ctx)
+		return m.Join(ctx, o.With)
 	case o.Verb == plan.VerbPosition && shares:
 		return m.Position(ctx)
 	case o.Verb == plan.VerbBootstrap && shares:

@@ -87,4 +87,8 @@ func TestStatusOfADeadStore(t *testing.T) {
 	if code, out, _ := serve(t, &backend{status: s})("status"); code != 3 || !strings.Contains(out, "heard; ITS STORE IS DOWN: no connection") || strings.Contains(out, "VOTE") {
 		t.Errorf("exit %d\n%s", code, out)
 	}
+	s.Hosts[1].Store, s.Hosts[1].StoreWhy = fleet.StoreLearns, "c1 gives it its vote"
+	if code, out, _ := serve(t, &backend{status: s})("status"); code != 3 || !strings.Contains(out, "heard; IT DOES NOT VOTE YET") || strings.Contains(out, "ITS STORE IS") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
 }

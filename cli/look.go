@@ -154,7 +154,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 			why = "barred: " + h.Barred
 		}
 		switch {
-		case h.StoreWhy != "" && (h.Store != fleet.StoreAlone || s.Leader != ""): // where nobody leads all are alone
+		case h.StoreWhy != "" && h.Store != fleet.StoreLearns && (h.Store != fleet.StoreAlone || s.Leader != ""): // where nobody leads all are alone
 			why += fmt.Sprintf("; ITS STORE IS %s: %s", strings.ToUpper(h.Store), h.StoreWhy)
 		case h.Voter && h.Store != "votes" && asked:
 			why += "; IT DOES NOT VOTE YET: the store can bear one loss less"

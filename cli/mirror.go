@@ -37,10 +37,15 @@ copy is not promoted until it has caught up. DRBD says in DRBD_RESOURCE and DRBD
 what it is about.
 
 Exit code 4, and nothing else, lets writes go on: it is recorded. Without a leader, an
-agent or an answer it ends after 40 s with 1, and writes wait on; the agent goes on asking.`,
+agent or an answer it ends after 40 s with 1, and writes wait on; the agent goes on asking.
+It ends with 1 at once where a copy is promoted by hand on a host that holds no right to
+it; DRBD calls it four times then, and the agent's log says so each time.`,
 		Example: "  # /etc/drbd.d/global_common.conf:\n  # common { disk { fencing resource-and-stonith; } handlers { fence-peer \"/usr/bin/mainstay fence-peer\"; } }\n  DRBD_RESOURCE=r0 DRBD_PEERS=c2 mainstay fence-peer",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.part(cmd.Context(), os.Getenv("DRBD_RESOURCE"), os.Getenv("DRBD_PEERS")); err != nil {
+				if refused(err) {
+					return &exit{peerUnknown, fmt.Errorf("fence-peer: refused, nothing is written here: %w", err)}
+				}
 				return &exit{peerUnknown, fmt.Errorf("fence-peer: writes go on waiting: %w", err)}
 			}
 			return &exit{peerOutdated, nil}
@@ -65,7 +70,7 @@ func (a *app) part(ctx context.Context, resource, peers string) error {
 		if err == nil {
 			return nil
 		}
-		if refusal, refused := errors.AsType[*api.Refusal](err); refused && refusal.Code < 500 {
+		if refused(err) {
 			return err // whoever asks again is told the same
 		}
 		select {
@@ -74,6 +79,11 @@ func (a *app) part(ctx context.Context, resource, peers string) error {
 		case <-time.After(2 * time.Second):
 		}
 	}
+}
+
+func refused(err error) bool {
+	refusal, is := errors.AsType[*api.Refusal](err)
+	return is && refusal.Code < 500
 }
 
 func (a *app) copyCommand() *cobra.Command {

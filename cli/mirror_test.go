@@ -24,7 +24,7 @@ func TestFencePeer(t *testing.T) {
 	})
 	refusing := newHost(t)
 	refusing.listen(mux)
-	refusing.want(peerUnknown, []string{"writes go on waiting: no right"}, "fence-peer")
+	refusing.want(peerUnknown, []string{"refused", "no right"}, "fence-peer") // at once, or the test does not end in time
 	t.Setenv("DRBD_PEERS", "c2 c3")
 	h.want(peerUnknown, []string{"writes go on waiting"}, "fence-peer")
 	t.Setenv("DRBD_PEERS", "")

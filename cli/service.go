@@ -16,14 +16,19 @@ import (
 
 func (a *app) restartCommand() *cobra.Command {
 	var wait time.Duration
-	var cancel bool
+	var cancel, upgrade bool
 	cmd := &cobra.Command{
-		Use: "restart SERVICE", Short: "Restart an active/active service host by host", Args: cobra.ExactArgs(1),
+		Use: "restart SERVICE", Short: "Restart or upgrade an active/active service host by host", Args: cobra.ExactArgs(1),
 		Long: `Restarts one copy after another, each only when all are ready, a database's writer
 last. The one that is restarted is out of the rotation meanwhile. What was done is
-remembered: a new leader goes on with the rest. After an upgrade of the packages on all
-hosts this is the rolling upgrade. --cancel ends it where it is.`,
-		Example: "  mainstay restart mariadb\n  mainstay restart mariadb --cancel",
+remembered: a new leader goes on with the rest. --cancel ends it where it is.
+
+--upgrade is the rolling upgrade: on the host whose turn it is the packages of the unit
+(all of one source, with galera-4) are fetched, the copy is stopped, apt-get puts them in,
+and the copy starts. Do not upgrade them on all hosts first: Debian's packages stop and
+start the server themselves, on all hosts at once. If apt-get fails somewhere, nothing goes
+on, and a person is told.`,
+		Example: "  mainstay restart mariadb\n  mainstay restart mariadb --upgrade\n  mainstay restart mariadb --cancel",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
@@ -36,7 +41,7 @@ hosts this is the rolling upgrade. --cancel ends it where it is.`,
 			if cancel {
 				return a.unwish(ctx, c, id, "the restart of %s ends where it is", args[0])
 			}
-			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "restart", Thing: args[0]}, nil); err != nil {
+			if err := c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "restart", Thing: args[0], Upgrade: upgrade}, nil); err != nil {
 				return err
 			}
 			return a.awaitRestart(ctx, c, id)
@@ -44,6 +49,7 @@ hosts this is the rolling upgrade. --cancel ends it where it is.`,
 	}
 	cmd.Flags().DurationVar(&wait, "wait", time.Hour, "how long to wait for it")
 	cmd.Flags().BoolVar(&cancel, "cancel", false, "end it where it is")
+	cmd.Flags().BoolVar(&upgrade, "upgrade", false, "put the newest packages in on each host in its turn")
 	return cmd
 }
 
@@ -63,6 +69,9 @@ func (a *app) awaitRestart(ctx context.Context, c *api.Client, id string) error 
 				})
 			case open:
 				seen = true
+				if wish.Stuck != "" {
+					return fmt.Errorf("%s: %s; nothing goes on (mainstay status has what to do)", id, wish.Stuck)
+				}
 				for _, host := range wish.Done[min(len(done), len(wish.Done)):] {
 					fmt.Fprintf(a.err, "restarted on %s\n", host)
 				}
@@ -92,7 +101,11 @@ func (a *app) withoutCommand() *cobra.Command {
 members of the site's file. One that cannot say where its data stand may be the one
 that has the last commits, so it is waited for. Your word lets the others go on
 without it: what only it has is lost then. A host that is silent must be proved off
-besides (mainstay recover oath HOST). --cancel takes the word back, until a member has begun.`,
+besides (mainstay recover oath HOST). --cancel takes the word back, until a member has begun.
+
+When that member comes back it joins with nothing, and is given all data of the others.
+What it had is kept beside, as /var/lib/mysql.without-TIME, if the folder can be renamed
+and the disk has room for both; else it is overwritten. History says which.`,
 		Example: "  mainstay recover service mariadb --without c3 --its-data-may-be-lost 'both disks are broken, ann'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if host == "" {

@@ -25,6 +25,9 @@ type Report struct {
 	// host's own address, and whether beats over it are acknowledged as those over
 	// the others are.
 	Links map[string]bool `json:"links,omitempty"`
+	// Unanswered says of each network that has a carrier and no acknowledgements what still
+	// comes in over it: one of the words below, or "" while that is not known yet.
+	Unanswered map[string]string `json:"unanswered,omitempty"`
 	// GivenUp is, by thing, the highest generation that this stint gave back:
 	// the holder's word.
 	GivenUp map[string]uint64 `json:"given_up,omitempty"`
@@ -147,7 +150,14 @@ type Replica struct {
 	Me   string `json:"me,omitempty"`
 	// Saved is when the newest backup was taken on this host; zero: none was.
 	Saved time.Time `json:"saved,omitzero"`
-	Part  string    `json:"part,omitempty"` // one of the parts below; empty: the server does not say
+	Name  string    `json:"name,omitempty"` // what the cluster calls it, while its server runs
+	// Drags: it is too slow, and all the others wait for it again and again.
+	Drags bool   `json:"drags,omitempty"`
+	Part  string `json:"part,omitempty"` // one of the parts below; empty: the server does not say
+	// Renounced are the marks (LeftOut) under which it gave up its data, separated by
+	// commas, and Aside is where what it gave up last is kept; empty: it was overwritten.
+	Renounced string `json:"renounced,omitempty"`
+	Aside     string `json:"aside,omitempty"`
 }
 
 // Parts that a running member plays.
@@ -177,6 +187,9 @@ type Heard struct {
 	// the ear's own clock.
 	Last Moment            `json:"last"`
 	Nets map[string]Moment `json:"nets,omitempty"`
+	// Again says of a network over which it is heard again after a gap since when; a network
+	// over which it has been heard for long is not in it.
+	Again map[string]Moment `json:"again,omitempty"`
 	// Late is the largest g stated since the last promise round.
 	Late time.Duration `json:"late"`
 	// Leased is the host's own word, in its newest beat, that it is acknowledged.
@@ -216,6 +229,13 @@ const (
 	Dead     Condition = "dead"     // its boot is proved dead
 	Unheard  Condition = "unheard"  // nothing heard of it since this leader began
 	Offline  Condition = "offline"  // silent after its farewell, and holds nothing
+)
+
+// What comes in over a network on which no voter answers a host.
+const (
+	HearsNothing = "nothing"
+	HearsOthers  = "others" // something, and no voter's beats
+	HearsBeats   = "beats"  // a voter's beats
 )
 
 // Verdict is what judge holds true, and on whose word.
@@ -265,7 +285,7 @@ type Order struct {
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go; of cloud: one in cloud.go
-	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs; of go-on and even: the other host; of evacuate: where to, "" leaves it to Nova
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs, or the mark of renounce; of a database's start: of the one that gives its data; of go-on and even: the other host; of evacuate: where to, "" leaves it to Nova; of purge: the queue
 	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
@@ -379,4 +399,6 @@ type Event struct {
 	// kept World, when the event is a decision.
 	Because []string `json:"because,omitempty"`
 	World   string   `json:"world,omitempty"`
+	// Proof: it tells of a proof of death, and outlives the others.
+	Proof bool `json:"proof,omitempty"`
 }

@@ -23,6 +23,8 @@ const (
 	GuardProof       Guard = "proof"        // what counts as proof of death
 	GuardBar         Guard = "bar"          // a returned host holds nothing until admitted
 	GuardIntent      Guard = "intent"       // an open fence is waited out
+	GuardBrake       Guard = "brake"        // of many that are lost at once nobody is fenced
+	GuardLoop        Guard = "loop"         // who was fenced three times within an hour stays off
 	GuardInventory   Guard = "inventory"    // nothing is started on an unknown host
 	GuardWatchdog    Guard = "watchdog"     // a host without a lease that holds a service kicks no more
 	GuardBehind      Guard = "behind"       // a copy that lacks what was written without it is not promoted
@@ -36,7 +38,7 @@ func Guards() []Guard {
 	return []Guard{
 		GuardLeadRead, GuardRestartWait, GuardTransfer, GuardOrphan, GuardRecordFirst, GuardEars,
 		GuardStint, GuardPromise, GuardEarWait, GuardOneVoter, GuardKernel, GuardAfterCheck,
-		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardInventory, GuardWatchdog, GuardBehind,
+		GuardHandover, GuardProof, GuardBar, GuardIntent, GuardBrake, GuardLoop, GuardInventory, GuardWatchdog, GuardBehind,
 		GuardPairFirst, GuardPairRight, GuardPairAlone,
 	}
 }

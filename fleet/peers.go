@@ -35,4 +35,11 @@ const (
 	// StepPurge throws away what waits in the queue Order.With: orders of the past for a
 	// host that comes back. A queue that there is not holds nothing.
 	StepPurge = "purge"
+	// StepRenounce gives up the data of a member without which its cluster was begun, once
+	// under each mark, so that it gets all of them from the others when it joins.
+	StepRenounce = "renounce"
 )
+
+// StepLag tells a member of a database that the others shall not wait for it: it holds
+// them up. It takes that back itself once it has kept up for a while.
+const StepLag = "lag"

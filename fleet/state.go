@@ -49,7 +49,21 @@ type Bootstrap struct {
 	// Since is when all members that can go on by themselves were there.
 	Since time.Time `json:"since,omitzero"`
 	At    time.Time `json:"at,omitzero"`
+	// Without are the hosts whose members' data were given up when the cluster was begun.
+	// It outlives the beginning: each stays here until it has a whole copy of the others'.
+	Without map[string]LeftOut `json:"without,omitempty"`
 }
+
+// LeftOut is that a cluster was begun without what one of its members has: from then on
+// the member's data are a branch of the history that is given up.
+type LeftOut struct {
+	At time.Time `json:"at"` // by the leader's clock; it names the word under which the data go
+	// Boot of its host that was proved off then; empty: the host was heard.
+	Boot string `json:"boot,omitempty"`
+}
+
+// Mark is the name under which the data are given up, once.
+func (l LeftOut) Mark() string { return l.At.UTC().Format(time.RFC3339Nano) }
 
 // Member is a host that has joined. Only its admitted boot may be given rights.
 type Member struct {
@@ -58,12 +72,30 @@ type Member struct {
 	// Barred is why no boot is admitted at present; empty: it may be.
 	Barred string `json:"barred,omitempty"`
 	UUID   string `json:"uuid,omitempty"` // as the host reported it while healthy
-	// Fenced is when it was fenced lately: a loop ends after three within an hour.
+	// Fenced is when a boot of it was proved off by a fence within the last hour: a loop ends
+	// after three.
 	Fenced []time.Time `json:"fenced,omitempty"`
-	Serial string      `json:"serial,omitempty"` // of its certificate
+	// Tried is how often the fence of one boot was tried.
+	Tried  Tries  `json:"tried,omitzero"`
+	Serial string `json:"serial,omitempty"` // of its certificate
 	// Left is the farewell of its last boot, until that is heard again or another is
 	// admitted.
 	Left *Farewell `json:"left,omitempty"`
+}
+
+// Tries counts the tries to fence one boot, proved or not: each has a number of its own, and
+// takes the next level. With another boot they begin anew.
+type Tries struct {
+	Boot  string `json:"boot"`
+	Count int    `json:"count"`
+}
+
+// Of is how often that boot was tried.
+func (t Tries) Of(boot string) int {
+	if t.Boot != boot {
+		return 0
+	}
+	return t.Count
 }
 
 // Farewell is how a host went silent in good order.
@@ -142,6 +174,10 @@ type Wish struct {
 	By    string    `json:"by"`
 	At    time.Time `json:"at"`
 	Done  []string  `json:"done,omitempty"` // of restart: the hosts that are over
+	// Upgrade, of restart: with the newest packages. Stuck says on which host they could not
+	// be put in, and why: nothing goes on then.
+	Upgrade bool   `json:"upgrade,omitempty"`
+	Stuck   string `json:"stuck,omitempty"`
 }
 
 // Deed returns the record of something that a person does beside the plan (a new site

@@ -2,8 +2,8 @@ package fleet
 
 import "time"
 
-// StoreState is what is wrong with a voter's member of the store, as its own host's
-// agent finds it; zero: nothing is.
+// StoreState is what is wrong with a voter's member of the store, or what it lacks, as its
+// own host's agent finds it; zero: nothing is.
 type StoreState struct {
 	Phase string `json:"phase"` // one of those below
 	Why   string `json:"why"`
@@ -11,12 +11,13 @@ type StoreState struct {
 	Since time.Time `json:"since"`
 }
 
-// What can be wrong with a member of the store.
+// What can be wrong with a member of the store, and what it can lack.
 const (
 	StoreDown    = "down"    // it does not answer its agent, or does not serve yet
 	StoreAlone   = "alone"   // it serves nobody: it knows of no leader
 	StoreFull    = "full"    // it takes no more data, and so nothing can be decided
 	StoreCorrupt = "corrupt" // its data differ from those of the others
+	StoreLearns  = "learns"  // it serves, and has no vote yet
 )
 
 // Follows returns s as it follows another state of the same member at now: what has

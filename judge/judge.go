@@ -95,10 +95,13 @@ func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []s
 	case h.Rival != "":
 		v.Condition, v.Why = fleet.Degraded, fmt.Sprintf("two boots of it speak at once (%s and %s): a clone or a returned snapshot", h.Stint.Boot, h.Rival)
 	default:
-		v.Silent = silentNetworks(w, host, leader, h, 3*every)
+		var doubt []string
+		v.Silent, doubt = silentNetworks(w, host, leader, h, every)
 		v.Condition, v.Why = fleet.Healthy, "heard on every network"
 		if len(v.Silent) > 0 {
 			v.Condition, v.Why = fleet.Degraded, "not heard over "+strings.Join(v.Silent, ", ")
+		} else if len(doubt) > 0 {
+			v.Condition, v.Why = fleet.Degraded, fmt.Sprintf("not heard over %s, and nobody else is there to say whose fault that is", strings.Join(doubt, ", "))
 		} else if !h.Leased {
 			v.Condition, v.Why = fleet.Degraded, "it is heard but says that no majority acknowledges it"
 		}
@@ -150,13 +153,14 @@ func proved(w *fleet.World, v fleet.Verdict, host string) fleet.Verdict {
 	return v
 }
 
-// silentNetworks lists the networks that the host shares with the leader and
-// over which nothing was heard for limit, while others were.
-func silentNetworks(w *fleet.World, host, leader *fleet.Host, h fleet.Heard, limit time.Duration) []string {
+// silentNetworks lists the networks that the host shares with the leader and over which
+// three of its beats were missed, while they were heard over others and the leader heard
+// somebody else there: a leader that hears nobody over a network is itself cut off from
+// it. In doubt are those on which nobody else is to be heard.
+func silentNetworks(w *fleet.World, host, leader *fleet.Host, h fleet.Heard, every time.Duration) (out, doubt []string) {
 	if leader.Name == "" || leader.Name == host.Name {
-		return nil
+		return nil, nil
 	}
-	var out []string
 	for i := range w.Spec.Networks {
 		name := w.Spec.Networks[i].Name
 		_, its := host.Addresses[name]
@@ -167,11 +171,37 @@ func silentNetworks(w *fleet.World, host, leader *fleet.Host, h fleet.Heard, lim
 		if last == 0 {
 			last = w.Since // give a new leader the time to hear it
 		}
-		if w.Now.Sub(last) >= limit {
+		if w.Now.Sub(last) < 3*every {
+			continue
+		}
+		switch others, later := heardThere(w, host.Name, name, last.Add(2*every), w.Now.Add(-3*every)); {
+		case later:
 			out = append(out, name)
+		case !others:
+			doubt = append(doubt, name)
 		}
 	}
-	return out
+	return out, doubt
+}
+
+// heardThere says whether others than the leader and this host, which beat fast and are
+// heard, are on a network, and whether the leader heard one of them there since then, and
+// not only again since the moment long: when a network is back it hears the one before the
+// other.
+func heardThere(w *fleet.World, but, network string, since, long fleet.Moment) (others, later bool) {
+	for i := range w.Spec.Hosts {
+		o := &w.Spec.Hosts[i]
+		h := w.Heard[o.Name]
+		if _, there := o.Addresses[network]; !there || o.Name == but || o.Name == w.Leader || !o.Voter && !w.Spec.CanHold(*o) {
+			continue
+		}
+		if h.Last == 0 || w.Now.Sub(h.Last) >= 3*w.Spec.Timing.Beat {
+			continue // silent over every network
+		}
+		others = true
+		later = later || !h.Nets[network].Before(since) && !h.Again[network].After(long)
+	}
+	return others, later
 }
 
 // Lost lists the hosts that are neither healthy nor merely degraded, for the

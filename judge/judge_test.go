@@ -140,3 +140,39 @@ func TestLost(t *testing.T) {
 		t.Error("a dead host is no riddle, a silent one is: ", diff)
 	}
 }
+
+// TestWhoIsCutOff: who is not heard over a network is blamed only if the leader hears
+// somebody else there: else the leader itself is cut off from it.
+func TestWhoIsCutOff(t *testing.T) {
+	beat := fleet.Presets()["room"].Beat
+	for _, c := range []struct {
+		name      string
+		c2, c3    time.Duration // how long ago they were heard over storage
+		change    func(w *fleet.World)
+		condition fleet.Condition
+		silent    bool
+	}{
+		{"one of two", 3 * beat, 0, nil, fleet.Degraded, true},
+		{"the leader hears nobody there", time.Second, time.Second, nil, fleet.Healthy, false},
+		{"nor since a moment, one after the other", 3 * beat, 2*beat + time.Millisecond, nil, fleet.Healthy, false},
+		{"and hears one before the other again", time.Second, 0, func(w *fleet.World) {
+			h := w.Heard["c3"]
+			h.Again = map[string]fleet.Moment{"storage": now}
+			w.Heard["c3"] = h
+		}, fleet.Healthy, false},
+		{"the other is dead", 3 * beat, time.Minute, func(w *fleet.World) {
+			h := w.Heard["c3"]
+			h.Last = now.Add(-time.Minute)
+			w.Heard["c3"] = h
+		}, fleet.Degraded, false},
+	} {
+		w := world()
+		w.Heard["c2"].Nets["storage"], w.Heard["c3"].Nets["storage"] = now.Add(-c.c2), now.Add(-c.c3)
+		if c.change != nil {
+			c.change(&w)
+		}
+		if v := Judge(w)["c2"]; v.Condition != c.condition || len(v.Silent) > 0 != c.silent {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -61,34 +60,10 @@ type arbiterSite struct {
 
 func newArbiterSite(ctx context.Context, t *testing.T) *arbiterSite {
 	t.Helper()
-	binary := build(ctx, t, "one")
-	l := up(t, Config{Name: "arbiter", Hosts: []Host{{Name: "c1"}, {Name: "c2"}, {Name: "a1"}}, Disk: 2 << 30})
-	plain := &site{ctx: ctx, lab: l, binary: binary}
-	s := &arbiterSite{
-		faulted: &faulted{site: plain},
-		light: &lightSite{site: plain, witness: newWitness(t, l), config: SiteConfig{
-			Binary: binary, Timing: "wide", Arbiters: []string{"a1"},
-			Services: strings.Replace(memberServices, "[c1, c2, c3]", "[c1, c2]", 1),
-		}},
-	}
-	for _, m := range l.Hosts {
-		s.light.furnish(t, m.Name)
-	}
-	if err := l.Deploy(ctx, s.light.config, func(text string) { t.Log(text) }); err != nil {
-		t.Fatal(err)
-	}
-	wire, err := l.Wire(slices.Collect(maps.Values(l.Virtual()))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain.wire = wire
-	t.Cleanup(func() {
-		if err := wire.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	light := deployServers(ctx, t, "arbiter", SiteConfig{Timing: "wide", Arbiters: []string{"a1"}})
+	s := &arbiterSite{faulted: &faulted{site: light.site}, light: light}
 	s.await(t, "everything in service", s.settled)
-	s.log = s.watchURL(t, fmt.Sprintf("http://%s:5000/", l.Virtual()["internal"]))
+	s.log = s.watchURL(t, fmt.Sprintf("http://%s:5000/", s.lab.Virtual()["internal"]))
 	s.light.generations(t)
 	return s
 }

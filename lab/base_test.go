@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -276,6 +277,34 @@ func TestContained(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "inside")); err == nil {
 		t.Error("the mount is seen outside")
+	}
+}
+
+// TestContainedKeepsNoLab: it holds no disk of a lab that lives meanwhile.
+func TestContainedKeepsNoLab(t *testing.T) {
+	lab := filepath.Join(StateDir, "kept-by-nobody")
+	if err := os.MkdirAll(lab, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", lab, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(unix.Unmount(lab, unix.MNT_DETACH), os.Remove(lab)); err != nil {
+			t.Error(err)
+		}
+	})
+	var out bytes.Buffer
+	cmd := contained(t.Context(), "cat", "/proc/self/mountinfo")
+	cmd.Stdout = &out
+	if err := run(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), lab) {
+		t.Errorf("it sees a lab's mount:\n%s", &out)
+	}
+	if !isMount(lab) {
+		t.Error("it took the lab's mount away outside as well")
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -46,18 +45,6 @@ services:
 mode: act
 `
 
-// mirrorDatabase stands on the file system.
-const mirrorDatabase = `  db:
-    kind: ocf
-    mode: active/passive
-    why: one server writes to the data
-    hosts: [d1, d2]
-    with: [service/fs]
-    check: {every: 2m}
-    restarts: {count: 20, within: 1h}
-    params: {agent: "heartbeat:mysql", binary: /usr/sbin/mariadbd, client_binary: /usr/bin/mariadb, config: /etc/db.cnf, datadir: /srv/db, enable_creation: "true", pid: /run/mysqld/db.pid, socket: /run/mysqld/db.sock, log: /run/mysqld/db.log, op_start: 300s, op_stop: 120s, op_monitor: 180s}
-`
-
 // mirrorConf is DRBD's, as docs/OPERATING.md has it, but for a machine that answers late.
 const mirrorConf = `global { usage-count no; disable-ip-verification; }
 common {
@@ -76,6 +63,7 @@ resource r0 {
 type mirrored struct {
 	d1, d2, d3 *machine
 	top        string // the service that stands on all others
+	data       string // what makes its data
 }
 
 // TestDRBD lives with a real DRBD under three whole Mainstays.
@@ -92,7 +80,7 @@ func TestDRBD(t *testing.T) {
 		}
 	}
 	t.Run("fs", func(t *testing.T) {
-		s := newMirrored(t, "", "fs")
+		s := newMirrored(t, "", "fs", "")
 		play(t, mirrorStep{"behind", func(t *testing.T) {
 			play(t, mirrorStep{"its configuration is examined", s.examined},
 				mirrorStep{"the primary loses its peer", s.parts},
@@ -100,7 +88,16 @@ func TestDRBD(t *testing.T) {
 				mirrorStep{"it is back, and the other catches up", s.catchesUp})
 		}}, mirrorStep{"takes over", s.takesOver}, mirrorStep{"nobody leads", s.nobodyLeads})
 	})
-	t.Run("database", func(t *testing.T) { newMirrored(t, mirrorDatabase, "db").rows(t) })
+	t.Run("database", func(t *testing.T) {
+		g := database(t, newMirrored(t, mirrorDatabase, "db", mirrorDatabaseData))
+		g.begin(t)
+		play(t, mirrorStep{"its server is killed", g.killed}, mirrorStep{"the primary loses power", g.losesPower}, mirrorStep{"moved in good order", g.moved})
+	})
+	t.Run("rabbitmq", func(t *testing.T) {
+		g := broker(t, newMirrored(t, mirrorRabbit, "mq", mirrorRabbitData))
+		g.begin(t)
+		play(t, mirrorStep{"the primary loses power", g.losesPower}, mirrorStep{"moved in good order", g.moved})
+	})
 }
 
 type mirrorStep struct {
@@ -108,8 +105,9 @@ type mirrorStep struct {
 	do   func(*testing.T)
 }
 
-// newMirrored boots the machines and makes them a site.
-func newMirrored(t *testing.T, services, top string) *mirrored {
+// newMirrored boots the machines and makes them a site. data is a command that makes what
+// is on the file system at first, in /var/tmp/data.
+func newMirrored(t *testing.T, services, top, data string) *mirrored {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, text string) string {
@@ -122,8 +120,11 @@ func newMirrored(t *testing.T, services, top string) *mirrored {
 	files := map[string]string{
 		"/usr/bin/mainstay": build(t.Context(), t, "drbd"), "/etc/drbd.conf": write("drbd.conf", mirrorConf),
 		"/etc/hosts": write("hosts", "127.0.0.1 localhost\n10.9.0.1 d1\n10.9.0.2 d2\n10.9.0.3 d3\n"), "/etc/mainstay/first.yaml": write("site.yaml", fmt.Sprintf(mirrorSite, services)),
-		"/etc/db.cnf":       write("db.cnf", "[mysqld]\nbind-address=0.0.0.0\ninnodb_flush_log_at_trx_commit=1\nskip-log-bin\ninnodb_buffer_pool_size=32M\n"),
-		"/usr/sbin/udevadm": write("nothing", "#!/bin/sh\nexit 0\n"), "/usr/sbin/modprobe": filepath.Join(dir, "nothing"), "/usr/bin/logger": filepath.Join(dir, "nothing"),
+		"/etc/db.cnf":                     write("db.cnf", "[mysqld]\nbind-address=0.0.0.0\ninnodb_flush_log_at_trx_commit=1\nskip-log-bin\ninnodb_buffer_pool_size=32M\ninnodb_log_file_size=16M\n"),
+		"/usr/sbin/rabbitmqctl-patient":   write("rabbitmqctl", mirrorRabbitControl),
+		"/etc/rabbitmq/rabbitmq.conf":     write("rabbitmq.conf", "loopback_users = none\n"),
+		"/etc/rabbitmq/rabbitmq-env.conf": write("rabbitmq-env.conf", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none\"\n"),
+		"/usr/sbin/udevadm":               write("nothing", "#!/bin/sh\nexit 0\n"), "/usr/sbin/modprobe": filepath.Join(dir, "nothing"), "/usr/bin/logger": filepath.Join(dir, "nothing"),
 	}
 	for _, name := range []string{"sbin/drbdadm", "sbin/drbdsetup", "sbin/drbdmeta"} {
 		files["/usr/"+name] = filepath.Join(*machineParts, "drbd", name)
@@ -139,12 +140,12 @@ func newMirrored(t *testing.T, services, top string) *mirrored {
 		files[path] = path
 	}
 	machineRoot(t, filepath.Join(dir, "root"), files)
-	s := &mirrored{top: top, d1: &machine{name: "d1", dir: dir, mirrors: true}, d2: &machine{name: "d2", dir: dir, mirrors: true}, d3: &machine{name: "d3", dir: dir}}
+	s := &mirrored{top: top, data: data, d1: &machine{name: "d1", dir: dir, mirrors: true}, d2: &machine{name: "d2", dir: dir, mirrors: true}, d3: &machine{name: "d3", dir: dir}}
 	tree := machineTree(t)
 	machineNetwork(t)
 	// A site that was set up once is kept as it was at rest, and begins as after a loss of
 	// power of all.
-	kept := filepath.Join(*machineParts, "site-"+digest([]string{filepath.Base(tree), mirrorSite, services, mirrorConf}))
+	kept := filepath.Join(*machineParts, "site-"+digest([]string{filepath.Base(tree), mirrorSite, services + data, mirrorConf}))
 	_, err := os.Stat(kept)
 	for _, m := range s.all() {
 		if err == nil {
@@ -228,7 +229,8 @@ func (s *mirrored) set(t *testing.T) {
 	s.d1.must(t, "for i in $(seq 100); do drbdsetup events2 --now r0 | grep -q connection:Connected && break; sleep 1; done; drbdsetup events2 --now r0; drbdadm new-current-uuid --clear-bitmap r0/0")
 	s.await(t, "promoted", 10*time.Minute, func(st api.Status) string { return works(st, "disk", "") })
 	on := s.on(t, "disk")
-	on.must(t, "mkfs.ext4 -q /dev/drbd0")
+	on.must(t, "mkdir -p /var/tmp/data; "+s.data)
+	on.must(t, "mkfs.ext4 -q -d /var/tmp/data /dev/drbd0")
 	s.settled(t)
 }
 
@@ -501,32 +503,6 @@ func (s *mirrored) back(t *testing.T, m *machine) {
 	m.boot(t)
 	m.up(t)
 	s.start(t, m)
-}
-
-// rows: a client commits rows; the primary's power is cut; every row that was committed is
-// in the database on the other.
-func (s *mirrored) rows(t *testing.T) {
-	on := s.on(t, "db")
-	off := s.other(on)
-	on.must(t, `mariadb -S /run/mysqld/db.sock -e "create database if not exists test; create user if not exists load@'%'; grant all on test.* to load@'%'"`)
-	sql := "mariadb -h 10.9.0." + on.name[1:] + " -u load --connect-timeout=5 -e "
-	s.d3.must(t, sql+`'create table if not exists test.written (n int primary key) engine=InnoDB'`)
-	s.d3.must(t, `(setsid bash -c 'while :; do n=$(($(wc -l </root/committed 2>/dev/null || echo 0)+1)); `+sql+`"insert into test.written values ($n)" && echo $n >>/root/committed; done' >/dev/null 2>&1 </dev/null & echo $! >/run/load)`)
-	committed := func() []string { return strings.Fields(s.d3.must(t, "cat /root/committed 2>/dev/null; true")) }
-	for len(committed()) < 20 {
-	}
-	s.lose(t, on)
-	s.d3.must(t, "kill -- -$(cat /run/load); true")
-	all := committed()
-	have := strings.Fields(off.must(t, "mariadb -S /run/mysqld/db.sock -N -e 'select n from test.written order by n'"))
-	for _, n := range all {
-		if !slices.Contains(have, n) {
-			t.Errorf("row %s was committed and is missing", n)
-		}
-	}
-	t.Logf("%d rows committed, %d there", len(all), len(have))
-	s.back(t, on)
-	s.settled(t)
 }
 
 // nobodyLeads: the primary loses its peer and there is no leader to record it. Its writes

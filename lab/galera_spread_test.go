@@ -31,11 +31,12 @@ func (g *galeraSite) deadlocks(t *testing.T) {
 	member := func(n int) string {
 		return g.lab.Hosts[n%len(g.lab.Hosts)].Addresses["management"].V4.Addr().String() + ":3306"
 	}
-	for _, way := range []struct {
+	free := 0.0 // deadlocks per 10,000 of multi-writer
+	for i, way := range []struct {
 		name string
 		to   func(client int, database string) string
 	}{
-		{"multi-writer, each client to the next member", func(n int, _ string) string { return member(n) }},
+		{"multi-writer, straight to the members, each client to the next member", func(n int, _ string) string { return member(n) }},
 		{"one writer, by Mainstay", func(int, string) string { return "127.0.0.1:3306" }},
 		{"one writer for each group of databases, by Mainstay", func(_ int, database string) string {
 			return map[string]string{"nova": "127.0.0.1:3307", "neutron": "127.0.0.1:3308"}[database]
@@ -43,6 +44,12 @@ func (g *galeraSite) deadlocks(t *testing.T) {
 	} {
 		done, deadlocks, others, took := g.quotas(t, way.to)
 		t.Logf("%s: %d transactions in %.0f s, %d deadlocks: %.1f per 10,000 (%d other errors)", way.name, done, took.Seconds(), deadlocks, float64(deadlocks)*1e4/float64(done), others)
+		each := float64(deadlocks) * 1e4 / float64(done)
+		if i == 0 {
+			free = each
+		} else if each > free/10 {
+			t.Errorf("%s: %.1f deadlocks per 10,000, more than a tenth of the %.1f without", way.name, each, free)
+		}
 	}
 	g.spreadAgain(t)
 	g.apply(t, galeraServices)

@@ -47,7 +47,7 @@ func TestGalera(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := SiteConfig{Timing: "room", Services: galeraServices}
-	g := &galeraSite{site: deploySite(ctx, t, Config{Name: "galera", Layers: []string{layer}}, config), config: config}
+	g := &galeraSite{site: deploySite(ctx, t, Config{Name: "galera", Layers: []string{layer}}, config), config: config, told: map[string]bool{}}
 	g.data = g.lab.Hosts
 	t.Logf("the dice of this run: -galera-seed %d", *galeraSeed)
 	g.dice = rand.New(rand.NewPCG(*galeraSeed, 0))
@@ -57,15 +57,23 @@ func TestGalera(t *testing.T) {
 		g.step(t, fmt.Sprintf("power cut of all, round %d", n+1), g.powerCut)
 	}
 	g.tellRecoveries(t)
-	g.step(t, "G1 G2b all crash and no view is left", g.allCrash)
+	g.step(t, "G1 G2b G6 all crash, no view is left and the journal is gone", g.allCrash)
 	g.step(t, "G2 a member without data says that it is safe to bootstrap", g.emptyMember)
 	g.step(t, "G3 a member that does not answer may be primary", g.silentMember)
+	for n := range min(*galeraRounds, 3) {
+		g.step(t, fmt.Sprintf("G3 a member is hung, round %d", n+1), g.hung)
+	}
+	g.step(t, "a waived member comes back when the others have gone past it", g.waivedMember)
 	g.step(t, "S3 the writer is killed", func(t *testing.T) { g.writerLost(t, "KILL", time.Second) })
 	g.step(t, "the writer hangs", func(t *testing.T) { g.writerLost(t, "STOP", 2*time.Second) })
+	g.step(t, "check names what would cost data", g.checked)
+	g.step(t, "a donor to which nobody writes", g.donated)
+	g.step(t, "a slow member does not drag the others", g.dragged)
 	g.step(t, "writers are spread, and deadlocks", g.deadlocks)
 	g.step(t, "backup and restore", g.restored)
 	g.step(t, "false evictions", g.evictions)
 	g.step(t, "a rolling restart", g.rolling)
+	g.step(t, "an upgrade host by host", g.upgraded)
 	g.step(t, "a member whose disk is full leaves the rotation", g.fullDisk)
 }
 
@@ -80,6 +88,7 @@ type galeraSite struct {
 	dice       *rand.Rand
 	w          *writers
 	recoveries []recovery
+	told       map[string]bool // events that were looked at
 }
 
 // step plays one thing and then sees that all is in order and nothing is lost.
@@ -221,10 +230,18 @@ func (g *galeraSite) all(t *testing.T, script string) {
 
 const loseView = "systemctl kill -s KILL mariadb; rm -f /var/lib/mysql/gvwstate.dat; "
 
-// allCrash: G1, G2b. All servers die at once and none knows any more who was there:
-// grastate.dat says -1 everywhere, and nobody but Mainstay begins the cluster.
+// allCrash: G1, G2b, G6. All servers die at once and none knows any more who was there:
+// grastate.dat says -1 everywhere, nobody but Mainstay begins the cluster, and what the
+// servers have logged so far is gone.
 func (g *galeraSite) allCrash(t *testing.T) {
 	g.w.await(t, 50)
+	for _, m := range g.lab.Hosts {
+		g.run(t, m.Name, "journalctl", "-q", "--rotate")
+		g.run(t, m.Name, "journalctl", "-q", "--vacuum-size=1")
+		if out := g.run(t, m.Name, "sh", "-c", "journalctl -q -u mariadb --no-pager | grep -c 'ready for connections'; true"); strings.TrimSpace(out) != "0" {
+			t.Errorf("the journal of %s still tells of the server's start: %s", m.Name, out)
+		}
+	}
 	stall := g.w.stall(t, func() { g.all(t, loseView+"grep seqno /var/lib/mysql/grastate.dat") })
 	t.Logf("all servers died: no commit for %v", stall.Round(time.Millisecond))
 	g.events(t, "begins mariadb: its data are the newest")
@@ -246,7 +263,8 @@ func (g *galeraSite) emptyMember(t *testing.T) {
 
 // silentMember: G3. One member is cut off from everybody but its own clients, and the two
 // others die: it may be primary for all that they can know. Nobody begins a second
-// cluster; when it is back, or is proved off and a person says so, they go on.
+// cluster; when it is back they go on (that it is proved off and a person says so is
+// waivedMember's).
 func (g *galeraSite) silentMember(t *testing.T) {
 	g.w.await(t, 50)
 	leader := g.status(t).Leader

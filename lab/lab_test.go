@@ -52,6 +52,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case os.Getpid() == 1:
 		machineInit()
+	case os.Getenv(machineTalks) != "":
+		machineTalk()
 	case os.Getenv(machineServes) != "":
 		machineServe()
 	default:

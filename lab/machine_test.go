@@ -271,7 +271,7 @@ func (m *machine) boot(t *testing.T) {
 	drive := func(id string) []string {
 		return []string{"-drive", "if=none,id=" + id + ",format=raw,file=" + filepath.Join(m.dir, m.name+"."+id), "-device", "virtio-blk-pci,drive=" + id}
 	}
-	args := []string{"-accel", "tcg", "-cpu", "max", "-m", "768", "-no-reboot", "-display", "none", "-monitor", "none",
+	args := []string{"-accel", "tcg", "-cpu", "max", "-m", "1024", "-no-reboot", "-display", "none", "-monitor", "none",
 		"-kernel", kernels[0], "-initrd", filepath.Join(m.dir, "root"), "-append", "console=ttyS0 no_timer_check panic=-1 quiet machine=" + m.name,
 		"-serial", "file:" + filepath.Join(m.dir, m.name+".console"), "-serial", "stdio",
 		"-netdev", "socket,id=net,mcast=230.9.0.1:17880,localaddr=127.0.0.1", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:00:00:0" + n}

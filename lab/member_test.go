@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -93,6 +94,37 @@ func newLightSite(ctx context.Context, t *testing.T, name string, later ...strin
 	}
 	s.await(t, "the site in service", s.without(later...))
 	s.generations(t)
+	return s
+}
+
+// deployServers makes a site of two servers, c1 and c2, and of c's arbiters, with the
+// witness of its one service, and hears on the wire who speaks for its addresses.
+func deployServers(ctx context.Context, t *testing.T, name string, c SiteConfig) *lightSite {
+	t.Helper()
+	hosts := []Host{{Name: "c1"}, {Name: "c2"}}
+	for _, a := range c.Arbiters {
+		hosts = append(hosts, Host{Name: a})
+	}
+	c.Binary = build(ctx, t, "one")
+	c.Services = strings.Replace(memberServices, "[c1, c2, c3]", "[c1, c2]", 1)
+	l := up(t, Config{Name: name, Hosts: hosts, Disk: 2 << 30})
+	s := &lightSite{site: &site{ctx: ctx, lab: l, binary: c.Binary}, witness: newWitness(t, l), config: c}
+	for _, m := range l.Hosts {
+		s.furnish(t, m.Name)
+	}
+	if err := l.Deploy(ctx, c, func(text string) { t.Log(text) }); err != nil {
+		t.Fatal(err)
+	}
+	wire, err := l.Wire(slices.Collect(maps.Values(l.Virtual()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wire = wire
+	t.Cleanup(func() {
+		if err := wire.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -18,13 +17,15 @@ import (
 var (
 	twoRounds = flag.Int("two", 0, "how many rounds two servers alone are played: make lab-two")
 	twoSeed   = flag.Uint64("two-seed", 1, "throws the dice of lab-two")
+	twoFault  = flag.String("two-fault", "", "the only fault that lab-two plays")
+	twoTiming = flag.String("two-timing", "wide", "the preset of lab-two: rack, room or wide")
 )
 
 // TestTwo lives with two servers and no third: one of them is cut off, hangs, loses power,
 // with its BMC or without, or shuts down, at any moment, whoever is first; or they lose
-// sight of each other, or power. At the end of each round exactly one serves, and then the
-// two are joint again. A witness outside hears of the one service, and the wire of who
-// speaks for an address.
+// sight of each other, or power, or some of their networks. At the end of each round exactly
+// one serves, and then the two are joint again. A witness outside hears of the one service,
+// and the wire of who speaks for an address.
 func TestTwo(t *testing.T) {
 	if *twoRounds == 0 {
 		t.Log("not played: a round takes a minute; make lab-two")
@@ -36,9 +37,14 @@ func TestTwo(t *testing.T) {
 	dice := rand.New(rand.NewPCG(*twoSeed, 2))
 	var took []time.Duration
 	for n := range *twoRounds {
-		victim, fault := pickOne(dice, "c1", "c2"), pickOne(dice, "cut", "hang", "power", "sight", "shutdown", "all", "word")
+		victim, fault := pickOne(dice, "c1", "c2"), pickOne(dice, "cut", "hang", "power", "sight", "shutdown", "all", "word", "silent")
+		if *twoFault != "" {
+			fault = *twoFault
+		}
 		t.Run(fmt.Sprintf("round %d %s %s", n+1, fault, victim), func(t *testing.T) {
-			took = append(took, s.round(t, dice, victim, fault))
+			if d := s.round(t, dice, victim, fault); d > 0 {
+				took = append(took, d)
+			}
 		})
 		if t.Failed() {
 			break
@@ -48,44 +54,19 @@ func TestTwo(t *testing.T) {
 	if len(took) > 0 {
 		t.Logf("%d rounds; until exactly one served: median %v, worst %v", len(took), took[len(took)/2], took[len(took)-1])
 	}
-	s.light.once(t)
+	s.once(t)
 }
 
 func pickOne(dice *rand.Rand, from ...string) string { return from[dice.IntN(len(from))] }
 
 // twoSite is two servers, c1 and c2.
-type twoSite struct {
-	*site
-	light *lightSite // the same site, with the witness of its one service
-}
+type twoSite struct{ *lightSite }
 
 func newTwoSite(ctx context.Context, t *testing.T) *twoSite {
 	t.Helper()
-	binary := build(ctx, t, "one")
-	l := up(t, Config{Name: "two", Hosts: []Host{{Name: "c1"}, {Name: "c2"}}, Disk: 2 << 30})
-	plain := &site{ctx: ctx, lab: l, binary: binary}
-	s := &twoSite{site: plain, light: &lightSite{site: plain, witness: newWitness(t, l), config: SiteConfig{
-		Binary: binary, Timing: "wide", Pair: true,
-		Services: strings.Replace(memberServices, "[c1, c2, c3]", "[c1, c2]", 1),
-	}}}
-	for _, m := range l.Hosts {
-		s.light.furnish(t, m.Name)
-	}
-	if err := l.Deploy(ctx, s.light.config, func(text string) { t.Log(text) }); err != nil {
-		t.Fatal(err)
-	}
-	wire, err := l.Wire(slices.Collect(maps.Values(l.Virtual()))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain.wire = wire
-	t.Cleanup(func() {
-		if err := wire.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	s := &twoSite{deployServers(ctx, t, "two", SiteConfig{Timing: *twoTiming, Pair: true})}
 	s.await(t, "everything in service", s.joint)
-	s.light.generations(t)
+	s.generations(t)
 	return s
 }
 
@@ -111,7 +92,7 @@ func (s *twoSite) joint(st api.Status) bool {
 }
 
 // round is one fault and what follows from it. It returns how long it took until exactly
-// one served.
+// one served; 0: both stayed.
 func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) time.Duration {
 	holder := pickOne(dice, "c1", "c2")
 	if h := s.holding(t, "service/solo"); h.Host != holder {
@@ -120,7 +101,8 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 	s.lasts(time.Duration(dice.IntN(4000)) * time.Millisecond)
 	partner := map[string]string{"c1": "c2", "c2": "c1"}[victim]
 	offs := s.offs(t, "c1") + s.offs(t, "c2")
-	begun := time.Now()
+	from := time.Now()
+	begun := from
 	switch fault {
 	case "shutdown": // in good order: nobody is fenced
 		s.run(t, victim, "systemctl", "--no-block", "poweroff")
@@ -149,6 +131,12 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 		s.deed(t)(s.lab.Hang(s.ctx, victim, All))
 	case "power":
 		s.deed(t)(s.lab.PowerOff(s.ctx, victim))
+	case "silent": // the BMCs are reached
+		if !s.silent(t, dice, victim) {
+			s.again(t, partner, begun)
+			return 0
+		}
+		begun = time.Now()
 	case "sight": // both live, and each hears the rest of the world
 		s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "c1", Network: All, Direction: Both, Peer: "c2"}))
 	}
@@ -188,18 +176,25 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 			t.Errorf("a shutdown in good order, and %s was to be fenced: %s", victim, h.Why)
 		}
 	}
+	s.again(t, serves, from)
+	return took
+}
+
+// again mends all, and waits until the two are joint again, as one of them says. Since
+// then no two may have spoken for one address.
+func (s *twoSite) again(t *testing.T, by string, begun time.Time) {
+	t.Helper()
 	s.deed(t)(s.lab.Heal(s.ctx, "c1", All))
 	s.deed(t)(s.lab.Heal(s.ctx, "c2", All))
 	for _, m := range s.lab.Hosts { // after three fences within an hour one stays off for a person
 		s.deed(t)(s.lab.Start(s.ctx, m.Name))
 	}
-	s.awaitFrom(t, serves, "the two joint again", s.joint)
+	s.awaitFrom(t, by, "the two joint again", s.joint)
 	for _, o := range Overlaps(s.wire.Claims(begun)) {
 		if o.Lasted > wireBound {
 			t.Errorf("%s and %s both spoke for %s for %v", o.Hosts[0], o.Hosts[1], o.Address, o.Lasted)
 		}
 	}
-	return took
 }
 
 // waitsForWord sees that a host alone serves nothing and starts nothing, and says which

@@ -764,7 +764,8 @@ func (b *book) record(r fleet.Record, world string) {
 	if hostly(r.Key) {
 		about = "host/" + name
 	}
-	b.note("record", about, r.Text, because...).World = world
+	e := b.note("record", about, r.Text, because...)
+	e.World, e.Proof = world, kind == "proof"
 }
 
 func (b *book) order(o fleet.Order, world string) {

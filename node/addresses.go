@@ -117,6 +117,7 @@ func (a *addresses) Foreign(ctx context.Context) (map[netip.Addr]string, error) 
 }
 
 func (a *addresses) Carried(own []netip.Addr) (map[netip.Addr]bool, error) { return a.set.Carried(own) }
+func (a *addresses) Received(own []netip.Addr) (uint64, error)             { return a.set.Received(own) }
 
 // askOthers is how long another holder has to answer the duplicate probe before
 // a claim; the leader has waited out every lease before.

@@ -253,7 +253,10 @@ func (n *node) checkRestart(w *fleet.Wish) error {
 	case v.Mode != fleet.ActiveActive:
 		return api.Refuse(http.StatusConflict, "mainstay move "+v.Name+" HOST", "%s is %s: what only one host has is moved by the word of who has it", v.Name, v.Mode)
 	}
-	w.Thing, w.ID, w.Done = v.Thing(), "restart-"+v.Name, nil
+	if w.Upgrade && (v.Kind == "exec" || v.Kind == "ocf") {
+		return api.Refuse(http.StatusConflict, "mainstay restart "+v.Name, "%s is of kind %s, of which nobody knows in which package it comes", v.Name, v.Kind)
+	}
+	w.Thing, w.ID, w.Done, w.Stuck = v.Thing(), "restart-"+v.Name, nil, ""
 	return nil
 }
 

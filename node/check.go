@@ -194,14 +194,23 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 		}
 		state, err := s.State(ctx)
 		if e, ok := s.(service.Examiner); ok && state.Phase != fleet.Absent {
-			for _, problem := range e.Examine() {
+			var homes []fleet.Host
+			for _, name := range spec.Homes(v) {
+				if h, ok := spec.Host(name); ok {
+					homes = append(homes, h)
+				}
+			}
+			for _, problem := range e.Examine(homes) {
 				about = append(about, fleet.Fault{Path: "services/" + v.Name, Rule: "configuration", Problem: problem, Warning: true})
 			}
 		}
 		if own, can := s.(service.Validator); can && err == nil && state.Phase != fleet.Absent {
 			if err := own.Validate(ctx); err != nil {
-				about = append(about, fleet.Fault{Path: "services/" + v.Name + "/params", Rule: "service", Problem: "will not do on this host: " + err.Error(),
-					Warning: errors.Is(err, service.ErrUnknown)})
+				f := fleet.Fault{Path: "services/" + v.Name + "/params", Rule: "service", Problem: "will not do on this host: " + err.Error(), Warning: errors.Is(err, service.ErrUnknown)}
+				if with := baseless(ctx, spec, v, system); with != "" {
+					f.Problem, f.Warning = fmt.Sprintf("cannot be tried on this host while %s, on which it stands, does not work here: %v", with, err), true
+				}
+				about = append(about, f)
 			}
 		}
 		_ = s.Close() // nothing was changed through it
@@ -218,6 +227,28 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 		}
 	}
 	return about, own
+}
+
+// baseless names what a service stands on that does not work on this host; "" if all of it
+// does. What the service's parameters name may lie on that: a database's folder on a file
+// system that is mounted on the other host.
+func baseless(ctx context.Context, spec fleet.Spec, v fleet.Service, system *service.Systemd) string {
+	works := func(base fleet.Service) bool {
+		c, err := service.Open(base, service.Env{Systemd: system})
+		if err != nil {
+			return false
+		}
+		defer c.Close() // nothing was changed through it
+		s, err := c.State(ctx)
+		return err == nil && s.Phase == fleet.Running && s.Role != fleet.RoleUnpromoted
+	}
+	for _, with := range v.With {
+		name, is := strings.CutPrefix(with, "service/")
+		if base, ok := spec.Service(name); is && ok && base.Mode.Exclusive() && !works(base) {
+			return with
+		}
+	}
+	return ""
 }
 
 // stranger is the fault that the site's file does not know who this host is.

@@ -89,7 +89,8 @@ const (
 // examineWidth is how many hosts' switches are asked at a time.
 const examineWidth = 8
 
-// examineFences finds out, long before it matters, which fences would prove nothing.
+// examineFences finds out, long before it matters, which fences would prove nothing: each
+// hour, and each minute as long as one of them is not well.
 func (n *node) examineFences(ctx context.Context) {
 	// Voters ask in turn: a small BMC takes few logins at a time.
 	wait := time.Minute + time.Duration(slices.Index(n.spec.Voters(), n.host))*examineEvery/8

@@ -75,7 +75,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 			gauge(descCopy, bit(s.Ready), name, host)
 		}
 		if h, ok := n.spec.Host(host); ok && h.Voter {
-			gauge(descStor, bit(r.Store.Phase == ""), host)
+			gauge(descStor, bit(r.Store.Phase == "" || r.Store.Phase == fleet.StoreLearns), host)
 		}
 		if host == n.host {
 			gauge(descLive, bit(r.Leased))

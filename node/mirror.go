@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
 
+	"mainstay/agent"
 	"mainstay/api"
 	"mainstay/fleet"
 	"mainstay/plan"
@@ -14,6 +16,10 @@ import (
 // Part implements api.Backend.
 func (n *node) Part(ctx context.Context, r api.PartRequest) error {
 	err := n.agent.Part(ctx, r.Resource, r.Peer)
+	if errors.Is(err, agent.ErrNoRight) {
+		n.log.Warn("DRBD is refused: it is promoted by hand, and nobody gave this host the right", "resource", r.Resource, "peer", r.Peer, "error", err)
+		return api.Refuse(http.StatusConflict, "mainstay status says what the service waits for; mainstay move SERVICE "+n.host+" brings it here", "%v", err)
+	}
 	if err != nil {
 		n.log.Warn("DRBD's writes go on waiting", "resource", r.Resource, "peer", r.Peer, "error", err)
 		return err

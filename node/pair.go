@@ -257,6 +257,7 @@ func (p *pair) look(ctx context.Context) error {
 	}
 	mine := p.disk != nil && !p.stale()
 	v := p.view(state, now)
+	n.agent.Blind(v.Blind)
 	switch {
 	case p.trying:
 	case mine && p.disk.Proof != nil: // a former process was about to
@@ -370,6 +371,8 @@ func (p *pair) view(state fleet.State, now fleet.Moment) plan.PairView {
 	}
 	boot, at, _ := p.n.agent.Newest(p.partner)
 	v.Heard, v.Hears = boot, at != 0 && now.Sub(at) < 3*t.Beat
+	// Kept when it is heard no more: without our answers its beats are soon refused as stale.
+	v.Mute = p.led && at > p.lost && boot == p.run.Pair.Boots[p.partner] && !p.n.agent.SaysBlind(p.partner)
 	return v
 }
 

@@ -136,8 +136,10 @@ func (n *node) send(ctx context.Context, o fleet.Order) fleet.Effect {
 // patience is how long the effect of an order is waited for.
 func patience(v fleet.Verb) time.Duration {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap, plan.VerbKill:
 		return 25 * time.Minute
+	case plan.VerbUpgrade: // what service.Upgrader may take, and a stop and a start
+		return 90 * time.Minute
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return 2 * time.Minute
 	case fleet.VerbClaim:

@@ -79,7 +79,9 @@ func (n *node) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyAnswer, 
 	for _, w := range faults.Warnings() {
 		a.Warnings = append(a.Warnings, w.Error())
 	}
-	if wrong := unsafe(n.spec, spec, n.store.State(), n.desk.Reports()); len(wrong) > 0 {
+	at, reports, state := n.desk.Told(), n.desk.Reports(), n.store.State()
+	told := func(host string) bool { return at[host] != 0 && n.now().Sub(at[host]) < servesFor }
+	if wrong := append(unsafe(n.spec, spec, state, reports), deserts(n.spec, spec, state, reports, told)...); len(wrong) > 0 {
 		return none, api.Refuse(http.StatusConflict, "mainstay apply --help", "%s", strings.Join(wrong, "\n"))
 	}
 	raw, revision, err := n.store.Private(ctx, siteKey)

@@ -158,6 +158,7 @@ func (n *node) leading() bool { return n.leader == nil || n.leader.Alive() }
 func (n *node) keepVoters(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
+	var late lateVote
 	for {
 		select {
 		case <-ctx.Done():
@@ -165,23 +166,55 @@ func (n *node) keepVoters(ctx context.Context) {
 		case <-ticker.C:
 		}
 		if !n.quorum.Holds(n.now()) {
+			late = lateVote{}
 			continue
 		}
 		// What is open is closed after a promise's length: a bound that is shorter would keep it open for ever.
 		deed, cancel := context.WithTimeout(ctx, 5*time.Second+n.spec.Timing.Promise())
-		if err := n.tendVoters(deed); err != nil && ctx.Err() == nil {
+		learner, err := n.tendVoters(deed)
+		if err != nil && ctx.Err() == nil {
 			n.log.Log(ctx, slog.LevelDebug, "tend the voters", "error", err)
+		}
+		if late.news(learner, err, n.now()) && ctx.Err() == nil {
+			n.log.Warn("a voter has no vote yet", "host", learner, "why", err)
 		}
 		cancel()
 	}
 }
 
-func (n *node) tendVoters(ctx context.Context) error {
+// lateVote is what this leader knows of a voter that has no vote yet.
+type lateVote struct {
+	host  string
+	since fleet.Moment
+	told  string
+}
+
+// voteFor is how long a voter may learn until the log says why it still does.
+const voteFor = 30 * time.Second
+
+// news says whether a try to give the host that learns its vote failed long after the
+// first one, and not for the reason that was told last.
+func (l *lateVote) news(host string, err error, now fleet.Moment) bool {
+	if host == "" && err != nil {
+		return false // nobody could say who learns
+	}
+	if host != l.host {
+		*l = lateVote{host: host, since: now}
+	}
+	if host == "" || err == nil || err.Error() == l.told || now.Sub(l.since) < voteFor {
+		return false
+	}
+	l.told = err.Error()
+	return true
+}
+
+// tendVoters gives the one that learns its vote if it may have it, and returns its name;
+// store.ErrBehind until it has caught up.
+func (n *node) tendVoters(ctx context.Context) (learner string, err error) {
 	voters, err := n.store.Voters(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
-	var learner string
 	var names []string
 	state := n.store.State()
 	for _, v := range voters {
@@ -193,32 +226,29 @@ func (n *node) tendVoters(ctx context.Context) error {
 		if _, joined := state.Members[v.Name]; !joined && v.Name != "" {
 			record := fleet.Put("member/"+v.Name, fleet.Member{Host: v.Name}, v.Name+" is a member")
 			if err := n.store.Wish(ctx, []fleet.Record{record}); err != nil && !errors.Is(err, store.ErrExists) {
-				return err
+				return learner, err
 			}
 		}
 	}
 	// The change before is closed first: until then the next is refused.
 	open, err := n.store.Unsettled(ctx)
 	if err != nil {
-		return err
+		return learner, err
 	}
 	if open != "" {
 		// The ears follow the site's file, which named this voter before it joined:
 		// what is open is the store's own change, and a promise's length closes it.
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return learner, ctx.Err()
 		case <-time.After(n.spec.Timing.Promise()):
 		}
-		return n.store.Settle(ctx, names)
+		return learner, n.store.Settle(ctx, names)
 	}
 	if learner == "" {
-		return nil
+		return "", nil
 	}
-	if err := n.store.Promote(ctx, learner); err != nil && !errors.Is(err, store.ErrBehind) {
-		return err
-	}
-	return nil
+	return learner, n.store.Promote(ctx, learner)
 }
 
 // memberships says, by host, what its part in the store is: "votes" or "learns".

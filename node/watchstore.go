@@ -48,5 +48,10 @@ func storeState(st store.Status, err error) fleet.StoreState {
 	case st.Leader == "":
 		return fleet.StoreState{Phase: fleet.StoreAlone, Why: fmt.Sprintf("it knows of no leader: does it reach the other voters at port %d?", QuorumPort)}
 	}
+	for _, v := range st.Voters {
+		if v.Name == st.Name && v.Learner {
+			return fleet.StoreState{Phase: fleet.StoreLearns, Why: fmt.Sprintf("%s gives it its vote when it has caught up", st.Leader)}
+		}
+	}
 	return fleet.StoreState{}
 }

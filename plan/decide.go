@@ -235,7 +235,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 // patient says whether a verb may take long: its answer is awaited.
 func patient(v fleet.Verb) bool {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbGoOn, VerbEven,
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbKill, VerbUpgrade, VerbGoOn, VerbEven,
 		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn, fleet.VerbCloud:
 		return true
 	}
@@ -545,7 +545,10 @@ func (d *decision) settle() {
 
 // oath turns a person's word into a proof, unless the host speaks against it.
 func (d *decision) oath(id string, wish fleet.Wish) {
-	if d.reaches(wish.Host) && d.w.Heard[wish.Host].Stint.Boot == wish.Boot && fleet.Armed(fleet.GuardProof) {
+	// One that holds nothing is asked about by nobody, and stays suspect however long it is off.
+	h := d.w.Heard[wish.Host]
+	muted := d.w.Verdicts[wish.Host].Condition == fleet.Suspect && d.w.Now.Sub(h.Last) >= d.w.Spec.Timing.Silence(fleet.CoarseLate)
+	if d.reaches(wish.Host) && !muted && h.Stint.Boot == wish.Boot && fleet.Armed(fleet.GuardProof) {
 		d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s swore that %s is off, but it speaks", wish.By, wish.Host)))
 		return
 	}

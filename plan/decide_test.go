@@ -3,7 +3,6 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +60,7 @@ func hush(w fleet.World, host string) {
 // fencing is a fence of c2 under way by c1, with what came of it five seconds ago.
 func fencing(w fleet.World, e *fleet.Effect) {
 	hush(w, "c2")
-	w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced", Fenced: []time.Time{w.Wall}}
+	w.State.Members["c2"] = fleet.Member{Host: "c2", Admitted: "b", Barred: "fenced", Tried: fleet.Tries{Boot: "b", Count: 1}}
 	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: "redfish", Executor: "c1", Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}
 	if e != nil {
 		w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Tries: 1, Effect: e, Arrived: w.Now.Add(-5 * time.Second)}
@@ -172,10 +171,10 @@ func TestDecide(t *testing.T) {
 		{"an intent is followed by the order", func(w *fleet.World) { fencing(*w, nil) }, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
 		{"an answer that came while the leader was held up is the answer", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.Done, Proof: &fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Evidence: "off"}})
-		}, []string{"proof/c2", "-intent/c2", "service/s waits"}},
+		}, []string{"proof/c2", "member/c2", "-intent/c2", "service/s waits"}},
 		{"a refusal that came then ends the intent, and nothing is ordered under it", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.Refused, Why: "another machine"})
-		}, []string{"-intent/c2", "service/s waits"}},
+		}, []string{"-intent/c2", "service/s waits", "host/c2 waits"}},
 		{"a fence whose end nobody knows is tried again", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 		}, []string{"c1: fence c2", "service/s waits", "host/c2 waits"}},
@@ -187,7 +186,7 @@ func TestDecide(t *testing.T) {
 			f := w.Flights["fence/c2/b/1"]
 			f.Sent = w.Now.Add(-FenceLasts)
 			w.Flights["fence/c2/b/1"] = f
-		}, []string{"-intent/c2", "service/s waits"}},
+		}, []string{"-intent/c2", "service/s waits", "host/c2 waits"}},
 		{"but only when the ears have said again that nobody hears it", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			r := w.Rounds["c2"]
@@ -574,7 +573,7 @@ func TestFenceLevels(t *testing.T) {
 	failed := func(tries int) {
 		t.Helper()
 		m := w.State.Members["c2"]
-		m.Fenced = slices.Repeat([]time.Time{w.Wall}, tries)
+		m.Tried = fleet.Tries{Boot: "b", Count: tries}
 		w.State.Members["c2"] = m
 		w.Flights = map[string]fleet.Flight{fmt.Sprintf("fence/c2/b/%d", tries): {
 			Sent: w.Now.Add(-time.Second), Arrived: w.Now, Tries: 1, Effect: &fleet.Effect{Outcome: fleet.Refused, Why: "no"}}}
@@ -657,11 +656,11 @@ func TestNextLevel(t *testing.T) {
 	}
 	w.State.Intents["c2"] = fleet.Intent{Host: "c2", Boot: "b", Device: "redfish", Executor: "c3", Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}
 	m := w.State.Members["c2"]
-	m.Fenced = []time.Time{w.Wall}
+	m.Tried = fleet.Tries{Boot: "b", Count: 1}
 	w.State.Members["c2"] = m
 	turn := func(outcome fleet.Outcome, proof *fleet.Proof) {
 		t.Helper()
-		w.Flights = map[string]fleet.Flight{fmt.Sprintf("fence/c2/b/%d", len(w.State.Members["c2"].Fenced)): {
+		w.Flights = map[string]fleet.Flight{fmt.Sprintf("fence/c2/b/%d", w.State.Members["c2"].Tried.Count): {
 			Sent: w.Now.Add(-10 * time.Second), Arrived: w.Now, Tries: 1, Effect: &fleet.Effect{Outcome: outcome, Proof: proof, Why: "silence"}}}
 		_, p := Turn(w)
 		var err error
@@ -670,7 +669,7 @@ func TestNextLevel(t *testing.T) {
 		}
 	}
 	turn(fleet.NoWord, nil)
-	if now, n := w.State.Intents["c2"], len(w.State.Members["c2"].Fenced); now.Level != 1 || now.Device != "agent" || !now.Loose || n != 2 {
+	if now, n := w.State.Intents["c2"], w.State.Members["c2"].Tried.Count; now.Level != 1 || now.Device != "agent" || !now.Loose || n != 2 {
 		t.Fatalf("%+v, ordered %d times", now, n)
 	}
 	proof := &fleet.Proof{Host: "c2", Boot: "b", Kind: "fence", Level: 1, Evidence: "off"}

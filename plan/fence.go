@@ -14,9 +14,14 @@ import (
 const (
 	// leaderPause: a new leader fences nobody for so long (HOLES 14).
 	leaderPause = 3 * time.Second
-	// fenceLoop attempts within fenceSpan end in a wait for a person.
+	// fenceLoop boots of one host that were proved off within fenceSpan end in a wait for a person.
 	fenceLoop = 3
 	fenceSpan = time.Hour
+	// After fenceEager tries without a proof the levels are gone through every fenceLazy: a
+	// device may stay away for a weekend, and history has an end. A host that a power policy
+	// turns on after each off also gets the time to boot.
+	fenceEager = 20
+	fenceLazy  = 10 * time.Minute
 )
 
 // FenceLasts bounds one attempt to prove a host off: so long its intent is open, and
@@ -123,30 +128,32 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	case d.w.Now.Sub(d.w.Since) < leaderPause:
 		d.wait(about, "the first seconds of a new leader to pass", "")
 		d.wake(leaderPause - d.w.Now.Sub(d.w.Since))
-	case len(lost) > d.w.Spec.Brakes.Count || len(lost)*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts):
+	case (len(lost) > d.w.Spec.Brakes.Count || len(lost)*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake):
 		d.wait(about, fmt.Sprintf("the brake: %d of %d hosts are lost at once (%v), which is our own blindness until shown otherwise", len(lost), len(d.w.Spec.Hosts), lost), oath)
-	case d.recently(m) >= fenceLoop:
-		last := ""
-		if f := d.w.Flights[d.fenceKey(host.Name, boot)]; f.Effect != nil {
-			last = fmt.Sprintf(" (the last one: %s %s)", f.Effect.Outcome, f.Effect.Why)
-		}
-		d.wait(about, fmt.Sprintf("a person: its fence was ordered %d times within %v%s; the next try when the first of these is that long ago", d.recently(m), fenceSpan, last), oath)
+	case d.loops(m):
+		d.wait(about, d.often(m)+"; the next when the first of these is that long ago ("+why+")", oath)
 	default:
 		// Each try takes the next level, the first one again after the last.
-		level := d.recently(m) % len(host.Fence)
+		tries := m.Tried.Of(boot)
+		level := tries % len(host.Fence)
 		if f, tried := d.w.Flights[d.fenceKey(host.Name, boot)]; tried && f.Effect != nil && f.Effect.Outcome != fleet.Done {
+			pause := restMax
+			if tries >= fenceEager {
+				pause = fenceLazy
+			}
 			// Another level has not been tried yet, and need not rest.
-			if rest := restMax - d.w.Now.Sub(f.Arrived); rest > 0 && level == 0 {
-				d.wait(about, fmt.Sprintf("the next try to fence it; the last one: %s %s", f.Effect.Outcome, f.Effect.Why), oath)
+			if rest := pause - d.w.Now.Sub(f.Arrived); rest > 0 && level == 0 {
+				d.wait(about, nextTry(f), oath)
 				d.wake(rest)
 				return
 			}
+			d.wait(about, nextTry(f), oath) // still, or a person would hear that nothing is awaited any more
 		}
 		if v := d.w.Verdicts[host.Name]; v.Condition == fleet.Lapsed && !d.silentNow(host.Name, boot) {
 			return // a brake may have held for long, and ears may have heard it since
 		}
 		m.Barred = "fenced: " + why
-		m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
+		m.Tried = fleet.Tries{Boot: boot, Count: tries + 1}
 		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
 		d.record(fleet.Put("intent/"+host.Name, fleet.Intent{
 			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
@@ -165,18 +172,24 @@ func (d *decision) unwatched(host, boot string) bool {
 	return left != nil && left.Boot == boot && !left.Down
 }
 
-func (d *decision) recently(m fleet.Member) int {
-	n := 0
-	for _, at := range m.Fenced {
-		if d.w.Wall.Sub(at) < fenceSpan {
-			n++
-		}
-	}
-	return n
+// lately is when a host's boots were proved off within the last fenceSpan.
+func (d *decision) lately(m fleet.Member) []time.Time {
+	return slices.DeleteFunc(slices.Clone(m.Fenced), func(at time.Time) bool { return d.w.Wall.Sub(at) >= fenceSpan })
 }
 
+// loops says whether a host is fenced, and turned on, no more by itself.
+func (d *decision) loops(m fleet.Member) bool {
+	return len(d.lately(m)) >= fenceLoop && fleet.Armed(fleet.GuardLoop)
+}
+
+// often is why not.
+func (d *decision) often(m fleet.Member) string {
+	return fmt.Sprintf("a person: it was fenced %d times within %v", len(d.lately(m)), fenceSpan)
+}
+
+// fenceKey names the newest try to fence a boot.
 func (d *decision) fenceKey(host, boot string) string {
-	return fmt.Sprintf("fence/%s/%s/%d", host, boot, len(d.w.State.Members[host].Fenced))
+	return fmt.Sprintf("fence/%s/%s/%d", host, boot, d.w.State.Members[host].Tried.Of(boot))
 }
 
 // pursue follows an open intent to its end: an own one by the order and its
@@ -218,7 +231,7 @@ func (d *decision) pursue(in fleet.Intent) {
 	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):
 		// The device was told, or nobody knows: it may act until the deed is over.
 		host, _ := d.w.Spec.Host(in.Host)
-		if in.Level+1 < len(host.Fence) && d.recently(d.w.State.Members[in.Host]) < fenceLoop && d.unheard(in) {
+		if in.Level+1 < len(host.Fence) && d.unheard(in) {
 			d.nextLevel(in, host, f)
 			return
 		}
@@ -236,6 +249,10 @@ func (d *decision) pursue(in fleet.Intent) {
 		p := *f.Effect.Proof
 		if !in.Proved {
 			d.record(fleet.Put("proof/"+in.Host, p, fmt.Sprintf("%s is off: %s", in.Host, p.Evidence)))
+			if m, joined := d.w.State.Members[in.Host]; joined {
+				m.Fenced = append(d.lately(m), d.w.Wall)
+				d.member(m, fmt.Sprintf("%s was fenced, %d of at most %d times within %v", in.Host, len(m.Fenced), fenceLoop, fenceSpan))
+			}
 		}
 		if in.Loose && left > 0 && fleet.Armed(fleet.GuardIntent) {
 			if !in.Proved {
@@ -249,7 +266,15 @@ func (d *decision) pursue(in fleet.Intent) {
 		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" is done"))
 	default:
 		d.record(fleet.Remove("intent/"+in.Host, fmt.Sprintf("the fence of %s: %s %s", in.Host, f.Effect.Outcome, f.Effect.Why)))
+		if boot, why := d.needsFence(in.Host); why != "" && boot == in.Boot {
+			d.wait(about, nextTry(f), "mainstay recover oath "+in.Host)
+		}
 	}
+}
+
+// nextTry is what a host waits for that a try did not prove off.
+func nextTry(f fleet.Flight) string {
+	return fmt.Sprintf("the next try to fence it; the last one: %s %s", f.Effect.Outcome, f.Effect.Why)
 }
 
 // unheard says whether what an intent was written down for is so yet, by the ears of now.
@@ -263,11 +288,12 @@ func (d *decision) unheard(in fleet.Intent) bool {
 // earlier one does late would hit the host's next boot, which is not admitted before.
 func (d *decision) nextLevel(in fleet.Intent, host fleet.Host, f fleet.Flight) {
 	m := d.w.State.Members[in.Host]
-	m.Fenced = append(slices.Clone(m.Fenced), d.w.Wall)
+	m.Tried = fleet.Tries{Boot: in.Boot, Count: m.Tried.Of(in.Boot) + 1}
 	d.record(fleet.Put("member/"+in.Host, m, fmt.Sprintf("the fence of %s by %s: %s %s", in.Host, in.Device, f.Effect.Outcome, f.Effect.Why)))
 	in.Level, in.Loose, in.At = in.Level+1, true, d.w.Wall
 	in.Device = host.Fence[in.Level].Name()
 	d.record(fleet.Put("intent/"+in.Host, in, fmt.Sprintf("%s will be fenced by %s, its next level", in.Host, in.Device)))
+	d.wait("host/"+in.Host, nextTry(f), "mainstay recover oath "+in.Host)
 }
 
 // back says whether the boot that was to be fenced, or a later one, is heard again and
@@ -348,8 +374,8 @@ func (d *decision) powerOn(host *fleet.Host) {
 			return
 		}
 	}
-	if d.recently(m) >= fenceLoop {
-		d.wait("host/"+host.Name, fmt.Sprintf("a person: its fence was ordered %d times within %v, it stays off", d.recently(m), fenceSpan), "turn it on once you know why")
+	if d.loops(m) {
+		d.wait("host/"+host.Name, d.often(m)+", it stays off until the first of these is that long ago", "turn it on once you know why")
 		return
 	}
 	d.order(fleet.Order{Key: fmt.Sprintf("power-on/%s/%s", host.Name, p.Boot), Verb: fleet.VerbPowerOn, To: d.w.Leader,

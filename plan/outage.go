@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,6 +45,9 @@ type member struct {
 	// waived: a person has given up what data only it may have. mum: it was asked for
 	// its position, and could not tell.
 	waived, mum bool
+	// out: its data were given up when the cluster was begun without them, and it may have
+	// them still; gone: its host has been off since.
+	out, gone bool
 	// fixed: it is in maintenance or shuts down, and is not to be touched.
 	fixed bool
 }
@@ -76,7 +80,7 @@ func (m *member) down() bool {
 // data stand.
 func (m *member) settled() bool {
 	r := m.s.Replica
-	return m.down() && r.View == "" && (r.Known || r.Empty || m.waived && m.mum)
+	return m.down() && r.View == "" && (r.Known || r.Empty || m.out || m.waived && m.mum)
 }
 
 // revival is what is to be done about the members of one cluster. At most one of the
@@ -86,6 +90,7 @@ type revival struct {
 	join      []string // down, to be started one at a time
 	natively  []string // to be started with what they last saw
 	watch     bool     // the time that they may take for it runs
+	kill      string   // hangs, and is to be ended
 	position  []string // to end and to say where their data stand
 	ask       []string // to report in this epoch
 	choose    string   // to be recorded as the one that begins
@@ -98,7 +103,7 @@ type revival struct {
 // it must never bring about:
 //
 //   - whoever may still run, or cannot be asked, blocks it: no answer is no proof
-//     (INCIDENTS G3);
+//     (INCIDENTS G3); but one that hangs on a host that is well is ended (unhang);
 //   - as long as all members that last saw each other are there, they go on by
 //     themselves, which needs no decision of ours (pc.recovery);
 //   - else all are ended, what any of them could go on from by itself is put aside,
@@ -115,7 +120,7 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 	}
 	var ms []*member
 	for i := range all {
-		if m := &all[i]; m.heard || !m.dead || !m.waived {
+		if m := &all[i]; m.heard || !m.dead || !m.waived && !m.gone {
 			ms = append(ms, m)
 		}
 	}
@@ -153,7 +158,7 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 		case m.heard && !m.mute:
 			r.help = fmt.Sprintf("on %s: systemctl status %s (%s)", m.host, unit, m.s.Why)
 		default:
-			r.help = fmt.Sprintf("start %s and its agent, or mainstay recover oath %[1]s, once you have seen that it is off; a host that is gone for good: mainstay apply a file without it", m.host)
+			r.help = fmt.Sprintf("start %s and its agent, or mainstay recover oath %[1]s, once you have seen that it is off", m.host)
 		}
 	}
 	if len(silent) > 0 {
@@ -164,9 +169,15 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 			if alone && m.s.Replica.View != "" {
 				continue // it could go on with some, and without what another has
 			}
-			if m.down() && !m.fixed && m.host != held && (!alone || joining == "" && len(r.natively) == 0) {
+			if m.down() && !m.fixed && !m.out && m.host != held && (!alone || joining == "" && len(r.natively) == 0) {
 				r.natively = append(r.natively, m.host)
 			}
+		}
+		if m, ask, why := unhang(ms); why != "" {
+			if r.ask = ask; m != nil {
+				r.kill = m.host
+			}
+			r.why = cmp.Or(r.why, why)
 		}
 		if r.why == "" {
 			r.why = fmt.Sprintf("word from %s: it may be in a primary component, and no answer is no proof", strings.Join(silent, ", "))
@@ -175,6 +186,11 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 	}
 	if held != "" && !find(ms, held).down() {
 		r.why = held + " to have begun the cluster"
+		if m, ask, why := unhang(ms); why != "" {
+			if r.ask, r.why = ask, why; m != nil {
+				r.kill = m.host
+			}
+		}
 		return r
 	}
 	if names := reunion(ms, len(all)); held == "" && len(names) > 0 && waited < together {
@@ -187,7 +203,7 @@ func revive(service, unit string, all []member, held string, waited time.Duratio
 		r.why = fmt.Sprintf("%s to go on together: each of them was the last to see the others, and none is missing", strings.Join(names, ", "))
 		return r
 	}
-	if why, help, done := histories(ms, waited, &r); done {
+	if why, help, done := histories(ms, unit, waited, &r); done {
 		r.why, r.help = why, help
 		if help == "" {
 			r.help = fmt.Sprintf("look: mainstay status; when one of them is the right one, for each other: %s", without("HOST"))
@@ -254,13 +270,13 @@ func find(ms []*member, host string) *member {
 // group without a member that has taken writes since (seen in the lab).
 func reunion(ms []*member, homes int) []string {
 	for _, m := range ms {
-		if !whole(m, homes) || m.waived {
+		if !whole(m, homes) || m.waived || m.out {
 			continue
 		}
 		var names []string
 		seen := strings.Split(m.s.Replica.Seen, ",")
 		for _, o := range ms {
-			if !o.waived && o.s.Replica.View == m.s.Replica.View && slices.Contains(seen, o.s.Replica.Me) {
+			if !o.waived && !o.out && o.s.Replica.View == m.s.Replica.View && slices.Contains(seen, o.s.Replica.Me) {
 				names = append(names, o.host)
 			}
 		}
@@ -281,7 +297,7 @@ func common(ms []*member, homes int) string {
 	view, most := "", 0
 	seen := map[string]int{}
 	for _, m := range ms {
-		if v := m.s.Replica.View; m.heard && whole(m, homes) {
+		if v := m.s.Replica.View; m.heard && !m.out && whole(m, homes) {
 			if seen[v]++; seen[v] > most {
 				view, most = v, seen[v]
 			}
@@ -291,25 +307,30 @@ func common(ms []*member, homes int) string {
 }
 
 // histories says what keeps the members' data from being compared at all.
-func histories(ms []*member, waited time.Duration, r *revival) (why, help string, stop bool) {
-	var told []string
+func histories(ms []*member, unit string, waited time.Duration, r *revival) (why, help string, stop bool) {
+	var told, out []string
 	uuids := map[string][]string{}
 	have := 0
 	var only *member
 	for _, m := range ms {
 		x := m.s.Replica
-		if m.waived || x.Empty || x.UUID == "" {
+		if m.out && !x.Empty {
+			out = append(out, m.host)
+		}
+		if m.waived || m.out || x.Empty || x.UUID == "" {
 			continue // what is not known yet is asked for
 		}
 		have, only = have+1, m
 		uuids[x.UUID] = append(uuids[x.UUID], m.host)
 	}
 	for _, m := range ms {
-		if !m.waived && !m.s.Replica.Empty && m.s.Replica.UUID == "" {
+		if !m.waived && !m.out && !m.s.Replica.Empty && m.s.Replica.UUID == "" {
 			have++
 		}
 	}
 	switch {
+	case have == 0 && len(out) > 0:
+		return fmt.Sprintf("a person: only %s may have data, which were given up when the cluster was begun without them", strings.Join(out, ", ")), "", true
 	case have == 0:
 		for _, m := range ms {
 			if m.down() && !m.fixed {
@@ -325,7 +346,7 @@ func histories(ms []*member, waited time.Duration, r *revival) (why, help string
 		return "a person: the members have different histories (" + strings.Join(told, "; ") + "), and one of them would be lost", "", true
 	case have == 1 && only != nil && only.s.Phase == fleet.Starting && waited < together:
 		r.watch = true // somebody founds it there
-		return only.host + " to have started: it alone has data", "journalctl -fu mariadb on " + only.host, true
+		return only.host + " to have started: it alone has data", "journalctl -fu " + unit + " on " + only.host, true
 	}
 	return "", "", false
 }
@@ -337,7 +358,7 @@ func newest(ms []*member) *member {
 	for _, waived := range []bool{false, true} {
 		for _, m := range ms {
 			x := m.s.Replica
-			if m.waived != waived || x.Empty || !x.Known {
+			if m.waived != waived || m.out || x.Empty || !x.Known {
 				continue
 			}
 			if best == nil || x.Seqno > best.s.Replica.Seqno && x.UUID == best.s.Replica.UUID {
@@ -372,6 +393,7 @@ func (d *decision) clustered(v fleet.Service) {
 		d.keepDown(v, wish, ms)
 		return
 	}
+	d.leftOut(b, ms)
 	held, owed := "", false
 	if i := slices.IndexFunc(ms, func(m member) bool { return m.host == b.Host }); b.Host != "" && i >= 0 {
 		var over bool
@@ -396,24 +418,32 @@ func (d *decision) clustered(v fleet.Service) {
 		case held != "" && !d.spent(b):
 			d.wait(v.Thing(), held+" to give its right to begin back: others have begun", "mainstay status")
 		case b.Host != "" || !b.Since.IsZero():
-			b = fleet.Bootstrap{Service: v.Name, Generation: b.Generation}
+			b = fleet.Bootstrap{Service: v.Name, Generation: b.Generation, Without: b.Without}
 			put(v.Name + " has a primary component")
+		default:
+			if left, text := letBack(v, b, ms); text != "" {
+				b.Without = left
+				put(text)
+			}
 		}
+		d.outsiders(v, b, ms)
 		d.backups(v, ms)
+		d.drags(v, ms)
 		for _, m := range ms {
 			if m.waived {
 				d.record(fleet.Remove("wish/without-"+v.Name+"-"+m.host, fmt.Sprintf("%s has a primary component: no need to go on without %s", v.Name, m.host)))
 			}
-			if m.heard && !m.down() {
-				d.run(v, m.host, VerbJoin) // what hangs, or is not installed
+			if m.heard && !m.down() && !m.s.Stuck {
+				d.run(v, m.host, VerbJoin) // what is not installed, or not to be asked
 			}
 		}
+		d.unhangOne(v, ms)
 		if host := d.joiner(v); host != "" && len(r.join) > 0 { // ordered, though its host has not said so yet
 			r.join = []string{host}
 			d.wait(v.Thing(), fmt.Sprintf("%s to have joined: one member joins at a time", host), "")
 		}
-		for _, host := range r.join {
-			if d.run(v, host, VerbJoin) {
+		for _, m := range lastIn(r.join, ms) {
+			if d.letIn(v, b, m) {
 				return
 			}
 		}
@@ -428,7 +458,7 @@ func (d *decision) clustered(v fleet.Service) {
 		put(fmt.Sprintf("%s has no primary component: %s may go on by themselves until %v from now", v.Name, strings.Join(d.homes[v.Name], ", "), together))
 	case r.watch:
 		d.wake(together - waited)
-	case d.disarmed && (len(r.position) > 0 || r.choose != "" || r.bootstrap != ""):
+	case d.disarmed && (r.kill != "" || len(r.position) > 0 || r.choose != "" || r.bootstrap != ""):
 		d.wait(v.Thing(), "Mainstay to be armed again", "mainstay disarm off")
 	case r.choose != "":
 		s := ms[slices.IndexFunc(ms, func(m member) bool { return m.host == r.choose })].s
@@ -438,6 +468,7 @@ func (d *decision) clustered(v fleet.Service) {
 		m := s.Replica
 		b.Host, b.Boot, b.Generation, b.At = r.choose, d.w.Heard[r.choose].Stint.Boot, max(b.Generation, given)+1, d.w.Wall
 		b.Why = fmt.Sprintf("its data are the newest, %s:%d", m.UUID, m.Seqno)
+		b.Without = d.leaveOut(b, ms, b.Host)
 		put(fmt.Sprintf("%s begins %s: %s (%s)", b.Host, v.Name, b.Why, positions(ms)))
 	case r.bootstrap != "":
 		d.order(d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%d", thing, b.Host, b.Generation), Verb: VerbBootstrap, Thing: thing, Generation: b.Generation, Why: b.Why}, b.Host))
@@ -448,6 +479,9 @@ func (d *decision) clustered(v fleet.Service) {
 	}
 	if d.disarmed {
 		return
+	}
+	if r.kill != "" {
+		d.killOne(v, &ms[slices.IndexFunc(ms, func(m member) bool { return m.host == r.kill })], ms)
 	}
 	for _, host := range r.position {
 		d.position(v, b, host)
@@ -526,6 +560,8 @@ func positions(ms []member) string {
 	for _, m := range ms {
 		x := m.s.Replica
 		switch {
+		case m.out:
+			out = append(out, m.host+" was left out before")
 		case x.Empty:
 			out = append(out, m.host+" has no data")
 		case !x.Known:

@@ -83,6 +83,9 @@ type PairView struct {
 	Lost time.Duration
 	// Blind: it hears nothing at all on any network. It is probably the one that is cut off.
 	Blind bool
+	// Mute: its partner was heard after this lease had ended, and hears others: it lives, and
+	// what this host sends does not arrive.
+	Mute bool
 	// Heard is the partner's boot that was heard last, Hears whether that was a moment ago.
 	Heard string
 	Hears bool
@@ -167,6 +170,9 @@ func (v PairView) Step() PairStep {
 	case v.Blind:
 		begin += round
 		step.Why = "this host hears nothing on any network: its partner goes first"
+	case v.Mute:
+		begin += round
+		step.Why = fmt.Sprintf("%s lives and hears others, and not this host: it goes first", v.Partner)
 	case v.Hears && v.Heard != v.Pair.Boots[v.Partner] && !v.Alone:
 		begin += round
 		step.Why = fmt.Sprintf("%s has just booted as %s, and may join", v.Partner, v.Heard)

@@ -22,29 +22,29 @@ func joint(first string) fleet.Pair {
 }
 
 // TestTimesApart: whatever agreements that follow each other the two have applied, blind
-// or not, an off of one has had the time to act before the other may send its own: within
+// or mute or neither, an off of one has had the time to act before the other may send its own: within
 // an hour, and with three seconds between the moments from which they count.
 func TestTimesApart(t *testing.T) {
 	const call, skew = 8 * time.Second, 2900 * time.Millisecond
 	for _, agreed := range [][2]string{{"a", "a"}, {"b", "b"}, {"", ""}, {"a", ""}, {"", "a"}, {"b", ""}, {"", "b"}} {
-		for _, blind := range []bool{false, true} {
+		for _, ails := range []string{"", "blind a", "blind b", "mute a", "mute a, blind b", "mute a, mute b"} {
 			last := map[string]time.Duration{"a": -time.Hour, "b": -time.Hour}
 			ever := map[string]bool{}
 			for at := time.Duration(0); at < 10*time.Minute; at += 50 * time.Millisecond {
 				for i, self := range []string{"a", "b"} {
 					v := pairOf(self, joint(agreed[i]), at)
-					v.Blind = blind && self == "a"
+					v.Blind, v.Mute = strings.Contains(ails, "blind "+self), strings.Contains(ails, "mute "+self)
 					if !v.Step().Fence {
 						continue
 					}
 					last[self], ever[self] = at, true
 					if gap := at - last[v.Partner]; gap < call+skew {
-						t.Fatalf("agreed %v, blind %v: %s may fence %v after the start, %v after %s", agreed, blind, self, at, gap, v.Partner)
+						t.Fatalf("agreed %v, %s: %s may fence %v after the start, %v after %s", agreed, ails, self, at, gap, v.Partner)
 					}
 				}
 			}
 			if !ever["a"] || !ever["b"] {
-				t.Errorf("agreed %v, blind %v: %v had a time", agreed, blind, ever)
+				t.Errorf("agreed %v, %s: %v had a time", agreed, ails, ever)
 			}
 		}
 	}
@@ -69,6 +69,8 @@ func TestPairStep(t *testing.T) {
 		{"nor an agent that began without a lease", func(v *PairView) { v.Led = false }, w, false, "began without a lease"},
 		{"who hears nothing at all waits", func(v *PairView) { v.Blind = true }, w, false, "hears nothing on any network"},
 		{"and then tries all the same", func(v *PairView) { v.Blind = true }, w + 4*fleet.PairApart, true, ""},
+		{"who is not heard by a partner that hears others waits", func(v *PairView) { v.Mute, v.Heard = true, "b1" }, w, false, "b lives and hears others"},
+		{"and then tries all the same too", func(v *PairView) { v.Mute, v.Heard = true, "b1" }, w + 4*fleet.PairApart, true, ""},
 		{"a partner that has just booted may join", func(v *PairView) { v.Heard, v.Hears = "b2", true }, w, false, "may join"},
 		{"one that booted and is silent again is fenced, in its later boot", func(v *PairView) { v.Heard = "b2" }, w, true, ""},
 		{"one that is alone is first", func(v *PairView) { v.Alone, v.Pair, v.Heard = true, fleet.Pair{}, "b1" }, w, true, ""},

@@ -59,7 +59,7 @@ func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 	case s.Stuck && s.Phase == fleet.Running: // not while it is being stopped already
 		if d.budget(v, s, about) {
 			d.order(d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/%d", v.Name, host, s.Restarts), Verb: fleet.VerbRestart,
-				Thing: v.Thing(), Why: "it is hung: " + s.Why}, host))
+				Thing: v.Thing(), With: d.donor(v, host), Why: "it is hung: " + s.Why}, host))
 		}
 	case s.Phase == fleet.Stopped || s.Phase == fleet.Failed:
 		if dep := d.lacks(v, host); dep != "" {
@@ -72,7 +72,7 @@ func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 		}
 		if d.budget(v, s, about) {
 			o := d.to(fleet.Order{Key: fmt.Sprintf("%s/%s/%s/%d", start, v.Name, host, s.Restarts), Verb: start,
-				Thing: v.Thing(), Why: "it should run on every " + strings.Join(v.Roles, ", ") + " and is " + s.Phase}, host)
+				Thing: v.Thing(), With: d.donor(v, host), Why: "it should run on every " + strings.Join(v.Roles, ", ") + " and is " + s.Phase}, host)
 			flight, flying := d.w.Flights[o.Key]
 			d.order(o)
 			return !flying || flight.Effect == nil || d.rest(o) <= 0

@@ -390,7 +390,7 @@ func (d *decision) resetRabbits(v fleet.Service, nodes []node, wish fleet.Wish) 
 			Why: fmt.Sprintf("%s wishes it: %s", wish.By, wish.Why)}
 		if wish.Host != "" {
 			if leads == nil {
-				d.wait(v.Name+"@"+n.host, "another node that runs, to join it to", "mainstay recover rabbitmq --all")
+				d.wait(v.Name+"@"+n.host, "another node that runs, to join it to", "mainstay recover rabbitmq --all --service "+v.Name)
 				return
 			}
 			o.Step, o.With = fleet.StepAbandon, leads.s.Peers.Self

@@ -128,10 +128,8 @@ func (d *decision) route(v fleet.Service, host string) fleet.Route {
 // beyond says whether a host cannot be reached over a network, though it may be
 // well: its own agent finds its services in order all the same.
 func (d *decision) beyond(host, network string) bool {
-	if r, ok := d.current(host); ok {
-		if up, known := r.Links[network]; known && !up {
-			return true
-		}
+	if _, ok := d.current(host); ok {
+		return d.cut(host, network) != ""
 	}
 	return slices.Contains(d.w.Verdicts[host].Silent, network)
 }

@@ -166,24 +166,13 @@ func (d *decision) lacksAddressNeeds(a fleet.Address, host string) string {
 	if !ok {
 		return host + " has not reported"
 	}
-	if why := d.cutOff(a, host); why != "" {
+	if why := d.cut(host, a.Network); why != "" {
 		return why
 	}
 	for _, name := range a.With {
 		if s := r.Services[name]; s.Phase != fleet.Running || !s.Ready {
 			return fmt.Sprintf("%s is not ready on %s", name, host)
 		}
-	}
-	return ""
-}
-
-// cutOff says that a host is cut off from the network on which an address lives.
-func (d *decision) cutOff(a fleet.Address, host string) string {
-	if up, known := d.w.Reports[host].Links[a.Network]; known && !up {
-		return fmt.Sprintf("%s has no link on %s, or no answer comes back over it", host, a.Network)
-	}
-	if slices.Contains(d.w.Verdicts[host].Silent, a.Network) {
-		return fmt.Sprintf("%s is not heard over %s", host, a.Network)
 	}
 	return ""
 }
@@ -262,7 +251,7 @@ func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
 		return ""
 	}
 	why := d.lacksAddressNeeds(a, h.Host)
-	if moved := d.w.Wall.Sub(h.At); why != "" && why == d.cutOff(a, h.Host) && moved >= 0 && moved < stays*d.w.Spec.Timing.Lease {
+	if moved := d.w.Wall.Sub(h.At); why != "" && why == d.cut(h.Host, a.Network) && moved >= 0 && moved < stays*d.w.Spec.Timing.Lease {
 		// A network that loses packets seems cut now here, now there.
 		d.wake(stays*d.w.Spec.Timing.Lease - moved)
 		return ""

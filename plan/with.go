@@ -124,6 +124,9 @@ func (d *decision) onTop(v fleet.Service, host string) bool {
 func Obstructed(spec *fleet.Spec, o fleet.Order, services map[string]fleet.ServiceState) string {
 	kind, name := split(o.Thing)
 	v, ok := spec.Service(name)
+	if o.Verb == VerbKill && !services[name].Stuck {
+		return "it hangs no more"
+	}
 	if kind != "service" || !ok || !v.Mode.Exclusive() {
 		return ""
 	}

@@ -129,6 +129,16 @@ func (s *Systemd) Stopping(ctx context.Context) (bool, error) {
 	return v.Value() == "stopping", nil
 }
 
+// environment is what every unit that is started from now on is given, as NAME=VALUE.
+func (s *Systemd) environment(ctx context.Context) ([]string, error) {
+	var v dbus.Variant
+	if err := s.get(ctx, managerPath, busName+".Manager", "Environment", &v); err != nil {
+		return nil, err
+	}
+	all, _ := v.Value().([]string)
+	return all, nil
+}
+
 // link is one connection, from its beginning to its end.
 type link struct {
 	conn *dbus.Conn

@@ -167,7 +167,7 @@ func drbdDo(copies map[string]Copy, agent *drbdAgent, line string) (string, erro
 	case "go-on":
 		return "", c.(Mirrored).GoOn(ctx)
 	case "examine":
-		return strings.Join(c.(Examiner).Examine(), "; "), nil
+		return strings.Join(c.(Examiner).Examine(nil), "; "), nil
 	case "state":
 		st, err := c.State(ctx)
 		raw, _ := json.Marshal(st) // plain values always marshal

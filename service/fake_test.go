@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,17 +28,19 @@ type fakeSystemd struct {
 	Units   string // for drop-ins
 	Address string
 
-	mu      sync.Mutex
-	daemon  *exec.Cmd
-	conn    *dbus.Conn
-	units   map[string]*fakeUnit
-	aliases map[string]string
-	loaded  map[string]string // text of drop-ins as of the last reload, by path
-	jobs    uint32
-	calls   []string      // methods of the manager, with their unit
-	hung    chan struct{} // while not nil, methods that enqueue jobs wait for it
-	arrived chan string   // names each method that waits so
-	early   bool          // results overtake the answers that name their jobs
+	mu          sync.Mutex
+	daemon      *exec.Cmd
+	conn        *dbus.Conn
+	units       map[string]*fakeUnit
+	aliases     map[string]string
+	loaded      map[string]string // text of drop-ins as of the last reload, by path
+	jobs        uint32
+	calls       []string      // methods of the manager, with their unit
+	hung        chan struct{} // while not nil, methods that enqueue jobs wait for it
+	arrived     chan string   // names each method that waits so
+	environment []string      // of what is started; given holds what each start was given
+	given       []string
+	early       bool // results overtake the answers that name their jobs
 }
 
 type fakeUnit struct {
@@ -48,6 +51,7 @@ type fakeUnit struct {
 	Processes                         []process
 	// What the next jobs do: "" succeeds, "failed" fails, "never" does not end.
 	OnStart, OnStop string
+	OnKill          string    // "never": what is on its way down does not die, it waits for a disk
 	Leaves          []process // processes that a stop leaves behind
 	AtStop          func()
 }
@@ -232,6 +236,9 @@ func (f *fakeSystemd) job(method, name string) (dbus.ObjectPath, *dbus.Error) {
 	id, path := f.jobs, dbus.ObjectPath(fmt.Sprintf("%s/job/%d", managerPath, f.jobs))
 	work := func() {
 		result := "done"
+		if method != "StopUnit" {
+			f.given = append(f.given, strings.Join(f.environment, " "))
+		}
 		if method == "StopUnit" || method == "RestartUnit" {
 			if u.AtStop != nil {
 				u.AtStop()
@@ -310,14 +317,31 @@ func (m fakeManager) ResetFailedUnit(name string) *dbus.Error {
 	return nil
 }
 
-func (m fakeManager) UnsetEnvironment([]string) *dbus.Error { return nil }
+func (m fakeManager) SetEnvironment(all []string) *dbus.Error {
+	m.f.mu.Lock()
+	defer m.f.mu.Unlock()
+	for _, x := range all {
+		name, _, _ := strings.Cut(x, "=")
+		m.f.environment = append(slices.DeleteFunc(m.f.environment, func(old string) bool { return strings.HasPrefix(old, name+"=") }), x)
+	}
+	return nil
+}
 
-// KillUnit ends a start that never ends, as SIGKILL does.
+func (m fakeManager) UnsetEnvironment(names []string) *dbus.Error {
+	m.f.mu.Lock()
+	defer m.f.mu.Unlock()
+	for _, name := range names {
+		m.f.environment = slices.DeleteFunc(m.f.environment, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+	}
+	return nil
+}
+
+// KillUnit ends what runs or starts, as SIGKILL does.
 func (m fakeManager) KillUnit(name, _ string, _ int32) *dbus.Error {
 	m.f.mu.Lock()
 	defer m.f.mu.Unlock()
 	m.f.calls = append(m.f.calls, "KillUnit "+name)
-	if u := m.f.units[name]; u.Active == "activating" {
+	if u := m.f.units[name]; u.Active == "activating" || u.Active == "active" || u.Active == "deactivating" && u.OnKill != "never" {
 		u.Active, u.Sub, u.Result, u.Processes = "failed", "failed", "signal", nil
 		m.f.emit(name)
 	}
@@ -361,6 +385,11 @@ func (m fakeManager) GetUnitProcesses(name string) ([]process, *dbus.Error) {
 type fakeProperties struct{ f *fakeSystemd }
 
 func (p fakeProperties) Get(msg dbus.Message, iface, name string) (dbus.Variant, *dbus.Error) {
+	if name == "Environment" {
+		p.f.mu.Lock()
+		defer p.f.mu.Unlock()
+		return dbus.MakeVariant(slices.Clone(p.f.environment)), nil
+	}
 	return dbus.MakeVariant("252.39-1~deb12u2"), nil
 }
 

@@ -36,8 +36,15 @@ type galeraCopy struct {
 	status statusQuery
 	close  func() error
 	galeraFiles
-	donor bool
-	taken string // the file that says when the newest backup was taken here
+	donor  bool
+	polite time.Duration // politely
+	taken  string        // the file that says when the newest backup was taken here
+	// renounced is the file that says under which marks the data were given up.
+	renounced string
+	// lagging is the file that says that the member was let lag; drag is guarded by
+	// unitCopy.mu.
+	lagging string
+	drag    drag
 
 	timers   string // provider options that the server is told; "": none
 	tune     func(context.Context, string) error
@@ -66,9 +73,10 @@ type statusQuery func(context.Context) (map[string]string, error)
 
 func openGalera(s fleet.Service, env Env) (Copy, error) {
 	u, p := newUnit(s, env)
-	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), close: func() error { return nil }}
+	c := &galeraCopy{unitCopy: u, galeraFiles: galeraFiles{data: p.text("data")}, donor: p.flag("donor_ready"), polite: politely, close: func() error { return nil }}
 	c.bar = bar{name: s.Name, held: filepath.Join(env.Held, s.Name), why: "Its member of the cluster is started by Mainstay alone"}
-	c.taken = filepath.Join(env.Saved, s.Name+".json")
+	c.taken, c.renounced = filepath.Join(env.Saved, s.Name+".json"), filepath.Join(env.Saved, s.Name+".renounced.json")
+	c.lagging = filepath.Join(filepath.Dir(env.Held), "lags", s.Name)
 	if d, err := time.ParseDuration(p.text("backup_within")); err != nil || d < 0 {
 		p.wrong("backup_within", "%q is no duration such as 26h; 0s: nobody is told", p.text("backup_within"))
 	}
@@ -99,7 +107,7 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 		return c, errors.Join(p.wrongs...)
 	}
 	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(2)
+	db.SetMaxOpenConns(3) // Ready, Probe, and what is told to the server
 	db.SetMaxIdleConns(1)
 	c.close = db.Close
 	c.status = func(ctx context.Context) (map[string]string, error) {
@@ -112,7 +120,7 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 		switch {
 		case err == nil:
 			return out, nil
-		case errors.As(err, &answer), errors.As(err, &password), errors.As(err, &refused) && !refused.Timeout():
+		case errors.As(err, &answer), errors.As(err, &password), errors.As(err, &refused) && !refused.Timeout() && !errors.Is(err, syscall.EAGAIN): // its queue is full: nobody takes calls
 			return nil, fmt.Errorf("ask %s at %s: %w", s.Name, cfg.Addr, err)
 		default: // the driver calls a read that timed out an invalid connection
 			return nil, unknown("ask %s at %s: no answer within %v: %w", s.Name, cfg.Addr, limit, err)
@@ -212,8 +220,8 @@ func askStatus(ctx context.Context, db *sql.DB) (map[string]string, error) {
 	out := map[string]string{}
 	for _, q := range []string{
 		`SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready','wsrep_connected','wsrep_cluster_status','wsrep_cluster_size',
-			'wsrep_cluster_state_uuid','wsrep_local_state','wsrep_local_state_comment','wsrep_last_committed','wsrep_local_recv_queue')`,
-		`SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_cluster_address','wsrep_reject_queries','wsrep_desync','read_only')`,
+			'wsrep_cluster_state_uuid','wsrep_local_state','wsrep_local_state_comment','wsrep_last_committed','wsrep_local_recv_queue','wsrep_flow_control_sent','wsrep_flow_control_requested','wsrep_flow_control_paused_ns')`,
+		`SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_cluster_address','wsrep_node_name','wsrep_reject_queries','wsrep_desync','read_only')`,
 	} {
 		rows, err := db.QueryContext(ctx, q)
 		if err != nil {
@@ -242,8 +250,8 @@ const (
 )
 
 // galeraLags is how many changes may wait to be applied by a member that is synced. The
-// group slows down for one that has a few dozen; only one that was told not to be waited
-// for (wsrep_desync, FLUSH TABLES WITH READ LOCK, donor_ready) comes to have more.
+// group slows down for one that has a few dozen (see drag); only one that was told not to
+// be waited for (wsrep_desync, FLUSH TABLES WITH READ LOCK, donor_ready) comes to have more.
 const galeraLags = 500
 
 // galeraReady judges a member by its own words; why is for the operator.
@@ -345,10 +353,11 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 	if s, err := readSaved(c.taken); err == nil {
 		r.Saved = s.Taken
 	}
+	c.tellRenounced(&r)
 	if phase == fleet.Running {
-		r.Part = part(c.last)
+		r.Part, r.Name, r.Drags = part(c.last), c.last["wsrep_node_name"], c.drag.on
 	} else {
-		c.last, c.synced = nil, nil
+		c.last, c.synced, c.drag = nil, nil, drag{}
 	}
 	return r
 }
@@ -415,6 +424,9 @@ func (c *galeraCopy) Ready(ctx context.Context) (bool, string, error) {
 		if ready && !c.durable() {
 			ready, why = false, "its data are written to disk, now that it has started"
 		}
+		if slow := c.slows(ctx, v); slow != "" && (ready || part(v) == fleet.PartDonor) {
+			ready, why = false, slow
+		}
 		if full := c.full(); ready && full != "" {
 			ready, why = false, full
 		}
@@ -456,7 +468,7 @@ func (c *galeraCopy) Start(ctx context.Context) error {
 }
 
 // Join starts the member so that it can only join others.
-func (c *galeraCopy) Join(ctx context.Context) error {
+func (c *galeraCopy) Join(ctx context.Context, donor string) error {
 	c.ask.Lock()
 	defer c.ask.Unlock()
 	st, _, err := c.unitCopy.state(ctx, c.systemd.look)
@@ -468,6 +480,7 @@ func (c *galeraCopy) Join(ctx context.Context) error {
 			return fmt.Errorf("start %s: %w", c.name, err)
 		}
 	}
+	defer c.takeFrom(ctx, donor)()
 	return c.unitCopy.Start(ctx)
 }
 
@@ -528,17 +541,14 @@ func (c *galeraCopy) Position(ctx context.Context) error {
 			return fmt.Errorf("position of %s: it is in the primary component (%s)", c.name, p)
 		}
 	case fleet.Starting:
-		if err := c.bar.drop(); err != nil {
-			return fmt.Errorf("position of %s: %w", c.name, err)
-		}
 		// One that waits for its peers hears no polite signal before its own time is
 		// over, and has taken no write that could be lost.
-		if err := c.systemd.call(ctx, "KillUnit", u.ID, "all", int32(syscall.SIGKILL)).Err; err != nil {
+		if err := c.shoot(ctx, u.ID); err != nil {
 			return fmt.Errorf("position of %s: %w", c.name, err)
 		}
 	}
-	if err := c.Stop(ctx); err != nil {
-		return err
+	if err := c.end(ctx, u.ID); err != nil {
+		return fmt.Errorf("position of %s: %w", c.name, err)
 	}
 	c.ask.Lock()
 	defer c.ask.Unlock()
@@ -561,7 +571,10 @@ func (c *galeraCopy) Position(ctx context.Context) error {
 }
 
 // Restart leaves a member that is starting alone and waits for it instead.
-func (c *galeraCopy) Restart(ctx context.Context) error {
+func (c *galeraCopy) Restart(ctx context.Context) error { return c.Rejoin(ctx, "") }
+
+// Rejoin is Restart with a donor.
+func (c *galeraCopy) Rejoin(ctx context.Context, donor string) error {
 	u, err := c.find(ctx, c.systemd.look)
 	if err != nil {
 		return fmt.Errorf("restart %s: %w", c.name, err)
@@ -574,6 +587,7 @@ func (c *galeraCopy) Restart(ctx context.Context) error {
 	if err := c.unfound(ctx); err != nil {
 		return fmt.Errorf("restart %s: %w", c.name, err)
 	}
+	defer c.takeFrom(ctx, donor)()
 	return c.unitCopy.Restart(ctx)
 }
 

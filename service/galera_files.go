@@ -212,5 +212,8 @@ func (c *galeraCopy) unfound(ctx context.Context) error {
 	if err := os.Remove(foundFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return c.systemd.call(ctx, "UnsetEnvironment", []string{"_WSREP_NEW_CLUSTER"}).Err
+	if err := c.systemd.call(ctx, "UnsetEnvironment", []string{"_WSREP_NEW_CLUSTER"}).Err; err != nil {
+		return err
+	}
+	return c.nameDonor(ctx, "") // of a start that was killed half-way
 }

@@ -350,7 +350,7 @@ func TestGaleraBootstrap(t *testing.T) {
 		t.Errorf("the old view is left: %+v", r)
 	}
 	state(t, c, fleet.Stopped) // the fake program starts nothing
-	if err := c.Join(t.Context()); err != nil {
+	if err := c.Join(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(calls(), foundProgram); n != 1 {
@@ -370,7 +370,7 @@ func TestGaleraJoinForgetsItsView(t *testing.T) {
 		}
 		start := c.Start
 		if join {
-			start = c.Join
+			start = func(ctx context.Context) error { return c.Join(ctx, "") }
 		}
 		if err := start(t.Context()); err != nil {
 			t.Fatal(err)

@@ -26,7 +26,7 @@ func openGarbd(s fleet.Service, env Env) (Copy, error) {
 
 // Examine compares its timers with those of the members: it cannot be told them while it
 // runs, and at its own 5 s nobody could write for so long after a member's death.
-func (c *garbdCopy) Examine() []string {
+func (c *garbdCopy) Examine([]fleet.Host) []string {
 	raw, err := os.ReadFile(c.config)
 	if err != nil {
 		return []string{fmt.Sprintf("what it is started with cannot be read: %v", err)}

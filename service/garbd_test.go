@@ -34,7 +34,7 @@ func TestGarbdExamine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := strings.Join(c.(Examiner).Examine(), "; ")
+		got := strings.Join(c.(Examiner).Examine(nil), "; ")
 		if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
 			t.Errorf("%q, %s: %q, want %q", tc.text, tc.suspect, got, tc.want)
 		}

@@ -107,8 +107,9 @@ type Tender interface {
 
 // Examiner is a Copy whose kind knows what a host's configuration of it should say.
 type Examiner interface {
-	// Examine says, in words for an operator, what is amiss. It changes nothing.
-	Examine() []string
+	// Examine says, in words for an operator, what is amiss; homes are the hosts that have
+	// a copy. It changes nothing.
+	Examine(homes []fleet.Host) []string
 }
 
 // Promoter is a Copy that can be promoted. Demote's nil is the holder's word, as
@@ -141,13 +142,18 @@ type Member interface {
 	Copy
 	// Replica is where its data stand; asked right after State, and Ready if it runs.
 	Replica(phase string) fleet.Replica
-	// Join starts it so that it can only join others.
-	Join(ctx context.Context) error
+	// Join starts it so that it can only join others; donor is what the cluster calls the
+	// one that is to give its data, if that one can, "" any. Rejoin is Restart with a donor.
+	Join(ctx context.Context, donor string) error
+	Rejoin(ctx context.Context, donor string) error
 	// Position ends it, puts aside what it could go on from by itself, and finds out
 	// where its data stand: Replica says it from then on, until it is started.
 	Position(ctx context.Context) error
 	// Bootstrap starts it as the first one of its cluster.
 	Bootstrap(ctx context.Context) error
+	// Kill ends it, which hangs, whatever it is at; it refuses one that answers. Safe
+	// beside any of the others.
+	Kill(ctx context.Context) error
 }
 
 // Env is what copies share on one host. The zero value of a path is the one

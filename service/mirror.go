@@ -241,7 +241,7 @@ func readDRBD(text []byte, resource, me string) (conf drbdConf, err error) {
 }
 
 // Examine holds DRBD's configuration against what a primary that loses its peer needs.
-func (c *ocfCopy) Examine() (out []string) {
+func (c *ocfCopy) Examine([]fleet.Host) (out []string) {
 	if c.Resource() == "" {
 		return nil
 	}

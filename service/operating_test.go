@@ -39,3 +39,31 @@ func TestOperating(t *testing.T) {
 		t.Errorf("%v in:\n%s", faults.Errors(), example.String())
 	}
 }
+
+// TestOperatingDRBD: what the page gives for a database and a RabbitMQ on a mirrored disk is
+// part of a site's file, and its agents know the parameters, as far as they are here.
+func TestOperatingDRBD(t *testing.T) {
+	page, err := os.ReadFile("../docs/OPERATING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, about, _ := strings.Cut(string(page), "## DRBD\n")
+	about, _, _ = strings.Cut(about, "\n## ")
+	example := "site: test\nnetworks: {management: {cidr: 10.0.0.0/24}}\nhosts: {\"c[1-3]\": {roles: [controller], addresses: {management: 10.0.0.11}}}\n"
+	inside := false
+	for line := range strings.Lines(about) {
+		text, code := strings.CutPrefix(line, "    ")
+		if inside = code && (inside || strings.HasPrefix(text, "addresses:") || strings.HasPrefix(text, "  mq:")); inside {
+			example += text
+		}
+	}
+	spec, faults := fleet.Read("OPERATING.md", []byte(example), Catalogue())
+	if len(faults.Errors()) > 0 || len(spec.Services) != 4 {
+		t.Fatalf("%v in:\n%s", faults.Errors(), example)
+	}
+	for _, v := range spec.Services {
+		if _, err := Open(v, Env{}); err != nil {
+			t.Error(err)
+		}
+	}
+}

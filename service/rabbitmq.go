@@ -621,7 +621,7 @@ func (c *rabbitCopy) ctlJSON(ctx context.Context, into any, args ...string) erro
 
 // Examine tells what of this host's configuration would let a cluster come apart, or be
 // slow to notice: nothing of it can be told from outside until it happens.
-func (c *rabbitCopy) Examine() []string {
+func (c *rabbitCopy) Examine([]fleet.Host) []string {
 	var out []string
 	settings, err := rabbitConf(c.config)
 	if err != nil {

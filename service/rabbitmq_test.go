@@ -303,7 +303,7 @@ func TestRabbitExamine(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got := c.Examine()
+		got := c.Examine(nil)
 		if len(got) != len(tc.want) {
 			t.Errorf("%q: %q", tc.conf, got)
 			continue

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ type beat struct {
 	sent   fleet.Moment
 	late   time.Duration
 	leased bool
+	blind  bool // of a pair: nobody gets a packet to the sender
 }
 
 // agent is the shell around plan.Hand and lease.Ear: what package agent does,
@@ -33,17 +33,18 @@ type agent struct {
 	length time.Duration // of its lease
 	paths  lease.Paths
 
-	senses   []sense // by host
-	ears     map[string]fleet.Heard
-	suspects []string
-	asking   map[string]asking
-	errands  map[string]*errand
-	speaking map[string]uint64
-	severed  map[string]uint64
-	services map[string]fleet.ServiceState
-	parted   map[string]string // the open questions of its kernel
-	routes   fleet.Routes
-	applied  uint64
+	senses     []sense        // by host
+	fromOthers []fleet.Moment // since when somebody's packets come in over a network without an answer
+	ears       map[string]fleet.Heard
+	suspects   []string
+	asking     map[string]asking
+	errands    map[string]*errand
+	speaking   map[string]uint64
+	severed    map[string]uint64
+	services   map[string]fleet.ServiceState
+	parted     map[string]string // the open questions of its kernel
+	routes     fleet.Routes
+	applied    uint64
 
 	deeds  []deed
 	doing  bool
@@ -78,10 +79,12 @@ type deed struct {
 
 type sense struct {
 	nets    []fleet.Moment
+	again   []fleet.Moment // since when it is heard there without a gap
 	leased  bool
 	suspect bool
 	stint   fleet.Stint
 	seen    bool
+	blind   bool // by its own word nobody gets a packet to it
 }
 
 type asking struct {
@@ -106,8 +109,9 @@ func newAgent(h *host) *agent {
 	if h.kernel.coarse {
 		a.late = fleet.CoarseLate
 	}
+	a.fromOthers = make([]fleet.Moment, len(s.nets))
 	for i := range a.senses {
-		a.senses[i].nets = make([]fleet.Moment, len(s.nets))
+		a.senses[i].nets, a.senses[i].again = make([]fleet.Moment, len(s.nets)), make([]fleet.Moment, len(s.nets))
 	}
 	h.agent = a
 	a.desk = desk{reports: map[string]fleet.Report{}, content: map[string]uint64{}, told: map[string]fleet.Moment{}}
@@ -191,7 +195,7 @@ func (a *agent) tick() {
 	}
 	a.ticked = now
 	a.queue(a.hand.Tick(now), nil)
-	b := &beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now)}
+	b := &beat{stint: a.hand.Stint(), sent: now, late: a.late, leased: a.hand.Leased(now), blind: s.paired() && h.blind()}
 	if a.hand.Silent() {
 		a.remind(now)
 		a.next(now)
@@ -287,11 +291,11 @@ func (a *agent) heardBeat(from *host, b *beat, net int, now fleet.Moment) {
 	changed := !x.seen || x.stint != b.stint || x.leased != b.leased || x.suspect
 	if net >= 0 {
 		if now.Sub(x.nets[net]) >= 3*from.every {
-			changed = true
+			changed, x.again[net] = true, now
 		}
 		x.nets[net] = now
 	}
-	x.seen, x.stint, x.leased = true, b.stint, b.leased
+	x.seen, x.stint, x.leased, x.blind = true, b.stint, b.leased, b.blind
 	if x.suspect {
 		x.suspect = false
 		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == from.name })
@@ -323,37 +327,6 @@ func (a *agent) suspect(now fleet.Moment) {
 			a.leader.news()
 		}
 	}
-}
-
-// heard is what this ear knows of every host.
-func (a *agent) heard() map[string]fleet.Heard {
-	if a.ears == nil {
-		a.ears = map[string]fleet.Heard{}
-	}
-	out := a.ears // made anew in place: the last turn's is looked at no more
-	now := a.host.clock()
-	for i, host := range a.host.site.hosts {
-		name := host.name
-		newest, rival := a.ear.Newest(name, now)
-		if newest.Heard == 0 {
-			continue
-		}
-		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival, Nets: out[name].Nets}
-		if h.Nets == nil {
-			h.Nets = map[string]fleet.Moment{}
-		}
-		x := &a.senses[i]
-		if x.seen {
-			h.Leased = x.leased
-			for i, at := range x.nets {
-				if at != 0 {
-					h.Nets[a.host.site.nets[i].name] = at
-				}
-			}
-		}
-		out[name] = h
-	}
-	return out
 }
 
 // ask puts a question to every ear and repeats it.
@@ -692,6 +665,8 @@ func (a *agent) perform(d deed) {
 			}
 			proc.in(0, func() { a.operated(d, u, err) })
 		}})
+	case plan.VerbKill:
+		a.kill(d)
 	case plan.VerbGoOn, plan.VerbEven:
 		answer, c := a.host.site.mirror.goOn, a.host.copy(name).mirror
 		if o.Verb == plan.VerbEven {
@@ -802,7 +777,9 @@ func (a *agent) remind(now fleet.Moment) {
 		return
 	}
 	for i, up := range a.host.links {
-		if name := a.host.site.nets[i].name; a.said.Links[name] != (up && !a.paths.Broken(name, a.length)) {
+		name := a.host.site.nets[i].name
+		in, unanswered := a.comesIn(i, now)
+		if said, was := a.said.Unanswered[name]; a.said.Links[name] != (up && !unanswered) || was != unanswered || said != in {
 			a.poke()
 		}
 	}
@@ -869,130 +846,4 @@ func (a *agent) farewell() {
 	a.leaving = true
 	a.saidAt = 0
 	a.report()
-}
-
-// report tells every voter what this host is like, when that changed and once a
-// second besides.
-func (a *agent) report() {
-	a.telling = false
-	for _, u := range a.host.copies {
-		a.services[u.service.Name] = u.state().Follows(a.services[u.service.Name], a.host.wall())
-	}
-	now := a.host.clock()
-	r := a.testimony(now)
-	if !a.everTold || !same(&a.said, &r) {
-		a.content++
-		a.draft = fleet.Report{} // whoever it is told to keeps its maps
-	} else if now.Sub(a.saidAt) < time.Second {
-		return
-	} else {
-		r.Addresses, r.Services, r.Links, r.Severed = a.said.Addresses, a.said.Services, a.said.Links, a.said.Severed
-	}
-	a.everTold = true
-	a.seq = max(a.seq+1, uint64(now)) // it rises also over restarts within one boot
-	r.Seq, r.Wall = a.seq, a.host.wall()
-	a.said, a.saidAt, a.sayLed = r, now, r.Leased
-	t := &told{r, a.content<<32 | uint64(a.host.agentProcess.life)}
-	for _, v := range a.voters {
-		if v == a.host {
-			a.desk.put(t, a)
-			continue
-		}
-		a.post(v, t)
-	}
-}
-
-// post sends a report, over the next network if the first is shut.
-func (a *agent) post(v *host, t *told) {
-	s := a.host.site
-	for net := range s.nets {
-		d, ok := s.packet(a.host, v, net)
-		if _, back := s.packet(v, a.host, net); !ok || !back {
-			continue
-		}
-		v.agentProcess.in(d+at(net)*60*millisecond, func() { v.agent.desk.put(t, v.agent) })
-		return
-	}
-}
-
-// testimony is what this host says of itself.
-func (a *agent) testimony(now fleet.Moment) fleet.Report {
-	m := a.hand.Memory()
-	d := &a.draft
-	if d.Addresses == nil {
-		d.Addresses, d.Services = map[string]fleet.AddressState{}, map[string]fleet.ServiceState{}
-		d.Links, d.Severed = map[string]bool{}, map[string]uint64{}
-	}
-	clear(d.Addresses)
-	clear(d.Services)
-	clear(d.Links)
-	clear(d.Severed)
-	r := fleet.Report{
-		Host: a.host.name, Boot: a.host.boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: "sim", Leased: a.hand.Leased(now),
-		Late: a.late, UUID: a.host.uuid, GivenUp: m.GivenUp, Routes: a.applied,
-		GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.watchdog, Pair: a.host.run.pair.N,
-		Addresses: d.Addresses, Services: d.Services, Links: d.Links, Severed: d.Severed,
-	}
-	for i := range a.spec.Addresses {
-		addr := &a.spec.Addresses[i]
-		g, held := m.Held[addr.Thing()]
-		switch {
-		case held && a.speaking[addr.Name] == g:
-			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Speaking}
-		case held:
-			r.Addresses[addr.Name] = fleet.AddressState{Generation: g, Phase: fleet.Shut}
-		case len(a.host.site.foreign) > 0 && a.host.site.foreign[a.host.name+"/"+addr.Name]:
-			r.Addresses[addr.Name] = fleet.AddressState{Phase: fleet.Foreign, Why: "made permanent by another program"}
-		}
-	}
-	for name, st := range a.services { // in whatever order: a map is filled
-		if u := a.host.copy(name); u.service.Mode.Exclusive() {
-			if p := plan.Exclusive(*u.service, st).Phase; p != fleet.Stopped && p != fleet.Failed && p != fleet.Absent {
-				st.Generation = m.Running["service/"+name]
-			}
-		}
-		r.Services[name] = st
-	}
-	for i, up := range a.host.links {
-		name := a.host.site.nets[i].name
-		r.Links[name] = up && !a.paths.Broken(name, a.length)
-	}
-	maps.Copy(r.Severed, a.severed)
-	r.Parted = maps.Clone(a.parted)
-	return r
-}
-
-// same says whether two reports say the same, apart from their number and time.
-func same(a, b *fleet.Report) bool {
-	return a.Host == b.Host && a.Boot == b.Boot && a.Stint == b.Stint && a.Epoch == b.Epoch && a.Version == b.Version && a.Leased == b.Leased &&
-		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog && a.Store == b.Store && a.Pair == b.Pair &&
-		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) &&
-		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && maps.Equal(a.Parted, b.Parted) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed
-}
-
-// told is a report and a number that changes with what it says.
-type told struct {
-	report  fleet.Report
-	content uint64
-}
-
-// desk is leader.Desk.
-type desk struct {
-	reports map[string]fleet.Report
-	content map[string]uint64
-	told    map[string]fleet.Moment
-}
-
-func (d *desk) put(t *told, a *agent) {
-	host := t.report.Host
-	old, known := d.reports[host]
-	if known && old.Boot == t.report.Boot && t.report.Seq <= old.Seq {
-		return
-	}
-	changed := !known || old.Boot != t.report.Boot || d.content[host] != t.content
-	d.reports[host], d.content[host], d.told[host] = t.report, t.content, a.host.clock()
-	a.host.site.watch.told(a.host, &t.report)
-	if changed {
-		a.leader.news()
-	}
 }

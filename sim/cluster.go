@@ -19,6 +19,8 @@ type cluster struct {
 	views   int       // counts the primary components
 	acked   int64     // the newest change that a client was told is safe
 	primary []*component
+	line    *branch // the history that goes on
+	history string  // and its name
 }
 
 // copyOf is one member.
@@ -28,19 +30,24 @@ type copyOf struct {
 	begun   at         // when its present start began
 	joining at         // until when it gets its data from another; 0: it does not
 	told    uint64     // the epoch in which its present start was ordered, to join; 0: it was not
+	killed  bool       // it was ended by force
 	known   bool       // its storage engine was asked since it last ran
 
 	// On disk.
 	history string // "": it has no data
+	branch  *branch
 	seqno   int64
 	view    string
 	seen    []string
+	// renounced are the marks under which it threw its data away.
+	renounced []string
 }
 
 // component is a primary component: those that take writes together.
 type component struct {
 	members []*copyOf
 	history string
+	branch  *branch
 	seqno   int64
 }
 
@@ -52,10 +59,10 @@ const (
 
 // clustered gives the site a database on its controllers.
 func (s *Site) clustered() {
-	c := &cluster{site: s}
+	c := &cluster{site: s, line: &branch{}, history: "one"}
 	for _, h := range s.hosts {
 		if u := h.copy("db"); u != nil {
-			u.of = &copyOf{u: u, history: "one"}
+			u.of = &copyOf{u: u, history: c.history, branch: c.line}
 			c.copies = append(c.copies, u.of)
 		}
 	}
@@ -87,7 +94,7 @@ func (c *cluster) tick() {
 		if m.joining != 0 && s.now >= m.joining {
 			m.joining = 0
 			if m.of != nil {
-				m.seqno, m.history = m.of.seqno, m.of.history
+				m.seqno, m.history, m.branch = m.of.seqno, m.of.history, m.of.branch
 				m.ready()
 			}
 		}
@@ -202,6 +209,7 @@ func (c *cluster) meet(m *copyOf) {
 	s := c.site
 	for _, p := range c.primary {
 		if i := slices.IndexFunc(p.members, func(o *copyOf) bool { return o.joining == 0 && o.up() && c.sees(m, o) }); i >= 0 {
+			c.meets(m, p)
 			m.of, p.members = p, append(p.members, m)
 			m.joining = s.now + s.between(500*millisecond, 3*second)
 			c.seen(p)
@@ -228,30 +236,13 @@ func (c *cluster) begin(all []*copyOf) {
 	for _, m := range all {
 		p.seqno = max(p.seqno, m.seqno)
 	}
+	c.judge(p)
 	for _, m := range all {
 		m.of, m.seqno, m.joining = p, p.seqno, 0
 		m.ready()
 	}
 	c.primary = append(c.primary, p)
 	c.seen(p)
-	switch waived := c.waived(); {
-	case p.history == "":
-		c.site.watch.fail("nothing is lost", "a member without data begins: %s", p)
-	case p.seqno < c.acked && !waived:
-		c.site.watch.fail("nothing is lost", "change %d was acknowledged, and %s go on from %d", c.acked, p, p.seqno)
-	case p.seqno < c.acked:
-		c.site.tell("%d changes are lost on a person's word", c.acked-p.seqno)
-		c.acked = p.seqno
-	}
-}
-
-func (c *cluster) waived() bool {
-	for _, id := range fleet.Sorted(c.site.quorum.newest().Wishes) {
-		if strings.HasPrefix(id, "without-") {
-			return true
-		}
-	}
-	return false
 }
 
 // ready ends the member's start.
@@ -274,7 +265,7 @@ func (m *copyOf) ended(err string) {
 // gone is what the end of a member's process leaves: it may have lost nothing that is on
 // its disk, and knows whom it last saw unless it left in good order.
 func (m *copyOf) gone() {
-	m.joining, m.known = 0, false
+	m.joining, m.known, m.killed = 0, false, false
 	if p := m.of; p != nil {
 		m.of = nil
 		m.u.host.site.after(at(evicted), func() { m.u.host.site.stir(time.Second) })
@@ -309,6 +300,8 @@ func (m *copyOf) operate(j job, done func(err string)) {
 		s.stir(givesUp)
 	}
 	switch j.verb {
+	case fleet.VerbTend:
+		m.renounce(j.with, done)
 	case fleet.VerbStart:
 		begin()
 	case plan.VerbJoin:
@@ -330,6 +323,10 @@ func (m *copyOf) operate(j job, done func(err string)) {
 			}
 		})
 	case plan.VerbPosition:
+		if u.phase == fleet.Running && (u.hung || m.of != nil) {
+			done("it runs and may be in the primary component")
+			return
+		}
 		if u.alive() {
 			u.life++
 			m.gone()
@@ -352,9 +349,9 @@ func (m *copyOf) operate(j job, done func(err string)) {
 // replica is what the member says of itself.
 func (m *copyOf) replica() fleet.Replica {
 	if m.history == "" {
-		return fleet.Replica{Empty: true, View: m.view, Seen: strings.Join(m.seen, ","), Me: m.me()}
+		return fleet.Replica{Empty: true, View: m.view, Seen: strings.Join(m.seen, ","), Me: m.me(), Renounced: m.renouncedAs()}
 	}
-	r := fleet.Replica{UUID: m.history, View: m.view, Seen: strings.Join(m.seen, ","), Me: m.me()}
+	r := fleet.Replica{UUID: m.history, View: m.view, Seen: strings.Join(m.seen, ","), Me: m.me(), Renounced: m.renouncedAs()}
 	switch {
 	case !m.u.alive() && m.known:
 		r.Known, r.Seqno = true, m.seqno
@@ -374,12 +371,6 @@ func (m *copyOf) me() string {
 		return ""
 	}
 	return m.u.host.name
-}
-
-// without is a person's word that a cluster may go on without what only one member has.
-func (s *Site) without(h *host) {
-	s.wish(fleet.Put("wish/without-db-"+h.name, fleet.Wish{ID: "without-db-" + h.name, Verb: "without", Thing: "service/db", Host: h.name, By: "root", Why: "its disks are broken", At: h.wall()},
-		"root gives up what only "+h.name+" has of db"))
 }
 
 // primaryOn tells where the cluster takes writes.

@@ -334,7 +334,7 @@ func aloud(v fleet.Verb) bool {
 // patience is how long the effect of an order is waited for.
 func patience(v fleet.Verb) at {
 	switch v {
-	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap:
+	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, plan.VerbJoin, plan.VerbPosition, plan.VerbBootstrap, plan.VerbKill:
 		return 1500 * second
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:
 		return 120 * second
@@ -455,6 +455,10 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 		open[topic] = true
 		l.once(topic, true, "%s waits for %s", x.About, x.For)
 		switch {
+		case strings.Contains(x.For, "the brake"):
+			s.guard(fleet.GuardBrake)
+		case strings.Contains(x.For, "it was fenced"):
+			s.guard(fleet.GuardLoop)
 		case strings.Contains(x.For, "never frees"), strings.Contains(x.For, "a proof that it is off"), strings.Contains(x.For, "say twice"):
 			s.guard(fleet.GuardHandover)
 		case strings.Contains(x.For, "to have ended"), strings.Contains(x.For, "fence intent"):

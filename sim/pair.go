@@ -100,6 +100,7 @@ func (a *agent) pairView(now fleet.Moment) plan.PairView {
 	}
 	if newest, _ := a.ear.Newest(p.name, now); newest.Heard != 0 {
 		v.Heard, v.Hears = newest.Stint.Boot, now.Sub(newest.Heard) < 3*p.every
+		v.Mute = a.pairing.led && newest.Heard > a.pairing.lost && newest.Stint.Boot == h.run.pair.Boots[p.name] && !a.senses[p.index].blind
 	}
 	return v
 }

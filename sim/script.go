@@ -503,6 +503,9 @@ func init() {
 		"empty": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			return withUnit(h, "db", func(u *unit) { u.of.wiped() })
 		})},
+		"found": {1, onHost(func(_ *Site, h *host, _ []string) error {
+			return withUnit(h, "db", func(u *unit) { u.of.founded() })
+		})},
 		"loseview": {1, onHost(func(_ *Site, h *host, _ []string) error {
 			return withUnit(h, "db", func(u *unit) { u.of.view, u.of.seen = "", nil })
 		})},

@@ -198,7 +198,6 @@ func (u *unit) crash() {
 		return
 	}
 	u.life++
-	u.pending = nil
 	if u.of != nil {
 		u.of.gone()
 	}
@@ -213,11 +212,11 @@ func (u *unit) crash() {
 
 // hang stops its processes; resume lets them go on.
 func (u *unit) hang() {
-	if u.phase == fleet.Running && !u.hung {
+	if u.mayHang() && !u.hung {
 		u.hung, u.hungSince = true, u.host.site.now
 		u.notice()
 		life := u.life
-		u.host.site.after(11*second, func() { // the time after which it is stuck
+		u.host.site.after(u.hangFor()+second, func() { // the time after which it is stuck
 			if u.life == life && u.hung {
 				u.notice()
 			}
@@ -312,6 +311,9 @@ func (u *unit) state() fleet.ServiceState {
 	if u.of != nil {
 		st.Replica = u.of.replica()
 		st.Ready = st.Replica.Part == fleet.PartSynced
+		if u.hung && u.mayHang() && s.now-u.hungSince >= u.hangFor() {
+			st.Hung, st.Stuck, st.Why = true, true, "no answer, no request finished, no CPU used"
+		}
 		return st
 	}
 	if u.node != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,10 +15,13 @@ import (
 )
 
 // History is bounded: the newest eventsKept events stay, and up to eventsSlack
-// more until the next pruning.
+// more until the next pruning. Of the older ones the newest proofsKept that tell of
+// proofs of death stay as well: the state keeps one proof of each host, and why somebody
+// was switched off last month is asked after thousands of other events.
 const (
 	eventsKept  = 10_000
 	eventsSlack = 256
+	proofsKept  = 1_000
 )
 
 // pruning counts the events written since the last pruning.
@@ -187,31 +191,52 @@ func (c *Client) pruneLoop() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, opDeadline)
-		if err := c.pruneTo(ctx, eventsKept); err != nil && c.ctx.Err() == nil {
+		if err := c.pruneTo(ctx, eventsKept, proofsKept); err != nil && c.ctx.Err() == nil {
 			c.cfg.Log.Warn("old events stay until the next pruning", "err", err)
 		}
 		cancel()
 	}
 }
 
-// pruneTo removes the oldest events, so that keep remain. Nobody's epoch is
-// needed: whoever does it, the same ones go.
-func (c *Client) pruneTo(ctx context.Context, keep int64) error {
+// pruneTo removes the oldest events, so that keep remain, and of those before them the
+// newest that tell of proofs. Nobody's epoch is needed: whoever does it, the same ones go.
+func (c *Client) pruneTo(ctx context.Context, keep, proofs int) error {
 	count, err := c.kv.Get(ctx, eventPrefix, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithSerializable())
 	if err != nil {
 		return fmt.Errorf("count the events: %w", err)
 	}
-	if count.Count <= keep {
+	if count.Count <= int64(keep) {
 		return nil
 	}
-	// The oldest that stays is the one after count-keep.
-	old, err := c.kv.Get(ctx, eventPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(),
-		clientv3.WithLimit(count.Count-keep+1), clientv3.WithRev(count.Header.Revision), clientv3.WithSerializable())
+	old, err := c.kv.Get(ctx, eventPrefix, clientv3.WithPrefix(),
+		clientv3.WithLimit(count.Count-int64(keep)), clientv3.WithRev(count.Header.Revision), clientv3.WithSerializable())
 	if err != nil {
 		return fmt.Errorf("find the old events: %w", err)
 	}
-	stays := string(old.Kvs[len(old.Kvs)-1].Key)
-	if _, err := c.kv.Delete(ctx, eventPrefix, clientv3.WithRange(stays)); err != nil {
+	var gone []clientv3.Op
+	begin, end := "", "" // of the run of keys that goes: the events are read from the newest to the oldest
+	cut := func() {
+		if end != "" {
+			gone = append(gone, clientv3.OpDelete(begin, clientv3.WithRange(end)))
+		}
+		end = ""
+	}
+	for _, kv := range slices.Backward(old.Kvs) {
+		var e fleet.Event
+		if proofs > 0 && json.Unmarshal(kv.Value, &e) == nil && e.Proof {
+			proofs--
+			cut()
+			continue
+		}
+		if begin = string(kv.Key); end == "" {
+			end = begin + "\x00"
+		}
+	}
+	cut()
+	if len(gone) == 0 {
+		return nil
+	}
+	if _, err := c.kv.Txn(ctx).Then(gone...).Commit(); err != nil {
 		return fmt.Errorf("remove the old events: %w", err)
 	}
 	return nil

@@ -405,11 +405,51 @@ func TestEvents(t *testing.T) {
 	if diff := cmp.Diff([]fleet.Event{event(epoch, 11), event(epoch, 12)}, page); diff != "" {
 		t.Error(diff)
 	}
-	check(t, f.client.pruneTo(ctx, 50))
+	check(t, f.client.pruneTo(ctx, 50, 3))
 	left, err := f.client.Events(ctx, " ", 1000)
 	check(t, err)
 	if len(left) != 50 || left[0].ID != event(epoch, 650).ID {
 		t.Errorf("%d events left, the first is %s", len(left), left[0].ID)
+	}
+}
+
+// TestProofsOutliveHistory: a proof's event stays with its evidence when thousands of others
+// have gone, and the number of those is bounded too.
+func TestProofsOutliveHistory(t *testing.T) {
+	h := newHouse(t, room(), "c1")
+	h.up()
+	f, epoch := h.raise()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	proof := func(i int) fleet.Event {
+		e := event(epoch, i)
+		e.Proof, e.Text = true, "c2 is off: the BMC at 10.0.0.12 said so twice"
+		return e
+	}
+	told := map[int]bool{0: true, 7: true, 8: true, 300: true, 599: true} // the first and the last, and two in a row
+	var all []fleet.Event
+	for i := range 600 {
+		if told[i] {
+			all = append(all, proof(i))
+		} else {
+			all = append(all, event(epoch, i))
+		}
+	}
+	f.commit(epoch, nil, all...)
+	for _, x := range []struct {
+		keep, proofs int
+		want         []int // of the older ones
+	}{{100, 1000, []int{0, 7, 8, 300}}, {100, 1000, []int{0, 7, 8, 300}}, {50, 3, []int{7, 8, 300}}, {50, 2, []int{8, 300}}, {50, 0, nil}} {
+		check(t, f.client.pruneTo(ctx, x.keep, x.proofs))
+		want := slices.Clone(all[len(all)-x.keep:])
+		for _, i := range slices.Backward(x.want) {
+			want = slices.Insert(want, 0, proof(i))
+		}
+		left, err := f.client.Events(ctx, " ", 1000)
+		check(t, err)
+		if diff := cmp.Diff(want, left); diff != "" {
+			t.Fatalf("%d, and %d proofs: %s", x.keep, x.proofs, diff)
+		}
 	}
 }
 

@@ -137,6 +137,7 @@ func TestEveryKindKeepsItsFields(t *testing.T) {
 	for _, want := range []Message{
 		Beat{Stint: stint, Sent: 1 << 50, Late: 10 * time.Millisecond, Leased: true, Next: time.Second, Lease: 5 * time.Second},
 		Beat{Stint: stint},
+		Beat{Stint: stint, Blind: true},
 		Ack{Stint: stint, Sent: 99},
 		Ask{Epoch: 5, Round: math.MaxUint64, Stint: stint, Evict: true, Silence: 350 * time.Millisecond},
 		Ask{Stint: stint},

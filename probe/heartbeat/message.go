@@ -27,6 +27,9 @@ type Beat struct {
 	Next time.Duration
 	// Lease is L of this host: how long after Sent an acknowledgement keeps its lease.
 	Lease time.Duration
+	// Blind: it receives nothing at all on any network. A host of a pair says so; one of an
+	// earlier version does not.
+	Blind bool
 }
 
 // Ack acknowledges one beat. The acknowledging ear is the datagram's Host.
@@ -110,6 +113,7 @@ const (
 	flagLeased = 1 << iota
 	flagEvict
 	flagPromised
+	flagBlind
 )
 
 // appendBody encodes b behind dst. All integers are big-endian, strings have
@@ -123,7 +127,7 @@ func appendBody(dst []byte, network string, token uint64, m Message) ([]byte, er
 		names[1] = m.Stint.Boot
 		dst = appendString(dst, m.Stint.Boot)
 		dst = appendNumbers(dst, m.Stint.N, uint64(m.Sent), uint64(m.Late), uint64(m.Next), uint64(m.Lease))
-		dst = append(dst, flag(m.Leased, flagLeased))
+		dst = append(dst, flag(m.Leased, flagLeased)|flag(m.Blind, flagBlind))
 	case Ack:
 		names[1] = m.Stint.Boot
 		dst = appendString(dst, m.Stint.Boot)
@@ -201,7 +205,8 @@ func parseBody(k kind, b []byte, known names) (body, error) {
 		m.Stint.Host, m.Stint.Boot, m.Stint.N = known.sender, known.string(c.bytes()), c.number()
 		m.Sent = fleet.Moment(c.number())
 		m.Late, m.Next, m.Lease = c.duration(), c.duration(), c.duration()
-		m.Leased = c.flag(flagLeased)
+		flags := c.flags()
+		m.Leased, m.Blind = flags&flagLeased != 0, flags&flagBlind != 0
 		out.message = m
 	case kindAck:
 		var m Ack
@@ -212,13 +217,13 @@ func parseBody(k kind, b []byte, known names) (body, error) {
 		var m Ask
 		m.Epoch, m.Round, m.Silence, m.Stint.N = c.number(), c.number(), c.duration(), c.number()
 		m.Stint.Host, m.Stint.Boot = string(c.bytes()), string(c.bytes())
-		m.Evict = c.flag(flagEvict)
+		m.Evict = c.flags()&flagEvict != 0
 		out.message = m
 	case kindAnswer:
 		var m Answer
 		m.Epoch, m.Round, m.Stint.N = c.number(), c.number(), c.number()
 		m.Stint.Host, m.Stint.Boot = string(c.bytes()), string(c.bytes())
-		m.Promised = c.flag(flagPromised)
+		m.Promised = c.flags()&flagPromised != 0
 		m.Why = string(c.bytes())
 		if len(c.rest) > 0 { // of a version that knows it
 			m.Silent = c.duration()
@@ -277,7 +282,9 @@ func (c *cursor) bytes() []byte {
 	return nil
 }
 
-func (c *cursor) flag(bit byte) bool {
-	b := c.take(1)
-	return b != nil && b[0]&bit != 0
+func (c *cursor) flags() byte {
+	if b := c.take(1); b != nil {
+		return b[0]
+	}
+	return 0
 }

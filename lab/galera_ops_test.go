@@ -1,0 +1,215 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+)
+
+// moderate is the load of this machine, over the last minute, up to which a time that
+// Galera's own silence decides is held against a bound; beyond it members wait for a CPU.
+const moderate = 8.0
+
+// machineLoad is the load of this machine over the last minute.
+func machineLoad(t *testing.T) float64 {
+	t.Helper()
+	load, err := loadAverage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return load
+}
+
+// checked: what of a member's option files would cost data is named by mainstay check, and
+// those of this lab are not complained of.
+func (g *galeraSite) checked(t *testing.T) {
+	host, file := g.lab.Hosts[0].Name, "/etc/mysql/mariadb.conf.d/99-wrong.cnf"
+	check := func() (out []string) {
+		for line := range strings.Lines(g.run(t, host, "sh", "-c", "mainstay check 2>&1; true")) {
+			if strings.Contains(line, "wsrep_") || strings.Contains(line, "innodb_") || strings.Contains(line, "its configuration") {
+				out = append(out, strings.TrimSpace(line))
+			}
+		}
+		return out
+	}
+	if out := check(); len(out) > 0 {
+		t.Errorf("a sound member is complained of: %q", out)
+	}
+	g.run(t, host, "sh", "-c", "printf '[mysqld]\\ninnodb_flush_log_at_trx_commit = 2\\nwsrep_cluster_address = gcomm://"+g.lab.Hosts[0].Addresses["management"].V4.Addr().String()+"\\n' >"+file)
+	out := strings.Join(check(), "\n")
+	for _, want := range []string{"innodb_flush_log_at_trx_commit is 2", "does not name " + g.lab.Hosts[1].Name, "does not name " + g.lab.Hosts[2].Name} {
+		if !strings.Contains(out, want) {
+			t.Errorf("does not say %q:\n%s", want, out)
+		}
+	}
+	t.Log(out)
+	g.run(t, host, "rm", file)
+}
+
+// index is the place of each member in the group: of those that can, Galera asks the first.
+func (g *galeraSite) index(t *testing.T) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	for _, m := range g.lab.Hosts {
+		n, err := strconv.Atoi(strings.TrimSpace(g.run(t, m.Name, "mariadb", "-N", "-e", "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'wsrep_local_index'")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[m.Name] = n
+	}
+	return out
+}
+
+// donated: a member without data is copied while clients write, from a member to which
+// nobody writes: the writer stays. Galera itself would ask the first in the group, which
+// the writer is here.
+func (g *galeraSite) donated(t *testing.T) {
+	var writer, victim, third string
+	for try := 0; ; try++ {
+		writer = g.writer(t)
+		at := g.index(t)
+		victim, third = g.other(writer), ""
+		for _, m := range g.lab.Hosts {
+			if m.Name != writer && at[m.Name] > at[writer] {
+				third = m.Name
+			}
+		}
+		if third != "" {
+			victim = g.other(writer, third)
+			t.Logf("%s writes, %s is to be copied; their places in the group: %v", writer, victim, at)
+			break
+		}
+		if try == 3 {
+			t.Fatalf("%s, the writer, is the last in the group: %v", writer, at)
+		}
+		g.run(t, writer, "mainstay", "maintenance", writer, "on", "--why", "another shall write")
+		g.await(t, "another writer", func(st api.Status) bool { w, _ := writersOf(st); return w != "" && w != writer })
+		g.run(t, writer, "mainstay", "maintenance", writer, "off")
+		g.await(t, "everything in service", g.settled)
+	}
+	g.w.await(t, 50)
+	g.run(t, third, "mainstay", "maintenance", victim, "on", "--why", "it loses its data")
+	g.run(t, victim, "sh", "-c", "systemctl stop mariadb; printf '# GALERA saved state\nversion: 2.1\nuuid:    00000000-0000-0000-0000-000000000000\nseqno:   -1\nsafe_to_bootstrap: 0\n' >/var/lib/mysql/grastate.dat; rm -f /var/lib/mysql/galera.cache")
+	begun := time.Now()
+	moved := map[string]bool{}
+	stall := g.w.stall(t, func() {
+		g.run(t, third, "mainstay", "maintenance", victim, "off")
+		g.awaitFrom(t, third, "the member to be copied", func(st api.Status) bool {
+			w, _ := writersOf(st)
+			moved[w] = true
+			for _, v := range st.Services {
+				if v.Name == "mariadb" {
+					return v.Copies[victim].Ready
+				}
+			}
+			return false
+		})
+	})
+	took := time.Since(begun)
+	chosen := ""
+	for line := range strings.Lines(g.run(t, victim, "journalctl", "-u", "mariadb", "--no-pager", "-o", "cat", "--since", fmt.Sprintf("@%d", begun.Unix()))) {
+		if strings.Contains(line, "requested state transfer") {
+			chosen = strings.TrimSpace(line)
+		}
+	}
+	t.Logf("copied after %v, no commit for %v at most: %s", took.Round(100*time.Millisecond), stall.Round(time.Millisecond), chosen)
+	if !strings.Contains(chosen, "from '"+third+",'") || !strings.Contains(chosen[strings.Index(chosen, "Selected"):], "("+third+")") {
+		t.Errorf("the donor is not %s: %s", third, chosen)
+	}
+	if len(moved) != 1 || !moved[writer] {
+		t.Errorf("the writes moved from %s: %v", writer, moved)
+	}
+	if left := g.run(t, victim, "systemctl", "show-environment"); strings.Contains(left, "sst-donor") {
+		t.Errorf("the donor is left in systemd's environment: %s", left)
+	}
+}
+
+// dragged: the disk of a member to which nobody writes becomes slow. All writers wait for
+// it, until it leaves the rotation and is let lag; it comes back when its disk is well.
+func (g *galeraSite) dragged(t *testing.T) {
+	const span = 8 * time.Second
+	writer := g.writer(t)
+	victim := g.other(writer)
+	rate := func() float64 {
+		from := g.w.acked()
+		g.wait(span)
+		return float64(g.w.acked()-from) / span.Seconds()
+	}
+	paused := func() time.Duration {
+		n, err := strconv.ParseInt(strings.TrimSpace(g.run(t, writer, "mariadb", "-N", "-e", "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'wsrep_flow_control_paused_ns'")), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(n)
+	}
+	g.w.await(t, 50)
+	before := rate()
+	pids, err := g.lab.UnitPIDs(victim, "mariadb.service")
+	if err != nil || len(pids) == 0 {
+		t.Fatalf("%s: no process of mariadb: %v", victim, err)
+	}
+	ctx, cancel := context.WithCancel(g.ctx)
+	defer cancel()
+	var said strings.Builder
+	slow := exec.CommandContext(ctx, "strace", "-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:delay_exit=400000",
+		"-o", "/dev/null", "-p", fmt.Sprint(pids[len(pids)-1]))
+	slow.Stderr = &said
+	slow.Cancel = func() error { return slow.Process.Signal(os.Interrupt) } // so that it lets go of its victim
+	if err := slow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	g.w.await(t, 10)
+	from := paused()
+	during := rate()
+	stood := paused() - from
+	copyOf := func(st api.Status) (s fleet.ServiceState) {
+		for _, v := range st.Services {
+			if v.Name == "mariadb" {
+				s = v.Copies[victim]
+			}
+		}
+		return s
+	}
+	why := ""
+	g.awaitFrom(t, writer, "the slow member to be let lag", func(st api.Status) bool {
+		s := copyOf(st)
+		if s.Replica.Drags {
+			why = s.Why
+		}
+		return !s.Ready && strings.Contains(s.Why, "is not waited for")
+	})
+	t.Logf("%s is not waited for after %v; before that it said: %s", victim, time.Since(begun).Round(100*time.Millisecond), why)
+	if !strings.Contains(why, "holds the whole cluster up") {
+		t.Errorf("it did not say that it holds the others up: %q", why)
+	}
+	from = paused()
+	after := rate()
+	stoodAfter := paused() - from
+	t.Logf("commits in a second: %.0f before, %.0f while it held them up (they stood still for %v of %v), %.0f since (%v)", before, during, stood.Round(time.Millisecond), span, after, stoodAfter.Round(time.Millisecond))
+	if stoodAfter > span/10 {
+		t.Errorf("the writers still stand still: %v of %v", stoodAfter, span)
+	}
+	if now := g.writer(t); now != writer {
+		t.Errorf("the writes moved from %s to %s", writer, now)
+	}
+	cancel()
+	if err := slow.Wait(); err != nil && ctx.Err() == nil {
+		t.Fatalf("strace: %v: %s", err, said.String())
+	}
+	well := time.Now()
+	g.awaitFrom(t, writer, "it to be waited for again", func(st api.Status) bool { return copyOf(st).Ready })
+	t.Logf("ready again %v after its disk was well", time.Since(well).Round(100*time.Millisecond))
+	out := g.run(t, victim, "mariadb", "-N", "-e", "SELECT @@wsrep_desync")
+	if strings.TrimSpace(out) != "0" {
+		t.Errorf("it is still told to lag: %s", out)
+	}
+}
