@@ -440,7 +440,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	if p, left := w.farewells[parting{deed.host, in.Host, in.Boot}]; left && p.life == s.names[deed.host].agentProcess.life && p.at <= decided {
 		w.fail("no needless kill", "%s is to be fenced by %s, whom its agent has told that a person stops it", in.Host, deed.host)
 	}
-	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence")
+	// The next level goes on with what the first was tried for.
+	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence") || w.ruled[in.Host] && strings.Contains(why, "its next level")
 	if w.ruled[in.Host] {
 		return
 	}
