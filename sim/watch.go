@@ -444,7 +444,9 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	if p, left := w.farewells[parting{deed.host, in.Host, in.Boot}]; left && p.life == s.names[deed.host].agentProcess.life && p.at <= decided {
 		w.fail("no needless kill", "%s is to be fenced by %s, whom its agent has told that a person stops it", in.Host, deed.host)
 	}
-	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence")
+	// An intent that goes on, with the next level or for an earlier one, has the reason that it had.
+	goesOn := strings.Contains(why, "its next level") || strings.Contains(why, "is proved, and open")
+	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence") || goesOn && w.ruled[in.Host]
 	if w.ruled[in.Host] {
 		return
 	}
