@@ -187,7 +187,7 @@ func contract(t *testing.T, s subject) {
 	held := filepath.Join(s.env.Held, "thing")
 	isHeld := func() bool { _, err := os.Stat(held); return err == nil }
 	// A member of a cluster carries the bar in every mode.
-	exclusive := s.service.Mode == fleet.ActivePassive || s.service.Kind == "galera"
+	exclusive := s.service.Mode == fleet.ActivePassive || s.service.Kind == "galera" || s.service.Kind == "compute"
 
 	phase(fleet.Stopped)
 	must("Prepare", c.Prepare(ctx))
