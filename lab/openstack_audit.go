@@ -152,6 +152,10 @@ func (o *OpenStack) Once(ctx context.Context) (wrong []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return once(servers, guests), nil
+}
+
+func once(servers []Server, guests []Guest) (wrong []string) {
 	runs := map[string][]string{}
 	for _, g := range guests {
 		if g.Running {
@@ -181,5 +185,5 @@ func (o *OpenStack) Once(ctx context.Context) (wrong []string, err error) {
 		wrong = append(wrong, fmt.Sprintf("guest %s on %s is no server of Nova's", id, strings.Join(hosts, " and ")))
 	}
 	slices.Sort(wrong)
-	return wrong, nil
+	return wrong
 }

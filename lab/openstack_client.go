@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -167,8 +166,7 @@ func (o *OpenStack) Servers(ctx context.Context) ([]Server, error) {
 // "real:r1". With a port it gets one on the lab's network. It returns as soon as Nova has
 // accepted; Active waits.
 func (o *OpenStack) Create(ctx context.Context, name, zone string, port bool) (id string, err error) {
-	flavour := "tiny"
-	server := map[string]any{"name": name, "imageRef": o.guest["guest"], "flavorRef": o.guest[flavour], "availability_zone": zone, "networks": "none"}
+	server := map[string]any{"name": name, "imageRef": o.guest["guest"], "flavorRef": o.guest["tiny"], "availability_zone": zone, "networks": "none"}
 	if port {
 		server["networks"] = []any{map[string]string{"uuid": o.guest["lab"]}}
 	}
@@ -258,7 +256,7 @@ type named struct {
 	Name string `json:"name"`
 }
 
-func find1(list []named, name string) string {
+func idOf(list []named, name string) string {
 	for _, n := range list {
 		if n.Name == name {
 			return fmt.Sprint(n.ID)
@@ -274,7 +272,7 @@ func (o *OpenStack) furnishImages(ctx context.Context, progress func(string)) er
 	if err := o.Ask(ctx, "image", "GET", "/images?status=active", nil, &have); err != nil {
 		return err
 	}
-	if o.guest["guest"] = find1(have.Images, "guest"); o.guest["guest"] != "" {
+	if o.guest["guest"] = idOf(have.Images, "guest"); o.guest["guest"] != "" {
 		return nil
 	}
 	put := func(name, format, container, file string, more map[string]any) error {
@@ -298,12 +296,15 @@ func (o *OpenStack) furnishImages(ctx context.Context, progress func(string)) er
 		progress("uploading the image " + name)
 		return o.Ask(ctx, "image", "PUT", "/images/"+o.guest[name]+"/file", data, nil)
 	}
-	return errors.Join(
-		put("kernel", "aki", "aki", GuestKernel, nil),
-		put("initrd", "ari", "ari", filepath.Join(o.seed, guestPart, "initrd.gz"), nil),
-		put("guest", "raw", "bare", "", map[string]any{
-			"kernel_id": o.guest["kernel"], "ramdisk_id": o.guest["initrd"], "os_command_line": "console=ttyS0 root=/dev/ram0 quiet",
-		}))
+	if err := put("kernel", "aki", "aki", GuestKernel, nil); err != nil {
+		return err
+	}
+	if err := put("initrd", "ari", "ari", filepath.Join(o.seed, guestPart, "initrd.gz"), nil); err != nil {
+		return err
+	}
+	return put("guest", "raw", "bare", "", map[string]any{
+		"kernel_id": o.guest["kernel"], "ramdisk_id": o.guest["initrd"], "os_command_line": "console=ttyS0 root=/dev/ram0 quiet",
+	})
 }
 
 func (o *OpenStack) furnishNetwork(ctx context.Context, progress func(string)) error {
@@ -313,7 +314,7 @@ func (o *OpenStack) furnishNetwork(ctx context.Context, progress func(string)) e
 	if err := o.Ask(ctx, "network", "GET", "/networks", nil, &have); err != nil {
 		return err
 	}
-	if o.guest["lab"] = find1(have.Networks, "lab"); o.guest["lab"] != "" {
+	if o.guest["lab"] = idOf(have.Networks, "lab"); o.guest["lab"] != "" {
 		return nil
 	}
 	progress("making the network lab")
@@ -335,7 +336,7 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 	if err := o.Ask(ctx, "compute", "GET", "/flavors", nil, &have); err != nil {
 		return err
 	}
-	if o.guest["tiny"] = find1(have.Flavours, "tiny"); o.guest["tiny"] == "" {
+	if o.guest["tiny"] = idOf(have.Flavours, "tiny"); o.guest["tiny"] == "" {
 		var made struct {
 			Flavour named `json:"flavor"`
 		}

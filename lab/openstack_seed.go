@@ -180,6 +180,9 @@ password = $SERVICE_PASSWORD
 [nova]
 password = $SERVICE_PASSWORD
 CONF
+# neutron-rpc-server is told to read that directory in place of the other.
+mkdir -p /seed/$CONTROLLER/etc/neutron/server.conf.d
+ln -s ../neutron.conf.d/secrets.conf /seed/$CONTROLLER/etc/neutron/server.conf.d
 secrets $COMPUTE /etc/neutron/neutron.conf.d neutron <<CONF
 [DEFAULT]
 transport_url = $brokers
