@@ -228,6 +228,31 @@ func (o *OpenStack) Delete(ctx context.Context, ids ...string) error {
 	})
 }
 
+// ForceDown asserts to Nova that a host's nova-compute is dead, or takes that back. Nova
+// checks nothing.
+func (o *OpenStack) ForceDown(ctx context.Context, host string, down bool) error {
+	all, err := o.ComputeServices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if c.Host == host && c.Binary == "nova-compute" {
+			return o.Ask(ctx, "compute", "PUT", "/os-services/"+c.ID, map[string]any{"forced_down": down}, nil)
+		}
+	}
+	return fmt.Errorf("force down %s: Nova knows no nova-compute there", host)
+}
+
+// Evacuate asks Nova to rebuild a server of a dead host elsewhere: on that host, or where
+// its scheduler chooses if to is "". It returns when Nova has accepted, which says nothing.
+func (o *OpenStack) Evacuate(ctx context.Context, id, to string) error {
+	where := map[string]any{}
+	if to != "" {
+		where["host"] = to
+	}
+	return o.Ask(ctx, "compute", "POST", "/servers/"+id+"/action", map[string]any{"evacuate": where}, nil)
+}
+
 // GuestKernel is where the tiny guest's kernel lies; "make lab-watchdog" and "make
 // lab-openstack" fetch it.
 const GuestKernel = CacheDir + "/kernel/vmlinuz"
