@@ -366,10 +366,18 @@ func (s *openStackSite) storageCut(t *testing.T) {
 	if quiet != nil {
 		t.Error(quiet)
 	}
+	// Longer than the mount's own patience: it has to begin anew.
+	given := waitFor(s.ctx, siteBound, "the mount on r2 to give its connection up", func() (bool, error) {
+		out, err := s.lab.Run(s.ctx, "r2", "ss", "-Htn", "state", "established", "dport", "=", ":22")
+		return strings.TrimSpace(out) == "", err
+	})
+	if given != nil {
+		t.Error(given)
+	}
 	if _, err := s.lab.Heal(s.ctx, "r2", "storage"); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("silent within %v of the cut", time.Since(begun).Round(time.Second))
+	t.Logf("silent, and the mount has lost its connection, within %v of the cut", time.Since(begun).Round(time.Second))
 	healed := time.Now()
 	after, err := s.cloud.Ticking(s.ctx, server.ID)
 	if err != nil {
