@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -405,7 +407,13 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 			}
 			progress("waiting for " + host + " to be known to Nova, for its zone " + zone)
 			err := until(ctx, siteBound, func() error {
-				return o.Ask(ctx, "compute", "POST", "/os-aggregates/"+id+"/action", map[string]any{"add_host": map[string]any{"host": host}}, nil)
+				err := o.Ask(ctx, "compute", "POST", "/os-aggregates/"+id+"/action", map[string]any{"add_host": map[string]any{"host": host}}, nil)
+				// Nova writes it down before it tells Placement, which may not know the host
+				// yet: what is answered as a failure was done, and is refused the next time.
+				if refused := (*APIError)(nil); errors.As(err, &refused) && refused.Code == http.StatusConflict && strings.Contains(refused.Text, "already has host") {
+					return nil
+				}
+				return err
 			})
 			if err != nil {
 				return err
