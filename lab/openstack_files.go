@@ -92,14 +92,16 @@ func openStackFiles(c CloudConfig, h openStackHost, storage string) map[string]F
 }
 
 // sharedUnit: with -f and the question after it the unit is started once the mount is
-// there. Without default_permissions everybody on the host may write, as root there.
+// there. Without default_permissions everybody on the host may write, as root there. For
+// ten minutes what meets a cut waits, as on NFS mounted hard: an error would be worse
+// (virtlogd gives a guest's console up for good at the first one).
 const sharedUnit = `[Unit]
 Description=What all hosts of the cloud share, over the storage network
 StartLimitIntervalSec=0
 [Service]
 ExecStartPre=-/bin/fusermount3 -uqz ` + Shared + `
 ExecStartPre=/bin/mkdir -p ` + Shared + `
-ExecStart=/usr/bin/sshfs -f -o allow_other,reconnect,dir_cache=no,attr_timeout=0,entry_timeout=0,IdentityFile=` + storageKey + `,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,LogLevel=ERROR,ConnectTimeout=3,ServerAliveInterval=2,ServerAliveCountMax=3 root@%s:` + Shared + ` ` + Shared + `
+ExecStart=/usr/bin/sshfs -f -o allow_other,reconnect,dir_cache=no,attr_timeout=0,entry_timeout=0,IdentityFile=` + storageKey + `,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,LogLevel=ERROR,ConnectTimeout=3,ServerAliveInterval=30,ServerAliveCountMax=20 root@%s:` + Shared + ` ` + Shared + `
 ExecStartPost=/bin/sh -c 'until mountpoint -q ` + Shared + `; do sleep 0.2; done'
 ExecStopPost=-/bin/fusermount3 -uqz ` + Shared + `
 Restart=always

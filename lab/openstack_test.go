@@ -336,10 +336,12 @@ func (s *openStackSite) evacuated(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.awaitFrom(t, "c1", "all to be well", s.calm)
-	if err := s.cloud.ForceDown(s.ctx, "r1", false); err != nil {
+	// Nova refuses until nova-compute there has read which of its servers are elsewhere now.
+	lifted := time.Now()
+	if err := until(s.ctx, siteBound, func() error { return s.cloud.ForceDown(s.ctx, "r1", false) }); err != nil {
 		t.Fatal(err)
 	}
-	s.state(t, "r1", "up", time.Now())
+	s.state(t, "r1", "up", lifted)
 	s.exactly(t)
 }
 
@@ -358,7 +360,7 @@ func (s *openStackSite) storageCut(t *testing.T) {
 		a, _ := s.cloud.Ticks(server.ID)
 		select {
 		case <-s.ctx.Done():
-		case <-time.After(5 * time.Second):
+		case <-time.After(15 * time.Second):
 		}
 		b, _ := s.cloud.Ticks(server.ID)
 		return len(a) == len(b), nil
@@ -366,18 +368,10 @@ func (s *openStackSite) storageCut(t *testing.T) {
 	if quiet != nil {
 		t.Error(quiet)
 	}
-	// Longer than the mount's own patience: it has to begin anew.
-	given := waitFor(s.ctx, siteBound, "the mount on r2 to give its connection up", func() (bool, error) {
-		out, err := s.lab.Run(s.ctx, "r2", "ss", "-Htn", "state", "established", "dport", "=", ":22")
-		return strings.TrimSpace(out) == "", err
-	})
-	if given != nil {
-		t.Error(given)
-	}
 	if _, err := s.lab.Heal(s.ctx, "r2", "storage"); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("silent, and the mount has lost its connection, within %v of the cut", time.Since(begun).Round(time.Second))
+	t.Logf("it has said nothing for 15 s, %v after the cut", time.Since(begun).Round(time.Second))
 	healed := time.Now()
 	after, err := s.cloud.Ticking(s.ctx, server.ID)
 	if err != nil {
