@@ -37,7 +37,7 @@ also after a crash.`,
 func (a *app) progress(text string) { fmt.Fprintln(a.err, "lab:", text) }
 
 func (a *app) labUpCommand(name *string) *cobra.Command {
-	var cloud, bare bool
+	var cloud, bare, openstack bool
 	var suite, timing, mode string
 	var count, computes int
 	cmd := &cobra.Command{
@@ -46,6 +46,14 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if count < 1 || computes < 0 {
 				return usage(cmd.CommandPath(), fmt.Errorf("--hosts %d --computes %d: want one controller at least, three for a site", count, computes))
+			}
+			if openstack {
+				for _, f := range []string{"cloud", "hosts", "computes", "suite", "timing", "mode"} {
+					if cmd.Flags().Changed(f) {
+						return usage(cmd.CommandPath(), fmt.Errorf("--openstack --%s: an OpenStack has its own hosts, suite and timing; leave --%s out", f, f))
+					}
+				}
+				return a.buildOpenStack(cmd.Context(), *name, bare)
 			}
 			o := labOptions{name: *name, suite: suite, timing: timing, mode: mode, cloud: cloud, bare: bare}
 			for i := range count {
@@ -66,6 +74,7 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&cloud, "cloud", false, "with MariaDB Galera, memcached and Keystone")
+	cmd.Flags().BoolVar(&openstack, "openstack", false, "three controllers with Nova, Neutron and what they need, two fake computes and two real ones: 9 GB of memory")
 	cmd.Flags().BoolVar(&bare, "bare", false, "hosts alone, without Mainstay")
 	cmd.Flags().IntVar(&count, "hosts", 3, "how many controllers")
 	cmd.Flags().IntVar(&computes, "computes", 0, "how many computes besides, which hold nothing exclusive")
@@ -114,6 +123,21 @@ func (a *app) buildLab(ctx context.Context, o labOptions) (*lab.Lab, error) {
 		return l, nil
 	}
 	return l, l.Deploy(ctx, lab.SiteConfig{Timing: o.timing, Mode: o.mode, Services: services, Computes: o.computes}, a.progress)
+}
+
+// buildOpenStack brings up a lab with a whole OpenStack.
+func (a *app) buildOpenStack(ctx context.Context, name string, bare bool) error {
+	if err := lab.InstallPrerequisites(ctx, a.progress); err != nil {
+		return err
+	}
+	o, err := lab.UpOpenStack(ctx, name, a.progress)
+	if err != nil || bare {
+		return err
+	}
+	if err := o.StartOpenStack(ctx, o.Site(), a.progress); err != nil {
+		return err
+	}
+	return a.done(map[string]any{"name": name}, "Lab %s has begun to start an OpenStack, which takes minutes: mainstay lab --name %s exec c1 -- mainstay status", name, name)
 }
 
 func suiteOr(suite string) string {

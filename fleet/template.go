@@ -27,7 +27,7 @@ func Template(site string, management netip.Prefix, catalogue map[string]Service
 	var run, rest strings.Builder
 	for _, name := range Sorted(catalogue) {
 		v := catalogue[name]
-		if v.Mode == ActiveActive && !slices.Contains(v.Roles, "arbiter") { // this site has none
+		if v.Mode == ActiveActive && slices.Contains(v.Roles, "controller") { // this site has no others
 			fmt.Fprintf(&run, "%s  %s: {}\n", comment(string(v.Mode)+": "+v.Why), name)
 		} else {
 			fmt.Fprintf(&rest, "%s  # %s: {}\n", comment(string(v.Mode)+": "+v.Why), name)

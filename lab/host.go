@@ -181,6 +181,9 @@ func (l *Lab) boot(ctx context.Context, m Machine) error {
 		"--register=no", "--keep-unit", "--kill-signal=SIGRTMIN+3",
 		"--capability=all", "--system-call-filter=@keyring @module bpf perf_event_open",
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only")
+	for _, d := range m.Devices {
+		args = append(args, "--bind="+d)
+	}
 	cmd := command(ctx, "setsid", args...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = console, console

@@ -81,6 +81,8 @@ type Host struct {
 	Layers []string
 	// Files are put on its disk before its first boot, by absolute path.
 	Files map[string]File
+	// Devices are nodes of the machine that it may use, such as /dev/net/tun.
+	Devices []string
 }
 
 // File is something to be put on a host's disk.
@@ -105,6 +107,7 @@ type Machine struct {
 	UUID      string             `json:"uuid"` // on the host: /run/host/container-uuid
 	Addresses map[string]Address `json:"addresses"`
 	Layers    []string           `json:"layers,omitempty"`
+	Devices   []string           `json:"devices,omitempty"`
 	BMC       BMC                `json:"bmc,omitzero"`
 }
 
@@ -300,7 +303,7 @@ func found(ctx context.Context, cfg Config, progress func(string)) (*Lab, error)
 		rand.Read(password)
 		m := Machine{
 			Name: h.Name, UUID: newUUID(), Addresses: map[string]Address{},
-			Layers: slices.Concat(cfg.Layers, h.Layers),
+			Layers: slices.Concat(cfg.Layers, h.Layers), Devices: h.Devices,
 			BMC: BMC{
 				Address: netip.AddrFrom4([4]byte{10, byte(l.Block), 3, byte(111 + i)}),
 				User:    "mainstay", Password: hex.EncodeToString(password),

@@ -27,7 +27,7 @@ func TestRabbitLosses(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
 	defer cancel()
 	password := rand.Text()
-	files := rabbitFiles(password)
+	files := rabbitTestFiles(password)
 	if *rabbitShipped {
 		delete(files, "/etc/rabbitmq/advanced.config")
 	}

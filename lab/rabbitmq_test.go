@@ -3,9 +3,6 @@ package lab
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,49 +28,12 @@ const rabbitServices = `  haproxy: {}
   rabbitmq: {params: {user: mainstay, password_file: /etc/mainstay/rabbitmq.password}, listen: {port: 5673, backend: 5672, protocol: tcp, addresses: [internal]}}
 `
 
-// rabbitAdvanced is what docs/OPERATING.md advises: how soon nodes notice that another is
-// silent, gone, or does not take a connection.
-const rabbitAdvanced = `[
-  {aten, [{poll_interval, 1000}]},
-  {kernel, [
-    {net_setuptime, 2},
-    {inet_dist_listen_options, [{raw, 6, 18, <<3000:32/native>>}]},
-    {inet_dist_connect_options, [{raw, 6, 18, <<3000:32/native>>}]}
-  ]}
-].
-`
-
-// rabbitFiles make a RabbitMQ of each host, as an operator would: one cookie, one
-// configuration, and the users in a file that an empty node loads. No peer is named: who
-// joins whom is what is tried here.
-func rabbitFiles(password string) map[string]File {
-	user := func(name string) map[string]any {
-		salt := []byte("salt")
-		sum := sha256.Sum256(append(slices.Clone(salt), password...))
-		return map[string]any{"name": name, "tags": []string{}, "hashing_algorithm": "rabbit_password_hashing_sha256",
-			"password_hash": base64.StdEncoding.EncodeToString(append(salt, sum[:]...))}
-	}
-	rights := func(name string) map[string]string {
-		return map[string]string{"user": name, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}
-	}
-	definitions, err := json.Marshal(map[string]any{
-		"users": []any{user("mainstay"), user("nova")}, "permissions": []any{rights("mainstay"), rights("nova")}, "vhosts": []any{map[string]string{"name": "/"}},
-	})
-	if err != nil {
-		panic(err) // plain data
-	}
-	return map[string]File{
-		"/var/lib/rabbitmq/.erlang.cookie": {Data: []byte(password + "cookie"), Mode: 0o400, Owner: "rabbitmq:rabbitmq"},
-		"/etc/rabbitmq/definitions.json":   {Data: definitions, Mode: 0o640, Owner: "root:rabbitmq"},
-		"/etc/rabbitmq/rabbitmq.conf": {Data: []byte("load_definitions = /etc/rabbitmq/definitions.json\ncluster_partition_handling = pause_minority\n" +
-			"net_ticktime = 6\n")},
-		"/etc/rabbitmq/advanced.config": {Data: []byte(rabbitAdvanced)},
-		// A small machine has no time for schedulers that wait actively.
-		"/etc/rabbitmq/rabbitmq-env.conf": {Data: []byte("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=\"+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none\"\n")},
-		"/etc/memcached.conf":             {Data: []byte("-l 0.0.0.0\n-p 11211\n-U 0\n-u memcache\n-m 32\n-t 1\n-P /run/memcached/memcached.pid\n")},
-		"/usr/local/bin/cache-client":     {Data: []byte(cacheClient), Mode: 0o755},
-		"/etc/mainstay/rabbitmq.password": {Data: []byte(password + "\n"), Mode: 0o600},
-	}
+// rabbitTestFiles are rabbitFiles, and what the clients here need.
+func rabbitTestFiles(password string) map[string]File {
+	files := rabbitFiles(password, "nova")
+	files["/etc/memcached.conf"] = File{Data: []byte("-l 0.0.0.0\n-p 11211\n-U 0\n-u memcache\n-m 32\n-t 1\n-P /run/memcached/memcached.pid\n")}
+	files["/usr/local/bin/cache-client"] = File{Data: []byte(cacheClient), Mode: 0o755}
+	return files
 }
 
 // TestRabbitMQ lets a RabbitMQ cluster form itself and then plays what befalls it, on
@@ -88,7 +48,7 @@ func TestRabbitMQ(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Minute)
 	defer cancel()
 	password := rand.Text()
-	s := deploySite(ctx, t, Config{Name: "rabbit", Suite: *rabbitSuite, Hosts: []Host{{Name: "c1"}, {Name: "c2"}, {Name: "c3"}}, Disk: 3 << 30, Files: rabbitFiles(password)},
+	s := deploySite(ctx, t, Config{Name: "rabbit", Suite: *rabbitSuite, Hosts: []Host{{Name: "c1"}, {Name: "c2"}, {Name: "c3"}}, Disk: 3 << 30, Files: rabbitTestFiles(password)},
 		SiteConfig{Services: rabbitServices, Timing: "wide"})
 	r := &rabbitSite{site: s, password: password}
 

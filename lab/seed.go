@@ -44,7 +44,8 @@ func Seed(ctx context.Context, base, suite string, progress func(string)) (layer
 		return "", fmt.Errorf("seed of Debian %s: there is no base tree at %s", suite, base)
 	}
 	s := seed{
-		base: base,
+		base:   base,
+		script: seedScript,
 		files: map[string]string{
 			"etc/mysql/mariadb.conf.d/70-mainstay-lab.cnf": galeraConfig(CloudConfig{}, CloudHost{}),
 			"etc/keystone/keystone.conf":                   keystoneConfig(CloudConfig{}),
@@ -59,8 +60,10 @@ func Seed(ctx context.Context, base, suite string, progress func(string)) (layer
 }
 
 type seed struct {
-	base  string
-	files map[string]string // for the making only, by path
+	base   string
+	files  map[string]string // for the making only, by path
+	script string
+	env    []string
 }
 
 func (s seed) build(ctx context.Context, dir, _ string, progress func(string)) error {
@@ -81,7 +84,7 @@ func (s seed) build(ctx context.Context, dir, _ string, progress func(string)) e
 	cmd := contained(ctx, "/bin/sh", "-eu", "-s")
 	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET // no port is taken, nobody is reached
 	cmd.Dir = "/"
-	cmd.Stdin = strings.NewReader(seedScript)
+	cmd.Stdin = strings.NewReader(s.script)
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",
 		"BASE=" + s.base, "SCRATCH=" + scratch, "LAYER=" + dir,
@@ -89,6 +92,7 @@ func (s seed) build(ctx context.Context, dir, _ string, progress func(string)) e
 		// Passwords travel in the environment and standard input, never as arguments.
 		"ADMIN_PASSWORD=" + rand.Text(), "KEYSTONE_PASSWORD=" + rand.Text(), "MONITOR_PASSWORD=" + rand.Text(),
 	}
+	cmd.Env = append(cmd.Env, s.env...)
 	tail := lastLines{each: func(line string) {
 		if step, ok := strings.CutPrefix(line, "I: "); ok {
 			progress(step)
@@ -103,32 +107,9 @@ func (s seed) build(ctx context.Context, dir, _ string, progress func(string)) e
 
 // seedScript runs as the first process of its own namespaces, so whatever it
 // starts or mounts ends with it.
-const seedScript = `
-root=$SCRATCH/root
-mkdir -p "$SCRATCH/upper" "$SCRATCH/work" "$root"
-mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$SCRATCH/upper,workdir=$SCRATCH/work" "$root"
-mount -t proc proc "$root/proc"
-for d in run tmp dev; do mount -t tmpfs -o mode=1777 tmpfs "$root/$d"; done
-mknod -m 666 "$root/dev/null" c 1 3
-mknod -m 666 "$root/dev/zero" c 1 5
-mknod -m 666 "$root/dev/random" c 1 8
-mknod -m 666 "$root/dev/urandom" c 1 9
-ln -s /proc/self/fd "$root/dev/fd"
-mkdir -m 1777 "$root/dev/shm"
-ip link set lo up
-cp -r "$SCRATCH/files/." "$root" # into directories that exist: they keep their owners
-
-# The rest happens inside. The quoted end mark keeps this shell from touching it.
+const seedScript = seedBegins + `# The rest happens inside. The quoted end mark keeps this shell from touching it.
 chroot "$root" /bin/sh -eu <<'INSIDE'
-echo "I: making an empty MariaDB"
-install -d -o mysql -g mysql /run/mysqld
-mariadb-install-db --user=mysql --auth-root-authentication-method=socket --skip-test-db >/tmp/install.log 2>&1 ||
-	{ cat /tmp/install.log; exit 1; }
-mariadbd --user=mysql --wsrep-new-cluster 2>/tmp/mariadbd.log &
-pid=$!
-mariadb-admin --wait=60 --silent ping || { grep -i error /tmp/mariadbd.log; exit 1; }
-
-echo "I: making Keystone's database, keys, administrator and endpoints"
+` + seedMariaDB + `echo "I: making Keystone's database, keys, administrator and endpoints"
 mariadb <<SQL
 CREATE DATABASE keystone CHARACTER SET utf8mb3;
 CREATE USER keystone@'%' IDENTIFIED BY '$KEYSTONE_PASSWORD';
@@ -164,17 +145,47 @@ export OS_BOOTSTRAP_USERNAME=admin OS_BOOTSTRAP_PASSWORD="$ADMIN_PASSWORD" OS_BO
 	OS_BOOTSTRAP_ADMIN_URL="$ENDPOINT" OS_BOOTSTRAP_INTERNAL_URL="$ENDPOINT" OS_BOOTSTRAP_PUBLIC_URL="$ENDPOINT"
 manage bootstrap
 
-echo "I: shutting MariaDB down cleanly, so that its place in history is on disk"
-mariadb-admin shutdown
-wait $pid
-cd /var/lib/mysql
-grep -q '^seqno: *[0-9]' grastate.dat || { echo "MariaDB left no position:"; cat grastate.dat; exit 1; }
-# What belongs to one member only.
-rm -f galera.cache gvwstate.dat *.pid ib_buffer_pool ddl_recovery-backup.log
-INSIDE
+` + seedShutsDown + `INSIDE
 
 mkdir -p "$LAYER"
 cd "$root"
 cp -a --parents var/lib/mysql etc/mainstay-lab etc/openstack etc/keystone/fernet-keys etc/keystone/credential-keys \
 	etc/keystone/keystone.conf.d "$LAYER"
 `
+
+// What all seeds have in common: a tree to work in, a lone MariaDB inside it, and its end.
+const (
+	seedBegins = `
+root=$SCRATCH/root
+mkdir -p "$SCRATCH/upper" "$SCRATCH/work" "$root"
+mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$SCRATCH/upper,workdir=$SCRATCH/work" "$root"
+mount -t proc proc "$root/proc"
+for d in run tmp dev; do mount -t tmpfs -o mode=1777 tmpfs "$root/$d"; done
+mknod -m 666 "$root/dev/null" c 1 3
+mknod -m 666 "$root/dev/zero" c 1 5
+mknod -m 666 "$root/dev/random" c 1 8
+mknod -m 666 "$root/dev/urandom" c 1 9
+ln -s /proc/self/fd "$root/dev/fd"
+mkdir -m 1777 "$root/dev/shm"
+ip link set lo up
+cp -r "$SCRATCH/files/." "$root" # into directories that exist: they keep their owners
+
+`
+	seedMariaDB = `echo "I: making an empty MariaDB"
+install -d -o mysql -g mysql /run/mysqld
+mariadb-install-db --user=mysql --auth-root-authentication-method=socket --skip-test-db >/tmp/install.log 2>&1 ||
+	{ cat /tmp/install.log; exit 1; }
+mariadbd --user=mysql --wsrep-new-cluster 2>/tmp/mariadbd.log &
+pid=$!
+mariadb-admin --wait=60 --silent ping || { grep -i error /tmp/mariadbd.log; exit 1; }
+
+`
+	seedShutsDown = `echo "I: shutting MariaDB down cleanly, so that its place in history is on disk"
+mariadb-admin shutdown
+wait $pid
+cd /var/lib/mysql
+grep -q '^seqno: *[0-9]' grastate.dat || { echo "MariaDB left no position:"; cat grastate.dat; exit 1; }
+# What belongs to one member only.
+rm -f galera.cache gvwstate.dat *.pid ib_buffer_pool ddl_recovery-backup.log
+`
+)

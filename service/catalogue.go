@@ -127,7 +127,7 @@ func Catalogue() map[string]fleet.Service {
 		},
 	}
 	out := map[string]fleet.Service{}
-	for _, r := range rows {
+	for _, r := range append(rows, openStack()...) {
 		out[r.Name] = r
 	}
 	return out
