@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -168,6 +168,10 @@ $(GARBD)/usr/bin/garbd:
 lab-openstack: build $(KERNEL)/softdog.ko
 	$(if $(KEEP),bin/mainstay lab --name openstack up --openstack)
 	go test ./lab -count=1 -timeout 0 -v -run 'TestOpenStack$$$(if $(STEP),/$(STEP))' -openstack $(if $(KEEP),-openstack-lab openstack)
+
+# The same, and computes lose their power: Mainstay evacuates their servers.
+lab-evacuate: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$' -openstack
 
 clean:
 	rm -rf bin dist

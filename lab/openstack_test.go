@@ -33,7 +33,7 @@ func TestOpenStack(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()
-	o := newOpenStack(ctx, t)
+	o := newOpenStack(ctx, t, "")
 	t.Run("everything under Mainstay is ready", o.ready)
 	t.Run("the cloud is furnished", o.furnished)
 	t.Run("servers on fake computes", o.fakes)
@@ -52,7 +52,8 @@ type openStackSite struct {
 	begun time.Time
 }
 
-func newOpenStack(ctx context.Context, t *testing.T) *openStackSite {
+// newOpenStack brings up the lab; extra is added to the site's file.
+func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSite {
 	t.Helper()
 	say := func(text string) { t.Log(time.Now().UTC().Format("15:04:05"), text) }
 	name := *openStackName
@@ -80,7 +81,7 @@ func newOpenStack(ctx context.Context, t *testing.T) *openStackSite {
 		return s
 	}
 	c := o.Site()
-	c.Binary = binary
+	c.Binary, c.Extra, c.Brakes = binary, extra, "{share: 40, count: 3}"
 	if err := o.StartOpenStack(ctx, c, say); err != nil {
 		t.Fatal(err)
 	}

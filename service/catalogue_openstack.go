@@ -43,6 +43,14 @@ func openStack() []fleet.Service {
 		}, controller, "haproxy", "mariadb", "rabbitmq", "keystone"), 8775)
 	metadata.Listen.Addresses = []string{"internal"} // Neutron's metadata agents alone ask it
 
+	nova := row("nova-compute",
+		"Each host has its own: it carries out what Nova asks of this host's hypervisor; servers run on while it is away.",
+		[]string{
+			"nova-compute.service",           // Debian, Ubuntu
+			"openstack-nova-compute.service", // RDO
+		}, compute, "libvirtd", "neutron-linuxbridge-agent", "rabbitmq", "nova-conductor", "placement")
+	nova.Kind = "compute"
+
 	return []fleet.Service{
 		api(row("placement",
 			"Stateless: claims are kept apart by MariaDB itself, by the generation of each provider, so any copy may answer any request.",
@@ -99,11 +107,6 @@ func openStack() []fleet.Service {
 				"libvirtd.service",  // Debian, Ubuntu
 				"virtqemud.service", // RDO, CentOS: one daemon for each driver
 			}, compute),
-		row("nova-compute",
-			"Each host has its own: it carries out what Nova asks of this host's hypervisor; servers run on while it is away.",
-			[]string{
-				"nova-compute.service",           // Debian, Ubuntu
-				"openstack-nova-compute.service", // RDO
-			}, compute, "libvirtd", "neutron-linuxbridge-agent", "rabbitmq", "nova-conductor", "placement"),
+		nova,
 	}
 }
