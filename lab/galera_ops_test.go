@@ -3,10 +3,10 @@ package lab
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -137,7 +137,7 @@ func (g *galeraSite) donated(t *testing.T) {
 func (g *galeraSite) dragged(t *testing.T) {
 	const span = 8 * time.Second
 	writer := g.writer(t)
-	victim := g.other(writer)
+	victim := g.other(writer, g.status(t).Leader)
 	rate := func() float64 {
 		from := g.w.acked()
 		g.wait(span)
@@ -152,20 +152,8 @@ func (g *galeraSite) dragged(t *testing.T) {
 	}
 	g.w.await(t, 50)
 	before := rate()
-	pids, err := g.lab.UnitPIDs(victim, "mariadb.service")
-	if err != nil || len(pids) == 0 {
-		t.Fatalf("%s: no process of mariadb: %v", victim, err)
-	}
-	ctx, cancel := context.WithCancel(g.ctx)
-	defer cancel()
-	var said strings.Builder
-	slow := exec.CommandContext(ctx, "strace", "-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:delay_exit=400000",
-		"-o", "/dev/null", "-p", fmt.Sprint(pids[len(pids)-1]))
-	slow.Stderr = &said
-	slow.Cancel = func() error { return slow.Process.Signal(os.Interrupt) } // so that it lets go of its victim
-	if err := slow.Start(); err != nil {
-		t.Fatal(err)
-	}
+	well := g.slowDisk(t, victim)
+	defer well()
 	begun := time.Now()
 	g.w.await(t, 10)
 	from := paused()
@@ -201,15 +189,44 @@ func (g *galeraSite) dragged(t *testing.T) {
 	if now := g.writer(t); now != writer {
 		t.Errorf("the writes moved from %s to %s", writer, now)
 	}
-	cancel()
-	if err := slow.Wait(); err != nil && ctx.Err() == nil {
-		t.Fatalf("strace: %v: %s", err, said.String())
-	}
-	well := time.Now()
+	well()
+	since := time.Now()
 	g.awaitFrom(t, writer, "it to be waited for again", func(st api.Status) bool { return copyOf(st).Ready })
-	t.Logf("ready again %v after its disk was well", time.Since(well).Round(100*time.Millisecond))
+	t.Logf("ready again %v after its disk was well", time.Since(since).Round(100*time.Millisecond))
 	out := g.run(t, victim, "mariadb", "-N", "-e", "SELECT @@wsrep_desync")
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("it is still told to lag: %s", out)
 	}
+}
+
+// slowDisk lets a host's disk write in short bursts only, until it is told to be well. (To
+// delay the server's fsyncs by strace stops each of its threads at each system call: that is
+// a slow CPU, and the group loses such a member.)
+func (g *galeraSite) slowDisk(t *testing.T, host string) (well func()) {
+	t.Helper()
+	i := slices.IndexFunc(g.lab.Hosts, func(m Machine) bool { return m.Name == host })
+	ctx, cancel := context.WithCancel(g.ctx)
+	done := make(chan error, 1)
+	go func() {
+		m := g.lab.Hosts[i]
+		for ctx.Err() == nil {
+			for _, x := range []struct {
+				stop bool
+				time.Duration
+			}{{true, 250 * time.Millisecond}, {false, 10 * time.Millisecond}} {
+				if err := g.lab.freeze(m, x.stop); err != nil {
+					done <- err
+					return
+				}
+				g.wait(x.Duration)
+			}
+		}
+		done <- g.lab.freeze(m, false)
+	}()
+	return sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

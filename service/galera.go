@@ -135,9 +135,10 @@ func openGalera(s fleet.Service, env Env) (Copy, error) {
 		return err
 	}
 	c.desync = func(ctx context.Context, on string) error {
-		// It waits until the group has heard of it, which a busy one does late.
+		// It waits until the group has heard of it and until what this member got before that
+		// is applied: where it is told so because it is slow, this takes a while.
 		slow := cfg.Clone()
-		slow.ReadTimeout = 10 * limit
+		slow.ReadTimeout = 60 * limit
 		connector, err := mysql.NewConnector(slow)
 		if err != nil {
 			return err
@@ -358,6 +359,9 @@ func (c *galeraCopy) replica(phase string) fleet.Replica {
 		r.Part, r.Name, r.Drags = part(c.last), c.last["wsrep_node_name"], c.drag.on
 	} else {
 		c.last, c.synced, c.drag = nil, nil, drag{}
+		if phase == fleet.Starting || down(phase) {
+			_ = os.Remove(c.lagging) // what its server was told ended with it
+		}
 	}
 	return r
 }

@@ -47,10 +47,10 @@ func (c *galeraCopy) nameDonor(ctx context.Context, donor string) error {
 	if donor != "" {
 		text = strings.TrimSpace(donorOption + donor + ", " + text)
 	}
-	switch {
-	case text == old:
+	switch text {
+	case old:
 		return nil
-	case text == "":
+	case "":
 		return c.systemd.call(ctx, "UnsetEnvironment", []string{optionsVariable}).Err
 	}
 	return c.systemd.call(ctx, "SetEnvironment", []string{optionsVariable + "=" + text}).Err

@@ -26,6 +26,8 @@ const (
 	dragEase = 30 * time.Second
 	// dragQueue is with how many changes to apply it has kept up.
 	dragQueue = 16
+	// lagWithin is how long the server may take to do what it was told about lagging.
+	lagWithin = 10 * time.Minute
 )
 
 // drag is what a member's own counters say of how it holds the others up.
@@ -125,17 +127,26 @@ func (c *galeraCopy) slows(ctx context.Context, v map[string]string) string {
 	return ""
 }
 
-// lags says whether the member is told to lag because it dragged. The file outlives the
-// agent, and not the server's being told: another start of it undoes that.
+// lags says whether the member lags because it dragged. The file outlives the agent, and
+// not the server: another start of it undoes what it was told.
 func (c *galeraCopy) lags(v map[string]string) bool {
-	if _, err := os.Stat(c.lagging); err != nil {
-		return false
+	told := c.toldToLag()
+	if strings.EqualFold(v["wsrep_desync"], "ON") {
+		return told > 0
 	}
-	if !strings.EqualFold(v["wsrep_desync"], "ON") {
+	if told > lagWithin { // somebody has taken it back
 		_ = os.Remove(c.lagging)
-		return false
 	}
-	return true
+	return false
+}
+
+// toldToLag is how long ago the member was told to lag; 0: it was not.
+func (c *galeraCopy) toldToLag() time.Duration {
+	st, err := os.Stat(c.lagging)
+	if err != nil {
+		return 0
+	}
+	return max(time.Since(st.ModTime()), 1)
 }
 
 // lag lets the member lag: the others do not wait for it any more.
@@ -147,6 +158,8 @@ func (c *galeraCopy) lag(ctx context.Context) error {
 		return fail(err)
 	case c.lags(v):
 		return nil
+	case c.toldToLag() > 0: // told twice, it would have to be taken back twice
+		return fail(fmt.Errorf("it was told so %v ago and has not done it yet", c.toldToLag().Round(time.Second)))
 	case part(v) != fleet.PartSynced || strings.EqualFold(v["wsrep_desync"], "ON"):
 		return fail(fmt.Errorf("it is not synced (%s), or somebody told it so", part(v)))
 	}
@@ -158,7 +171,7 @@ func (c *galeraCopy) lag(ctx context.Context) error {
 		return fail(err)
 	}
 	if err := c.desync(ctx, "ON"); err != nil {
-		return fail(err)
+		return fail(unknown("it may still do it: %w", err))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -122,10 +123,30 @@ func TestGaleraDrags(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer["wsrep_desync"], answer["wsrep_local_state"] = "OFF", "4" // its server was started anew
+	c.Replica(fleet.Starting)
+	ask()
+	<-c.synced
 	if ready, why := ask(); !ready {
 		t.Errorf("after a restart: %q", why)
 	}
 	if _, err := os.Stat(c.lagging); err == nil {
 		t.Error("what says that it lags outlived its server")
+	}
+	// A slow one does it late: what it was told is not forgotten, nor told again, or it would
+	// have to be taken back twice.
+	told = nil
+	c.desync = func(_ context.Context, on string) error {
+		told = append(told, on)
+		return errors.New("no answer")
+	}
+	for range 2 {
+		if err := c.Tend(t.Context(), fleet.StepLag, "", ""); err == nil {
+			t.Error("it is said to lag")
+		}
+		ask()
+	}
+	answer["wsrep_desync"], answer["wsrep_local_state"] = "ON", "2"
+	if ready, why := ask(); ready || !strings.Contains(why, "is not waited for") || len(told) != 1 {
+		t.Errorf("it has done it late: %v %q, told %q", ready, why, told)
 	}
 }
