@@ -409,9 +409,10 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 			err := until(ctx, siteBound, func() error {
 				err := o.Ask(ctx, "compute", "POST", "/os-aggregates/"+id+"/action", map[string]any{"add_host": map[string]any{"host": host}}, nil)
 				// Nova writes it down before it tells Placement, which may not know the host
-				// yet: what is answered as a failure was done, and is refused the next time.
+				// yet: what is answered as a failure was done by half, and no server finds
+				// room there. It is taken back, and tried again.
 				if refused := (*APIError)(nil); errors.As(err, &refused) && refused.Code == http.StatusConflict && strings.Contains(refused.Text, "already has host") {
-					return nil
+					return errors.Join(err, o.Ask(ctx, "compute", "POST", "/os-aggregates/"+id+"/action", map[string]any{"remove_host": map[string]any{"host": host}}, nil))
 				}
 				return err
 			})

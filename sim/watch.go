@@ -413,7 +413,13 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 			}
 		case "intent":
 			if in, ok := after.Intents[name]; ok && r.Value != nil {
-				w.intends(in, len(after.Intents), r.Text, deed)
+				open := 0
+				for _, other := range after.Intents { // in whatever order: they are counted
+					if !other.Proved { // else it is done, and open for what an earlier level may do yet
+						open++
+					}
+				}
+				w.intends(in, open, r.Text, deed)
 			}
 		}
 	}
