@@ -55,8 +55,6 @@ func (d *decision) computes() {
 			d.license(host.Name, h, why)
 		case dead:
 			m.recover(h, why)
-		case d.w.Verdicts[host.Name].Condition == fleet.Lapsed:
-			d.disable(h, d.w.Verdicts[host.Name].Why)
 		default:
 			d.enable(h)
 		}
@@ -197,8 +195,10 @@ func (d *decision) cloud(step, thing, key, why string) {
 	d.order(fleet.Order{Key: key, Verb: fleet.VerbCloud, To: d.w.Leader, Thing: thing, Step: step, Why: why})
 }
 
-// disable takes a compute that is being lost from Nova's scheduler, before anybody is sure:
-// it costs nothing and is taken back.
+// disable keeps Nova from giving a dead compute servers when it comes back, before it is
+// settled. It follows the force-down: before that Nova calls the dead compute to tell it,
+// and one of its workers, perhaps the only one, answers nobody for up to a minute (seen:
+// the force-down behind it took 17 s).
 func (d *decision) disable(h fleet.Holding, why string) {
 	if c, known := d.w.Cloud.Computes[h.Host]; known && !c.Disabled {
 		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h), disabledBy+why)
@@ -210,9 +210,11 @@ func (d *decision) disable(h fleet.Holding, why string) {
 func (d *decision) enable(h fleet.Holding) {
 	c, known := d.w.Cloud.Computes[h.Host]
 	s := d.w.Verdicts[h.Host]
+	// One that came back by itself may have been forced down and not disabled yet.
+	ours := strings.HasPrefix(c.Reason, disabledBy) || !c.Disabled && h.From.Host == h.Host
 	well := (s.Condition == fleet.Healthy || s.Condition == fleet.Degraded) && d.w.Heard[h.Host].Stint.Boot == h.Boot
 	switch {
-	case !known || !well || !strings.HasPrefix(c.Reason, disabledBy):
+	case !known || !well || !ours:
 	case c.Forced:
 		d.cloud(fleet.CloudLift, h.Thing, cloudKey(fleet.CloudLift, h), "boot "+h.Boot+" of it lives, and may run servers")
 	case c.Disabled && c.Up:

@@ -31,9 +31,10 @@ const (
 	// of them its record tells of.
 	evacuatePause = 5 * time.Minute
 	pathKept      = 10
-	// cloudLasts bounds how long after it was sent a request can still be carried out: the
-	// agent gives up before, and HAProxy's queue and the API's own are shorter.
-	cloudLasts = time.Minute
+	// cloudLasts bounds how long after it was sent a request can still be carried out: an API
+	// with one worker keeps it in line while that worker waits for a dead compute, which it
+	// does for Nova's rpc_response_timeout of a minute (seen: carried out after 50 s).
+	cloudLasts = 150 * time.Second
 	// An accepted one that no target has got after unscheduled has lost its message with a
 	// broker, as one in forty did that was watched; one on a living target may take longer.
 	unscheduled   = 3 * time.Minute
@@ -85,7 +86,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 		d.emptied(h, nil) // Nova has no such compute: nothing of Nova's can be on it
 		return
 	}
-	if !c.Disabled {
+	if c.Forced && !c.Disabled {
 		d.disable(h, why)
 	}
 	if !c.Forced {
@@ -120,7 +121,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 	switch {
 	case waiting+onWay > 0:
 		d.wait(h.Thing, fmt.Sprintf("its servers to be evacuated: %d on their way, %d yet to go", onWay, waiting), "mainstay status")
-	case d.w.Cloud.Away == "":
+	case d.w.Cloud.Away == "" && c.Disabled:
 		d.emptied(h, left)
 	}
 }
@@ -202,6 +203,9 @@ func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
 		case best == "" || m.onWay[host] < m.onWay[best] || m.onWay[host] == m.onWay[best] && free > room:
 			best, room = host, free
 		}
+	}
+	if best == "" && m.onWay[""] >= perTarget {
+		busy = true // a dozen at once would all go to one host
 	}
 	return best, best != "" || !busy
 }

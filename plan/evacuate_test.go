@@ -90,7 +90,10 @@ func TestEvacuate(t *testing.T) {
 	}{
 		{"proved dead, and Nova does not know", func(w *fleet.World) {
 			compute(*w, "n1", func(c *fleet.Compute) { c.Forced, c.Disabled, c.Up = false, false, true })
-		}, []string{"c1: disable compute/n1", "c1: force-down compute/n1", "compute/n1 waits"}},
+		}, []string{"c1: force-down compute/n1", "compute/n1 waits"}},
+		{"forced down: new servers are kept from it beside the first step", func(w *fleet.World) {
+			compute(*w, "n1", func(c *fleet.Compute) { c.Disabled = false })
+		}, []string{"c1: disable compute/n1", "compute/n1 waits", "evacuation/vm try 1 to n2"}},
 		{"Nova was told, and has not been looked at since", func(w *fleet.World) {
 			compute(*w, "n1", func(c *fleet.Compute) { c.Forced = false })
 			w.Flights["force-down/n1/b"] = fleet.Flight{Arrived: w.Now, Effect: &fleet.Effect{Outcome: fleet.Done}}
@@ -110,10 +113,10 @@ func TestEvacuate(t *testing.T) {
 		{"nor when the answer is lost and there is no trace of it yet", func(w *fleet.World) {
 			answered(*w, evacuating(*w, nil), fleet.NoWord)
 		}, []string{"compute/n1 waits"}},
-		{"a minute later there is none: it was lost", func(w *fleet.World) {
+		{"there is none when nothing of it can act any more: it was lost", func(w *fleet.World) {
 			e := evacuating(*w, nil)
-			w.Flights[e.Key()] = fleet.Flight{Sent: w.Now.Add(-61 * time.Second), Tries: 1, Arrived: w.Now.Add(-50 * time.Second), Effect: &fleet.Effect{Outcome: fleet.NoWord}}
-			e.At = w.Wall.Add(-62 * time.Second)
+			w.Flights[e.Key()] = fleet.Flight{Sent: w.Now.Add(-cloudLasts - time.Second), Tries: 1, Arrived: w.Now.Add(-50 * time.Second), Effect: &fleet.Effect{Outcome: fleet.NoWord}}
+			e.At = w.Wall.Add(-cloudLasts - 2*time.Second)
 			w.State.Evacuations["vm"] = e
 		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
 		{"a flight is not remembered for ever: the record says that it was asked for", func(w *fleet.World) {
@@ -127,9 +130,9 @@ func TestEvacuate(t *testing.T) {
 			evacuating(*w, func(e *fleet.Evacuation) { e.Epoch-- })
 			w.Since = w.Now.Add(-30 * time.Second)
 		}, []string{"compute/n1 waits"}},
-		{"and a minute later is not", func(w *fleet.World) {
-			evacuating(*w, func(e *fleet.Evacuation) { e.Epoch, e.At = e.Epoch-1, w.Wall.Add(-62*time.Second) })
-			w.Since = w.Now.Add(-61 * time.Second)
+		{"and later is not", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.Epoch, e.At = e.Epoch-1, w.Wall.Add(-cloudLasts-2*time.Second) })
+			w.Since = w.Now.Add(-cloudLasts - time.Second)
 		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
 		{"a former leader's try that was accepted goes on", func(w *fleet.World) {
 			evacuating(*w, func(e *fleet.Evacuation) { e.Epoch-- })
