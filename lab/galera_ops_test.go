@@ -167,18 +167,12 @@ func (g *galeraSite) dragged(t *testing.T) {
 		}
 		return s
 	}
-	why := ""
 	g.awaitFrom(t, writer, "the slow member to be let lag", func(st api.Status) bool {
 		s := copyOf(st)
-		if s.Replica.Drags {
-			why = s.Why
-		}
 		return !s.Ready && strings.Contains(s.Why, "is not waited for")
 	})
-	t.Logf("%s is not waited for after %v; before that it said: %s", victim, time.Since(begun).Round(100*time.Millisecond), why)
-	if !strings.Contains(why, "holds the whole cluster up") {
-		t.Errorf("it did not say that it holds the others up: %q", why)
-	}
+	t.Logf("%s is not waited for after %v", victim, time.Since(begun).Round(100*time.Millisecond))
+	g.events(t, victim+" says of its mariadb: running, but not ready: holds the whole cluster up")
 	from = paused()
 	after := rate()
 	stoodAfter := paused() - from
