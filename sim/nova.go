@@ -143,9 +143,6 @@ func (n *nova) lost(h *host) {
 	}
 	if x := n.nodes[h]; x != nil {
 		x.busy = false
-		if n.site.brokers == nil { // somebody else's broker, which somebody else empties
-			x.queue = nil
-		}
 	}
 }
 
@@ -153,6 +150,9 @@ func (n *nova) lost(h *host) {
 // starts again what Nova has there (resume_guests_state_on_host_boot), and takes up the
 // orders that it finds in its queue.
 func (n *nova) started(h *host) {
+	if n.site.brokers == nil { // somebody else's broker, which somebody else has emptied
+		n.nodes[h].queue = nil
+	}
 	for _, g := range n.guests {
 		switch {
 		case g.Host != h.name:
