@@ -27,8 +27,8 @@ func TestEvacuation(t *testing.T) {
 	o := newOpenStack(ctx, t, "openstack: {cloud: lab}\n")
 	t.Run("everything under Mainstay is ready", o.ready)
 	t.Run("the cloud is furnished", o.furnished)
-	t.Run("servers on fake computes", o.fakes)
 	t.Run("guests that tick on real computes", o.ticks)
+	t.Run("servers on fake computes", o.fakes)
 	if t.Failed() {
 		return
 	}
