@@ -151,7 +151,7 @@ func (n *nova) lost(h *host) {
 // orders that it finds in its queue.
 func (n *nova) started(h *host) {
 	if n.site.brokers == nil { // somebody else's broker, which somebody else has emptied
-		n.nodes[h].queue = nil
+		n.purge("compute." + h.name)
 	}
 	for _, g := range n.guests {
 		switch {
@@ -480,7 +480,11 @@ func setNova(s *Site, args []string) error {
 // purge empties a host's queue.
 func (n *nova) purge(queue string) {
 	_, name, _ := strings.Cut(queue, ".")
-	n.nodes[n.site.names[name]].queue = nil
+	x := n.nodes[n.site.names[name]]
+	for _, e := range x.queue {
+		e.g.lost[e.mig] = true
+	}
+	x.queue = nil
 }
 
 // moving says whether servers are on their way, or Nova and the leader are about to agree
