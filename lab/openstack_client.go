@@ -408,11 +408,9 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 			progress("waiting for " + host + " to be known to Nova, for its zone " + zone)
 			err := until(ctx, siteBound, func() error {
 				err := o.Ask(ctx, "compute", "POST", "/os-aggregates/"+id+"/action", map[string]any{"add_host": map[string]any{"host": host}}, nil)
-				// Nova writes it down before it tells Placement, which may not know the host
-				// yet: what is answered as a failure was done by half, and no server finds
-				// room there. It is taken back, and tried again.
+				// What is answered as a failure may have been done, and is refused the next time.
 				if refused := (*APIError)(nil); errors.As(err, &refused) && refused.Code == http.StatusConflict && strings.Contains(refused.Text, "already has host") {
-					return errors.Join(err, o.Ask(ctx, "compute", "POST", "/os-aggregates/"+id+"/action", map[string]any{"remove_host": map[string]any{"host": host}}, nil))
+					return nil
 				}
 				return err
 			})
@@ -420,6 +418,11 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 				return err
 			}
 		}
+	}
+	// Nova tells Placement of a host's zone once, and says nothing if Placement did not know
+	// the host yet: no server would ever find room on it.
+	if out, err := o.Run(ctx, o.Controllers[0].Name, "nova-manage", "placement", "sync_aggregates"); err != nil {
+		return fmt.Errorf("tell Placement of the zones: %w: %s", err, out)
 	}
 	return nil
 }
