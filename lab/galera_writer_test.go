@@ -95,12 +95,12 @@ func (g *galeraSite) quorum(t *testing.T, since time.Time, lost string) time.Tim
 func (g *galeraSite) evictions(t *testing.T) {
 	const each, hogs = 40 * time.Second, 4
 	const most = 2 * moderate // of other people's load: the hogs add a dozen
+	load := machineLoad(t)
 	g.run(t, g.lab.Hosts[0].Name, "mariadb", "-e", "CREATE TABLE IF NOT EXISTS proof.bulk (n INT AUTO_INCREMENT PRIMARY KEY, x LONGBLOB) ENGINE=InnoDB")
 	for _, suspect := range []string{"1s", "2s", "3s", "5s"} {
 		g.apply(t, fmt.Sprintf("  haproxy: {}\n  mariadb: {listen: {network: management}, params: {suspect_timeout: %s}}\n", suspect))
 		g.await(t, "everything in service", g.settled)
 		g.awaitTimer(t, suspect)
-		load := machineLoad(t)
 		for _, m := range g.lab.Hosts {
 			for n := range hogs {
 				g.run(t, m.Name, "systemd-run", "--quiet", fmt.Sprintf("--unit=hog%d", n), "sh", "-c", "while :; do :; done")
