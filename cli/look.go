@@ -295,6 +295,8 @@ func undoing(w fleet.Wish) string {
 		return fmt.Sprintf("mainstay %s %s --cancel", w.Verb, strings.TrimPrefix(w.Thing, "service/"))
 	case "disarm":
 		return "mainstay disarm off"
+	case "reset":
+		return "mainstay recover rabbitmq --cancel --service " + strings.TrimPrefix(w.Thing, "service/")
 	case "without":
 		return "mainstay recover service " + strings.TrimPrefix(w.Thing, "service/") + " --without " + w.Host + " --cancel"
 	}

@@ -53,12 +53,13 @@ func (s *openStackSite) warm(t *testing.T) {
 	for zone, hosts := range map[string][]string{"fake": {"n1", "n2"}, "real": {"r1", "r2"}} {
 		for _, host := range hosts {
 			err := waitFor(s.ctx, siteBound, "a server to be made on "+host, func() (bool, error) {
-				id, err := s.cloud.Create(s.ctx, "warm-"+host, zone+":"+host, false)
-				if err != nil {
+				id, refused := s.cloud.Create(s.ctx, "warm-"+host, zone+":"+host, false)
+				if refused != nil {
+					t.Log(refused)
 					return false, nil
 				}
-				_, made := s.cloud.Active(s.ctx, id)
-				return made == nil, s.cloud.Delete(s.ctx, id)
+				_, failed := s.cloud.Active(s.ctx, id)
+				return failed == nil, s.cloud.Delete(s.ctx, id)
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -131,8 +131,8 @@ func (o *OpenStack) Ticking(ctx context.Context, server string) (Tick, error) {
 	before, _ := o.Ticks(server) // there may be none yet
 	var now Tick
 	err := waitFor(ctx, siteBound, "the guest "+server+" to tick", func() (bool, error) {
-		ticks, err := o.Ticks(server)
-		if err != nil || len(ticks) == 0 {
+		ticks, _ := o.Ticks(server) // there may be none yet
+		if len(ticks) == 0 {
 			return false, nil
 		}
 		now = ticks[len(ticks)-1]

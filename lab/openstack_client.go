@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -184,10 +185,7 @@ func (o *OpenStack) Create(ctx context.Context, name, zone string, port bool) (i
 func (o *OpenStack) Active(ctx context.Context, ids ...string) ([]Server, error) {
 	var out []Server
 	err := waitFor(ctx, siteBound, "servers to be active", func() (bool, error) {
-		all, err := o.Servers(ctx)
-		if err != nil {
-			return false, nil // the cloud may be busy with a fault
-		}
+		all, _ := o.Servers(ctx) // the cloud may be busy with a fault
 		out = out[:0]
 		for _, s := range all {
 			for _, id := range ids {
@@ -216,17 +214,7 @@ func (o *OpenStack) Delete(ctx context.Context, ids ...string) error {
 	}
 	return waitFor(ctx, siteBound, "servers to be gone", func() (bool, error) {
 		all, err := o.Servers(ctx)
-		if err != nil {
-			return false, nil
-		}
-		for _, s := range all {
-			for _, id := range ids {
-				if s.ID == id {
-					return false, nil
-				}
-			}
-		}
-		return true, nil
+		return err == nil && !slices.ContainsFunc(all, func(s Server) bool { return slices.Contains(ids, s.ID) }), nil
 	})
 }
 

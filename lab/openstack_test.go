@@ -105,7 +105,7 @@ func (s *openStackSite) ready(t *testing.T) {
 	sum := int64(0)
 	for _, h := range st.Hosts {
 		t.Logf("%s: %d MB of memory, %d MB of disk", h.Name, h.Memory>>20, h.DiskUsed>>20)
-		sum += int64(h.Memory)
+		sum += h.Memory
 	}
 	t.Logf("together %d MB of memory", sum>>20)
 }
@@ -218,10 +218,7 @@ func (s *openStackSite) on(t *testing.T, host string) Server {
 func (s *openStackSite) state(t *testing.T, host, want string, since time.Time) {
 	t.Helper()
 	err := waitFor(s.ctx, siteBound, "nova-compute on "+host+" to be "+want, func() (bool, error) {
-		all, err := s.cloud.ComputeServices(s.ctx)
-		if err != nil {
-			return false, nil
-		}
+		all, _ := s.cloud.ComputeServices(s.ctx) // the cloud may be busy with a fault
 		return slices.ContainsFunc(all, func(c ComputeService) bool {
 			return c.Host == host && c.Binary == "nova-compute" && c.State == want
 		}), nil

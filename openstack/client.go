@@ -251,7 +251,7 @@ func versions(ctx context.Context, nova *gophercloud.ServiceClient) (newest int,
 			Max string `json:"version"`
 		} `json:"version"`
 	}
-	if _, err := nova.Get(ctx, nova.Endpoint, &said, nil); err != nil {
+	if _, err := nova.Get(ctx, nova.Endpoint, &said, nil); err != nil { //nolint:bodyclose // gophercloud does
 		return 0, fmt.Errorf("ask Nova for its versions: %w", plain(err))
 	}
 	second := func(s string) int {
@@ -288,7 +288,7 @@ func (c *Client) projects(ctx context.Context, provider *gophercloud.ProviderCli
 		var said struct {
 			Projects []struct{ ID string } `json:"projects"`
 		}
-		if _, err := identity.Get(ctx, identity.ServiceURL("projects")+"?"+url.Values{"name": {name}}.Encode(), &said, nil); err != nil {
+		if _, err := identity.Get(ctx, identity.ServiceURL("projects")+"?"+url.Values{"name": {name}}.Encode(), &said, nil); err != nil { //nolint:bodyclose // gophercloud does
 			return nil, fmt.Errorf("find project %q, which is left to its owner: %w", name, plain(err))
 		}
 		for _, p := range said.Projects {

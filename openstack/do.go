@@ -148,7 +148,7 @@ func (c *Client) change(ctx context.Context, nova *gophercloud.ServiceClient, ho
 		}
 		return err
 	}
-	return errors.New("Nova takes the service's id for none, right after it gave it")
+	return errors.New("the service's id is none to Nova, right after it gave it")
 }
 
 // service asks for the service of one host.
@@ -162,7 +162,7 @@ func (c *Client) service(ctx context.Context, nova *gophercloud.ServiceClient, h
 	case len(found) == 0:
 		return service{}, &answer{http.StatusNotFound, "Nova knows no " + binary + " on " + host}
 	case found[0].ID == "":
-		return service{}, errors.New("Nova does not reach its cell")
+		return service{}, errors.New("its cell is beyond Nova's reach")
 	}
 	c.know(host, found[0].ID)
 	return found[0], nil
@@ -171,7 +171,7 @@ func (c *Client) service(ctx context.Context, nova *gophercloud.ServiceClient, h
 // act posts an action. gophercloud's own evacuation sends a key that Nova has not taken since
 // 2.14, and calls the empty answer that Nova gives since then an error.
 func act(ctx context.Context, nova *gophercloud.ServiceClient, id string, action map[string]any) error {
-	_, err := nova.Post(ctx, nova.ServiceURL("servers", id, "action"), action, nil, &gophercloud.RequestOpts{OkCodes: []int{200, 202}})
+	_, err := nova.Post(ctx, nova.ServiceURL("servers", id, "action"), action, nil, &gophercloud.RequestOpts{OkCodes: []int{200, 202}}) //nolint:bodyclose // gophercloud does
 	return err
 }
 

@@ -52,7 +52,7 @@ func plain(err error) error {
 		return &unasked{plain(u.error)}
 	}
 	if again, ok := errors.AsType[*gophercloud.ErrUnableToReauthenticate](err); ok {
-		return &unasked{fmt.Errorf("Keystone gives no new token: %w", plain(again.ErrReauth))}
+		return &unasked{fmt.Errorf("no new token from Keystone: %w", plain(again.ErrReauth))}
 	}
 	code, ok := errors.AsType[gophercloud.ErrUnexpectedResponseCode](err)
 	if !ok {

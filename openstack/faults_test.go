@@ -197,7 +197,7 @@ func TestTokens(t *testing.T) {
 	f.ExpireTokens()
 	f.Break(falsecloud.Fault{Path: "/identity", Status: 503})
 	err := try(t, c, patience, fleet.CloudStop, "server/"+id, "")
-	if openstack.OutcomeOf(err) != fleet.Broken || !strings.Contains(err.Error(), "Keystone gives no new token: 503") {
+	if openstack.OutcomeOf(err) != fleet.Broken || !strings.Contains(err.Error(), "no new token from Keystone: 503") {
 		t.Error(err)
 	}
 	f.Mend()

@@ -237,6 +237,7 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 		m.again(e, s, cmp.Or(s.Fault, "its migration ended as "+mig.Status))
 	case !ended && mig.To != "" && d.w.Cloud.Computes[mig.To].Forced:
 		m.again(e, s, mig.To+" died while it took it")
+	case ended && well: // Nova writes the new host down a moment later
 	case mig.To == "" && d.w.Wall.Sub(e.At) > unscheduled, d.w.Wall.Sub(e.At) > evacuateLasts:
 		m.again(e, s, fmt.Sprintf("its migration stands still as %s since %s", mig.Status, e.At.UTC().Format(time.TimeOnly)))
 	}

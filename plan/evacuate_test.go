@@ -151,6 +151,10 @@ func TestEvacuate(t *testing.T) {
 			answered(*w, evacuating(*w, nil), fleet.Done)
 			server(*w, func(s *fleet.Server) { s.Migration = fleet.Migration{ID: 7, Status: "accepted", From: "n1", To: "n2"} })
 		}, []string{"compute/n1 waits"}},
+		{"done, and not on the new host yet, however long ago: it is not asked for twice", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-time.Hour) })
+			server(*w, goes(7, "done", "n2"))
+		}, []string{"compute/n1 waits"}},
 		{"done, and on the new host", func(w *fleet.World) {
 			evacuating(*w, nil)
 			server(*w, func(s *fleet.Server) {

@@ -379,10 +379,17 @@ func (d *decision) resetWish(v fleet.Service) (fleet.Wish, bool) {
 // resetRabbits follows it. While it stands nothing else is done about the cluster.
 func (d *decision) resetRabbits(v fleet.Service, nodes []node, wish fleet.Wish) {
 	leads := leading(slices.DeleteFunc(slices.Clone(nodes), func(n node) bool { return n.host == wish.Host }))
-	missing, left := d.homes[v.Name], 0
+	missing, left := slices.Clone(d.homes[v.Name]), 0
+	for i := range nodes {
+		missing = slices.DeleteFunc(missing, func(host string) bool { return host == nodes[i].host })
+	}
+	undo := "mainstay recover rabbitmq --cancel --service " + v.Name
+	if wish.Host == "" && len(missing) > 0 {
+		d.wait(v.Thing(), "word from "+strings.Join(missing, ", ")+": one that is not reset would bring back the old cluster, so no other is reset before", undo)
+		return
+	}
 	for i := range nodes {
 		n := &nodes[i]
-		missing = slices.DeleteFunc(slices.Clone(missing), func(host string) bool { return host == n.host })
 		if wish.Host != "" && wish.Host != n.host {
 			continue
 		}
@@ -401,12 +408,8 @@ func (d *decision) resetRabbits(v fleet.Service, nodes []node, wish fleet.Wish) 
 		left++
 		d.order(d.to(o, n.host))
 	}
-	if wish.Host == "" && len(missing) > 0 {
-		left++
-		d.wait(v.Thing(), "word from "+strings.Join(missing, ", ")+": one that is not reset would bring back the old cluster", "mainstay wishes cancel "+wish.ID)
-	}
 	if left > 0 || wish.Host != "" && slices.Contains(missing, wish.Host) {
-		d.wait(v.Thing(), fmt.Sprintf("the reset that %s wishes", wish.By), "mainstay wishes cancel "+wish.ID)
+		d.wait(v.Thing(), fmt.Sprintf("the reset that %s wishes", wish.By), undo)
 		return
 	}
 	d.record(fleet.Remove("wish/"+wish.ID, v.Thing()+" is reset as "+wish.By+" wished"))
