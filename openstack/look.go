@@ -139,7 +139,7 @@ func (l *look) begin(f func()) {
 func list[T any](ctx context.Context, nova *gophercloud.ServiceClient, path, key string, q url.Values, marker func(T) string, f func([]T) (more bool, err error)) error {
 	for {
 		var said map[string]json.RawMessage
-		if _, err := nova.Get(ctx, nova.ServiceURL(path)+"?"+q.Encode(), &said, nil); err != nil {
+		if _, err := nova.Get(ctx, nova.ServiceURL(path)+"?"+q.Encode(), &said, nil); err != nil { //nolint:bodyclose // gophercloud does
 			return err
 		}
 		var part []T
