@@ -285,14 +285,22 @@ func routes(service, states string) fleet.Routes {
 	return fleet.Routes{Revision: 1, Servers: map[string]map[string]fleet.Route{service: servers}}
 }
 
+// given are the ports that freePort has named: the kernel names one that was let go again.
+var given sync.Map
+
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if _, twice := given.LoadOrStore(port, true); !twice {
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // certificate writes a self-made certificate and its key into one file.
