@@ -262,7 +262,7 @@ func evacuations(p fleet.Plan) (out []string) {
 		}
 	}
 	for _, x := range p.Waits {
-		if x.About == "host/n1" && strings.Contains(x.For, "evacuated") {
+		if x.About == "host/n1" && strings.Contains(x.For, "being evacuated") {
 			out = append(out, "host/n1 waits")
 		}
 	}

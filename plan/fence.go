@@ -370,7 +370,11 @@ func (d *decision) powerOn(host *fleet.Host) {
 	for _, thing := range d.things {
 		h := d.w.State.Holdings[thing]
 		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.arrived(h) {
-			d.wait("host/"+host.Name, thing+" to arrive elsewhere before it is turned on again", "")
+			what := thing + " to arrive elsewhere"
+			if thing == Compute(host.Name) {
+				what = "its servers to be evacuated"
+			}
+			d.wait("host/"+host.Name, what+" before it is turned on again", "")
 			return
 		}
 	}
