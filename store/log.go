@@ -35,7 +35,8 @@ var untrue = map[string]bool{
 
 type seen struct {
 	mu   sync.Mutex
-	hush bool // it is being stopped: what breaks now shall break
+	hush bool  // it is being stopped: what breaks now shall break
+	end  error // what made the server stop by itself
 	last map[string]time.Time
 	held map[string]int
 }
@@ -69,6 +70,11 @@ func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	}
 	for _, f := range fields {
 		f.AddTo(enc)
+		if err, ok := f.Interface.(error); ok && e.Message == "server error" {
+			b.seen.mu.Lock()
+			b.seen.end = err
+			b.seen.mu.Unlock()
+		}
 	}
 	keys := make([]string, 0, len(enc.Fields))
 	for k := range enc.Fields {
@@ -91,6 +97,18 @@ func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	}
 	b.log.LogAttrs(context.Background(), level, text, attrs...)
 	return nil
+}
+
+// reason is what the server of this log stopped by itself for; nil if it told
+// nothing.
+func reason(log *zap.Logger) error {
+	b, ok := log.Core().(*bridge)
+	if !ok {
+		return nil
+	}
+	b.seen.mu.Lock()
+	defer b.seen.mu.Unlock()
+	return b.seen.end
 }
 
 // hush keeps quiet about a server from here on, but for what is fatal.

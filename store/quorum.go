@@ -165,9 +165,9 @@ func (m *member) run(ctx context.Context, e *embed.Etcd) error {
 				m.cfg.Ready()
 			}
 		case err := <-e.Err():
-			return fmt.Errorf("the store on %s: %w", m.cfg.Name, err)
+			return m.ended(e, err)
 		case <-e.Server.StopNotify():
-			return m.ended(e)
+			return m.ended(e, errors.New("stopped by itself"))
 		case ask := <-m.asks:
 			ask.done <- m.move(ctx, e, ask)
 			look.Reset(m.cfg.Timing.Heartbeat) // it may have failed
@@ -241,12 +241,17 @@ func (m *member) move(ctx context.Context, e *embed.Etcd, ask move) error {
 	return nil
 }
 
-// ended says why the server stopped by itself.
-func (m *member) ended(e *embed.Etcd) error {
-	if e.Server.IsIDRemoved(uint64(e.Server.MemberID())) {
+// ended says why the server ended by itself. One that was away when it was
+// removed hears so from the others before it reads it in its own data, if it
+// ever does, and etcd passes that on to its log only.
+func (m *member) ended(e *embed.Etcd, err error) error {
+	if told := reason(e.GetLogger()); told != nil {
+		err = told
+	}
+	if e.Server.IsIDRemoved(uint64(e.Server.MemberID())) || strings.Contains(err.Error(), "permanently removed from the cluster") {
 		return fmt.Errorf("%s: %w; to take it back: wipe %s and join anew", m.cfg.Name, ErrRemoved, m.cfg.Dir)
 	}
-	return fmt.Errorf("the store on %s stopped by itself", m.cfg.Name)
+	return fmt.Errorf("the store on %s: %w", m.cfg.Name, err)
 }
 
 // stop ends raft first, then the clients' connections: etcd's own way out waits

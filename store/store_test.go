@@ -541,6 +541,10 @@ func TestReplaceVoter(t *testing.T) {
 	_, err = calm(ctx, func() (string, error) { return "", lead.client.RemoveVoter(ctx, other.cfg.Name) })
 	check(t, err)
 	wantIs(t, other.ends(), ErrRemoved)
+
+	// One that was away when it was removed hears of it from the others only.
+	dead.start()
+	wantIs(t, dead.ends(), ErrRemoved)
 }
 
 // calm asks again while etcd finds that its members have not been in touch for
