@@ -3,7 +3,6 @@ package lab
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -288,6 +287,19 @@ func (l *Lab) Await(ctx context.Context, host, what string, want func(api.Status
 	if err == nil {
 		return nil
 	}
-	raw, _ := json.MarshalIndent(last, "", " ") // plain values always marshal
-	return fmt.Errorf("waiting on %s for %s: %w; last status: %s", host, what, err, raw)
+	asked := [][]string{{"mainstay", "status"}}
+	for _, h := range last.Holdings {
+		if !h.Works {
+			asked = append(asked, []string{"mainstay", "why", h.Thing})
+		}
+	}
+	text := ""
+	for _, argv := range asked {
+		out, err := l.Run(ctx, host, argv...)
+		text += fmt.Sprintf("\n%s:\n%s", strings.Join(argv, " "), out)
+		if err != nil {
+			text += err.Error()
+		}
+	}
+	return fmt.Errorf("waiting on %s for %s: %w%s", host, what, err, text)
 }

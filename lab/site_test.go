@@ -373,7 +373,7 @@ func (s *site) awaitFrom(t *testing.T, host, what string, want func(api.Status) 
 	t.Helper()
 	if err := s.lab.Await(s.ctx, host, what, want); err != nil {
 		for _, m := range s.lab.Hosts {
-			if text, err := s.lab.Run(s.ctx, m.Name, "journalctl", "-u", "mainstay", "-n", "25", "--no-pager"); err == nil {
+			if text, err := s.lab.Run(s.ctx, m.Name, "journalctl", "-u", "mainstay", "-n", "12", "--no-pager", "-o", "cat"); err == nil {
 				t.Logf("%s:\n%s", m.Name, text)
 			}
 		}
