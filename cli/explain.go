@@ -21,6 +21,7 @@ import (
 type reference struct {
 	Keys     []fleet.Key     `json:"keys,omitempty"`
 	Kinds    []row           `json:"kinds,omitempty"`
+	Agents   []row           `json:"agents,omitempty"` // of class ocf
 	Fences   []row           `json:"fences,omitempty"`
 	Probes   []row           `json:"probes,omitempty"`
 	Services []fleet.Service `json:"services,omitempty"` // the catalogue
@@ -51,15 +52,7 @@ func allOf() reference {
 		r.Kinds = append(r.Kinds, x)
 	}
 	for _, d := range fence.Drivers() {
-		x := row{Name: d.Name, Doc: d.About}
-		for _, p := range d.Params {
-			name := p.Name
-			if p.Secret {
-				name += "_file or " + p.Name + "_env"
-			}
-			x.Params = append(x.Params, parameter{Name: name, Doc: p.Doc, Default: p.Default, Required: p.Required})
-		}
-		r.Fences = append(r.Fences, x)
+		r.Fences = append(r.Fences, driver(d))
 	}
 	for _, p := range probe.Probes() {
 		r.Probes = append(r.Probes, row{Name: p.Name, Doc: p.About})
@@ -69,6 +62,44 @@ func allOf() reference {
 		r.Services = append(r.Services, known[name])
 	}
 	return r
+}
+
+func driver(d fence.Row) row {
+	x := row{Name: d.Name, Doc: d.About}
+	for _, p := range d.Params {
+		name := p.Name
+		if p.Secret {
+			name += "_file or " + p.Name + "_env"
+		}
+		x.Params = append(x.Params, parameter{Name: name, Doc: p.Doc, Default: p.Default, Required: p.Required})
+	}
+	return x
+}
+
+// agent is what a program of others, which is on this host, says of itself: a resource
+// agent of the OCF or a fence agent.
+func agent(ctx context.Context, word string) (r reference, ours bool, err error) {
+	switch {
+	case fence.ProgramNamed(word):
+		d, err := fence.Program(word)
+		if err != nil {
+			return r, true, err
+		}
+		r.Fences = []row{driver(d)}
+		return r, true, nil
+	case service.AgentNamed(word):
+		m, err := service.Describe(ctx, word, service.Env{})
+		if err != nil {
+			return r, true, err
+		}
+		x := row{Name: m.Name, Doc: m.Doc}
+		for _, p := range m.Params {
+			x.Params = append(x.Params, parameter{Name: p.Name, Doc: p.Doc, Default: p.Default, Required: p.Required})
+		}
+		r.Agents = []row{x}
+		return r, true, nil
+	}
+	return r, false, nil
 }
 
 // about is the part of it that has to do with a word: a key or what stands below it, a
@@ -116,13 +147,22 @@ func (a *app) explainCommand() *cobra.Command {
 		Long: `Without a word, lists everything in one line each. With one, tells all about a key
 (services/NAME/check, or on_failure), a kind (galera), a fence driver (redfish), a
 probe (http) or a service of the catalogue (keystone): parameters and what holds
-where the file says nothing.`,
-		Example:           "  mainstay explain\n  mainstay explain redfish\n  mainstay explain services/NAME/listen\n  mainstay explain keystone -o json",
-		ValidArgsFunction: complete(allOf().words),
+where the file says nothing. Of a resource agent (heartbeat:IPaddr2) or a fence
+agent (fence_apc_snmp) it tells what the program, which must be on this host, says
+of itself.`,
+		Example: "  mainstay explain\n  mainstay explain redfish\n  mainstay explain services/NAME/listen\n  mainstay explain heartbeat:Filesystem\n  mainstay explain keystone -o json",
+		ValidArgsFunction: complete(func(ctx context.Context) []string {
+			return append(allOf().words(ctx), service.Agents(service.Env{})...)
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := allOf()
 			if len(args) == 0 {
 				return a.print(r, func(w io.Writer) error { return writeReference(w, r, false) })
+			}
+			if said, ours, err := agent(cmd.Context(), args[0]); err != nil {
+				return err
+			} else if ours {
+				return a.print(said, func(w io.Writer) error { return writeReference(w, said, true) })
 			}
 			r = r.about(args[0])
 			if r.empty() {
@@ -159,7 +199,7 @@ func writeReference(out io.Writer, r reference, whole bool) error {
 	for _, t := range []struct {
 		title string
 		rows  []row
-	}{{"KINDS of service: services/NAME/kind", r.Kinds}, {"FENCE DRIVERS: hosts/NAME/fence {driver: NAME}", r.Fences}, {"PROBES: services/NAME/check/kind", r.Probes}} {
+	}{{"KINDS of service: services/NAME/kind", r.Kinds}, {"RESOURCE AGENTS: kind ocf, services/NAME/params/agent", r.Agents}, {"FENCE DRIVERS: hosts/NAME/fence {driver: NAME}", r.Fences}, {"PROBES: services/NAME/check/kind", r.Probes}} {
 		if len(t.rows) > 0 {
 			head(t.title)
 		}

@@ -296,6 +296,10 @@ func TestExplain(t *testing.T) {
 	}
 	h.want(0, []string{"services/NAME/on_failure"}, "explain", "on_failure")
 	h.want(exitUsage, []string{`nothing is called "nosuch"`}, "explain", "nosuch")
+	// Programs of others say themselves what they are.
+	h.want(0, []string{"heartbeat:Dummy", "state", "op_monitor"}, "explain", "heartbeat:Dummy")
+	h.want(0, []string{"fence_apc_snmp", "community_file or community_env", "plug"}, "explain", "fence_apc_snmp")
+	h.want(1, []string{"heartbeat:NoSuch", "no such file"}, "explain", "heartbeat:NoSuch")
 }
 
 // TestInitRefuses: what could not become a site is refused before anything is written.

@@ -147,6 +147,27 @@ func agentParams(raw map[string]string) ([]Param, error) {
 	return out, nil
 }
 
+// Program is what a program of Debian's fence-agents says of itself, as a row of the
+// table of drivers. The program must be on this host.
+func Program(name string) (Row, error) {
+	params, err := agentParams(map[string]string{"agent": name})
+	if err != nil {
+		return Row{}, err
+	}
+	path, err := find(name)
+	if err != nil {
+		return Row{}, err
+	}
+	m, err := describe(path)
+	if err != nil {
+		return Row{}, err
+	}
+	return Row{Name: name, About: m.Short, Params: params}, nil
+}
+
+// ProgramNamed says whether a word is the name of such a program: fence_apc_snmp.
+func ProgramNamed(word string) bool { return agentName.MatchString(word) }
+
 // isSecret says whether a parameter's value is a secret; the metadata does not say.
 func isSecret(name string) bool {
 	return (name == "community" || strings.Contains(name, "passw") || strings.Contains(name, "secret") || strings.Contains(name, "token") || strings.HasSuffix(name, "_kg")) &&

@@ -81,6 +81,9 @@ func (d *decision) run(v fleet.Service, host string, start fleet.Verb) bool {
 	return false
 }
 
+// blame is why a copy does not serve, in its own words if it has any.
+func blame(s fleet.ServiceState) string { return cmp.Or(s.Why, "it gave no reason") }
+
 // budget says whether the service may be restarted once more.
 func (d *decision) budget(v fleet.Service, s fleet.ServiceState, about string) bool {
 	if v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count {
@@ -88,7 +91,7 @@ func (d *decision) budget(v fleet.Service, s fleet.ServiceState, about string) b
 		if !one {
 			host = "its hosts"
 		}
-		d.wait(about, fmt.Sprintf("a person: restarted %d times within %v and failed again (%s); tried again when the first of these is that long ago", s.Restarts, v.Restarts.Within, s.Why),
+		d.wait(about, fmt.Sprintf("a person: restarted %d times within %v and failed again (%s); tried again when the first of these is that long ago", s.Restarts, v.Restarts.Within, blame(s)),
 			lookAt(&v, host)+"; to try at once, start it there")
 		return false
 	}
@@ -314,7 +317,7 @@ func (d *decision) cannotRun(v fleet.Service, host string) string {
 	case s.Phase == fleet.Absent:
 		return "it is not installed on " + host
 	case v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && !alive(Exclusive(v, s)):
-		return fmt.Sprintf("it was started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, host, s.Why)
+		return fmt.Sprintf("it was started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, host, blame(s))
 	}
 	for _, with := range v.With {
 		if h, held := d.w.State.Holdings[with]; !held || h.Host != host {
@@ -433,7 +436,7 @@ func (d *decision) exhausted(v fleet.Service, h fleet.Holding, s fleet.ServiceSt
 	if v.Restarts.Count == 0 || s.Restarts < v.Restarts.Count {
 		return false
 	}
-	why := fmt.Sprintf("started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, h.Host, s.Why)
+	why := fmt.Sprintf("started %d times within %v on %s and failed again (%s)", s.Restarts, v.Restarts.Within, h.Host, blame(s))
 	switch v.OnFailure {
 	case fleet.FailBlock:
 		h.Blocked = why

@@ -6,11 +6,14 @@ import (
 	"encoding/xml"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"mainstay/fleet"
 )
 
 // ocfAgent is one resource agent.
@@ -21,6 +24,7 @@ func (a ocfAgent) String() string { return "ocf:" + a.provider + ":" + a.kind }
 // ocfMeta is what an agent says of itself (its action meta-data): the documentation of
 // its parameters, and how long each of its actions may take.
 type ocfMeta struct {
+	Short      string      `xml:"shortdesc"`
 	Parameters []ocfParam  `xml:"parameters>parameter"`
 	Actions    []ocfAction `xml:"actions>action"`
 }
@@ -141,6 +145,64 @@ func (c *ocfCopy) describe(ctx context.Context) (ocfMeta, error) {
 	}
 	described.by[key] = m
 	return m, nil
+}
+
+// Agent is what a resource agent of the OCF says of itself.
+type Agent struct {
+	Name   string // heartbeat:IPaddr2
+	Doc    string
+	Params []AgentParam // as the site's file names them: a secret's has _file
+}
+
+// AgentParam is a parameter of a resource agent.
+type AgentParam struct {
+	Param
+	Required bool
+}
+
+// AgentNamed says whether a word is the name of a resource agent, such as heartbeat:IPaddr2.
+func AgentNamed(word string) bool { return ocfName.MatchString(word) }
+
+// Describe asks a resource agent of this host for its metadata. The error is
+// fs.ErrNotExist where there is no such agent here.
+func Describe(ctx context.Context, name string, env Env) (Agent, error) {
+	env = env.filled()
+	c, err := openOCF(fleet.Service{Name: "explain", Kind: "ocf", Params: map[string]string{"agent": name}}, env)
+	copied, ok := c.(*ocfCopy)
+	if !ok || copied.agent.path == "" {
+		return Agent{}, err
+	}
+	m, err := copied.describe(ctx)
+	if err != nil {
+		return Agent{}, fmt.Errorf("ask %s what it is: %w", copied.agent, err)
+	}
+	out := Agent{Name: copied.agent.provider + ":" + copied.agent.kind, Doc: strings.Join(strings.Fields(m.Short), " ")}
+	for _, q := range m.Parameters {
+		x := AgentParam{Param{q.Name, q.about(), q.Content.Default}, q.Required == "1"}
+		if ocfSecret(q.Name) {
+			x.Name += "_file"
+		}
+		out.Params = append(out.Params, x)
+	}
+	for _, action := range ocfActions {
+		if t := m.timeout(action); t > 0 {
+			out.Params = append(out.Params, AgentParam{Param: Param{"op_" + action, "how long its " + action + " may take", t.String()}})
+		}
+	}
+	return out, nil
+}
+
+// Agents are the names of the resource agents that are on this host.
+func Agents(env Env) []string {
+	env = env.filled()
+	found, _ := filepath.Glob(filepath.Join(env.OCF, "resource.d", "*", "*")) // the pattern is well formed
+	var out []string
+	for _, path := range found {
+		if name := filepath.Base(filepath.Dir(path)) + ":" + filepath.Base(path); AgentNamed(name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // speech is what an agent says: all of it for its metadata, else its reason or its
