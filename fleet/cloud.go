@@ -1,8 +1,10 @@
 package fleet
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -16,6 +18,42 @@ type OpenStack struct {
 	// Leave names projects, by id or name, whose servers are left to their owner: Octavia
 	// heals its amphorae itself, and destroys load balancers if they are evacuated (E5).
 	Leave []string `json:"leave,omitempty"`
+	// Lost says, by network, what follows for a compute that is cut off from it and lives:
+	// LossDisable where nothing is said.
+	Lost map[string]Loss `json:"lost,omitempty"`
+}
+
+// Loss is what follows when a compute has lost a network, each with those before it.
+type Loss string
+
+// What may follow.
+const (
+	LossAlarm    Loss = "alarm"    // it is told
+	LossDisable  Loss = "disable"  // it gets no new servers until the network is back
+	LossEvacuate Loss = "evacuate" // it is fenced, and its servers are evacuated
+)
+
+// Losses are the words for it, the least first.
+func Losses() []Loss { return []Loss{LossAlarm, LossDisable, LossEvacuate} }
+
+// Below says whether this is less than that.
+func (l Loss) Below(o Loss) bool { return slices.Index(Losses(), l) < slices.Index(Losses(), o) }
+
+// OnLoss is what follows for a compute that has lost a network.
+func (o OpenStack) OnLoss(network string) Loss { return cmp.Or(o.Lost[network], LossDisable) }
+
+// Cutoff is the record of the networks that a compute lost, while it was heard over others.
+type Cutoff struct {
+	Host     string          `json:"host"`
+	Networks map[string]Lost `json:"networks"`
+}
+
+// Lost is one of them.
+type Lost struct {
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
+	// Back is since when it is there again; zero while it is not.
+	Back time.Time `json:"back,omitzero"`
 }
 
 // Cloud is what OpenStack says of the site's computes, and of the servers on those that a

@@ -118,7 +118,7 @@ func (c *checker) site() {
 
 func (c *checker) openstack() {
 	o := c.s.OpenStack
-	if o.Cloud == "" && o.Config == "" && len(o.Leave) == 0 {
+	if o.Cloud == "" && o.Config == "" && len(o.Leave) == 0 && len(o.Lost) == 0 {
 		return
 	}
 	if o.Cloud == "" {
@@ -134,6 +134,15 @@ func (c *checker) openstack() {
 			c.fault(at, "openstack", "", "is not a project", "a project's name or id")
 		case slices.Contains(o.Leave[:i], name):
 			c.fault(at, "duplicate", name, "stands here a second time", "each project once")
+		}
+	}
+	for _, name := range Sorted(o.Lost) {
+		at := "openstack/lost/" + name
+		if !slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == name }) {
+			c.fault(at, "openstack", name, "is not a network", "a name that stands under networks")
+		}
+		if l := o.Lost[name]; !slices.Contains(Losses(), l) {
+			c.fault(at, "openstack", string(l), "is not what may follow", "alarm, disable or evacuate")
 		}
 	}
 	if !slices.ContainsFunc(c.s.Hosts, func(h Host) bool { return h.HasRole("compute") }) {

@@ -33,6 +33,8 @@ type State struct {
 	Lags map[string]Lag `json:"lags,omitempty"`
 	// Evacuations are, by server, those under way, and those of hosts that are not back yet.
 	Evacuations map[string]Evacuation `json:"evacuations,omitempty"`
+	// Cutoffs are, by host, the networks that computes lost.
+	Cutoffs map[string]Cutoff `json:"cutoffs,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -199,7 +201,7 @@ const (
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
-// "lag/SERVICE@HOST", "evacuation/SERVER" and "pair".
+// "lag/SERVICE@HOST", "evacuation/SERVER", "cutoff/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -251,6 +253,7 @@ func (s State) Clone() State {
 	s.Bootstraps = maps.Clone(s.Bootstraps)
 	s.Lags = maps.Clone(s.Lags)
 	s.Evacuations = maps.Clone(s.Evacuations)
+	s.Cutoffs = maps.Clone(s.Cutoffs)
 	return s
 }
 
@@ -293,6 +296,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Lags, name, r.Value)
 	case "evacuation":
 		return set(&s.Evacuations, name, r.Value)
+	case "cutoff":
+		return set(&s.Cutoffs, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ func (d *decision) computes() {
 		if !host.HasRole("compute") {
 			continue
 		}
+		d.cutoffs(host)
 		h := d.w.State.Holdings[Compute(host.Name)]
 		if h.Host == "" {
 			d.license(host.Name, h, "nobody has it, and this boot is admitted")
@@ -56,7 +58,7 @@ func (d *decision) computes() {
 		case dead:
 			m.recover(h, why)
 		default:
-			d.enable(h)
+			d.enable(h, d.cutOff(h))
 		}
 	}
 	m.follow()
@@ -68,6 +70,10 @@ func (d *decision) license(host string, old fleet.Holding, why string) {
 		if old.Host != "" { // it has servers that wait for it
 			d.wait(Compute(host), "its host to be fit for its servers again: "+reason, "mainstay status")
 		}
+		return
+	}
+	if lost := d.unserved(host); lost != "" {
+		d.wait(Compute(host), lost+" to be back, which its servers need", "look at its cables and its switch")
 		return
 	}
 	if !d.purged(host, old) {
@@ -85,11 +91,11 @@ func (d *decision) license(host string, old fleet.Holding, why string) {
 }
 
 // purged says whether nothing waits in the broker for a host whose former boot was given
-// up. Its queue is durable: an evacuation that was sent to it before it died is carried out
+// up, or died while a server was on its way to it. Its queue is durable: an evacuation that was sent to it before it died is carried out
 // when its nova-compute starts, and the server, which has gone on elsewhere since, is
 // called broken (seen in two of two cases).
 func (d *decision) purged(host string, old fleet.Holding) bool {
-	if c := d.w.Cloud.Computes[host]; old.Generation == 0 || old.Host != "" && d.w.Cloud.At != 0 && !c.Forced {
+	if c := d.w.Cloud.Computes[host]; old.Generation == 0 || old.Host != "" && d.w.Cloud.At != 0 && !c.Forced && !d.expects(host) {
 		return true // it is new, or was never given up
 	}
 	brokers := false
@@ -117,6 +123,25 @@ func (d *decision) purged(host string, old fleet.Holding) bool {
 		d.wait(Compute(host), "RabbitMQ to serve: what was asked of it before it died must be thrown away first", "mainstay status")
 	}
 	return !brokers
+}
+
+// expects says whether a server is on its way to a host.
+func (d *decision) expects(host string) bool {
+	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
+		if e := d.w.State.Evacuations[id]; e.Ended == "" && cmp.Or(d.w.Cloud.Servers[id].Migration.To, e.To) == host {
+			return true
+		}
+	}
+	return false
+}
+
+// rebooted says whether a target has got a later boot since a try, with an empty queue: what
+// the former one had taken is nobody's any more. Without a broker of the site's own nobody knows what is
+// in its queue.
+func (d *decision) rebooted(target string, e fleet.Evacuation) bool {
+	h := d.w.State.Holdings[Compute(target)]
+	return h.Host == target && h.From.Boot != "" && h.From.Boot != h.Boot && h.At.After(e.At) &&
+		slices.ContainsFunc(d.w.Spec.Services, func(v fleet.Service) bool { return v.Kind == "rabbitmq" })
 }
 
 // licensed says why a host's nova-compute must not be started; "" if it may. One that
@@ -206,8 +231,8 @@ func (d *decision) disable(h fleet.Holding, why string) {
 }
 
 // enable takes back what was said of a compute whose boot lives, as soon as its service
-// works; what a person disabled stays so.
-func (d *decision) enable(h fleet.Holding) {
+// works and it has the networks that its servers need; what a person disabled stays so.
+func (d *decision) enable(h fleet.Holding, cut bool) {
 	c, known := d.w.Cloud.Computes[h.Host]
 	s := d.w.Verdicts[h.Host]
 	// One that came back by itself may have been forced down and not disabled yet.
@@ -217,7 +242,7 @@ func (d *decision) enable(h fleet.Holding) {
 	case !known || !well || !ours:
 	case c.Forced:
 		d.cloud(fleet.CloudLift, h.Thing, cloudKey(fleet.CloudLift, h), "boot "+h.Boot+" of it lives, and may run servers")
-	case c.Disabled && c.Up:
+	case c.Disabled && c.Up && !cut:
 		d.cloud(fleet.CloudEnable, h.Thing, cloudKey(fleet.CloudEnable, h), "its service works again")
 	}
 }

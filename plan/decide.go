@@ -263,10 +263,36 @@ func (d *decision) current(host string) (*fleet.Report, bool) {
 func (d *decision) void() {
 	for _, host := range fleet.Sorted(d.w.State.Proofs) {
 		p, v := d.w.State.Proofs[host], d.w.Verdicts[host]
+		if d.proving(host, p.Boot) {
+			continue
+		}
 		if v.Stint.Boot == p.Boot && (v.Condition == fleet.Healthy || v.Condition == fleet.Degraded) && fleet.Armed(fleet.GuardProof) {
 			d.record(fleet.Remove("proof/"+host, fmt.Sprintf("boot %s of %s has spoken since it was proved dead: the proof is void", p.Boot, host)))
 		}
 	}
+}
+
+// proving says whether a boot has been proved off and not been heard since, though its
+// verdict does not say so yet: a host that beats slowly, and was fenced by a rule while it was heard,
+// is not silent before three of its beats are missing. Neither the proof nor a living host is
+// believed until then.
+func (d *decision) proving(host, boot string) bool {
+	if p, proved := d.w.State.Proofs[host]; !proved || p.Kind != "fence" || p.Boot != boot || d.w.Heard[host].Stint.Boot != boot {
+		return false
+	}
+	switch d.w.Verdicts[host].Condition {
+	case fleet.Healthy, fleet.Degraded:
+	default:
+		return false
+	}
+	since := fleet.Moment(0)
+	for _, key := range fleet.Sorted(d.w.Flights) {
+		f := d.w.Flights[key]
+		if f.Order.Verb == fleet.VerbFence && f.Order.Target.Boot == boot && f.Effect != nil && f.Effect.Proof != nil && f.Arrived.After(since) {
+			since = f.Arrived
+		}
+	}
+	return since != 0 && !d.w.Heard[host].Last.After(since)
 }
 
 // farewells notes which hosts have gone silent in good order: whoever leads later, and
@@ -345,6 +371,9 @@ func (d *decision) admit() {
 		known := heard.Stint.Boot == m.Admitted
 		if !joined || !spoken || known && m.Barred == "" || heard.Rival != "" ||
 			v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
+			continue
+		}
+		if d.proving(host.Name, heard.Stint.Boot) {
 			continue
 		}
 		if _, open := d.w.State.Intents[host.Name]; open && fleet.Armed(fleet.GuardIntent) {

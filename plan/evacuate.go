@@ -196,6 +196,7 @@ func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
 		free := c.FreeRAM - m.pledged[host]
 		switch {
 		case host == e.From || !c.Up || c.Disabled || c.Forced || c.Zone != zone || slices.Contains(e.Tried, host):
+		case len(d.w.State.Cutoffs[host].Networks) > 0:
 		case d.blocked[host] != "" || h.Host != host || h.Boot != d.w.Heard[host].Stint.Boot:
 		case free < s.RAM:
 		case m.onWay[host] >= perTarget:
@@ -237,6 +238,8 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 		m.again(e, s, cmp.Or(s.Fault, "its migration ended as "+mig.Status))
 	case !ended && mig.To != "" && d.w.Cloud.Computes[mig.To].Forced:
 		m.again(e, s, mig.To+" died while it took it")
+	case !ended && mig.To != "" && d.rebooted(mig.To, e):
+		m.again(e, s, mig.To+" was rebooted while it took it")
 	case ended && well: // Nova writes the new host down a moment later
 	case mig.To == "" && d.w.Wall.Sub(e.At) > unscheduled, d.w.Wall.Sub(e.At) > evacuateLasts:
 		m.again(e, s, fmt.Sprintf("its migration stands still as %s since %s", mig.Status, e.At.UTC().Format(time.TimeOnly)))

@@ -74,7 +74,7 @@ func (d *decision) needsFence(host string) (boot, why string) {
 		if d.w.Heard[host].Stint.Boot != h.Boot && d.w.Heard[host].Stint.Boot != "" && d.reaches(host) {
 			continue // a later boot speaks: that is proof enough, once admitted
 		}
-		if d.returns(host, h.Boot) {
+		if d.returns(host, h.Boot) || d.proving(host, h.Boot) {
 			continue
 		}
 		switch d.w.Verdicts[host].Condition {
@@ -85,6 +85,12 @@ func (d *decision) needsFence(host string) (boot, why string) {
 			}
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
+			if kind == "compute" {
+				if why := d.forsaken(h); why != "" {
+					return h.Boot, why
+				}
+				continue
+			}
 			v, _ := d.service(name)
 			s := Exclusive(v, d.w.Reports[host].Services[name])
 			if v.OnFailure == fleet.FailFence && v.Restarts.Count > 0 && s.Restarts >= v.Restarts.Count && (!alive(s) || s.Stuck) {

@@ -27,6 +27,7 @@ type host struct {
 	began     fleet.Moment // what it showed then
 	drift     int64        // parts in a million
 	links     []bool
+	healed    at            // when its newest cut or hang ended
 	every     time.Duration // between its beats
 
 	agentProcess, quorumProcess process

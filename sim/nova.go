@@ -89,6 +89,7 @@ func (s *Site) hosted(servers int) {
 func (n *nova) report(h *host) {
 	if n.working(h) && n.reached(h) {
 		n.nodes[h].seen = n.site.now
+		n.work(h) // it may have been cut off from its broker
 	}
 	n.site.after(novaBeat, func() { n.report(h) })
 }
@@ -487,12 +488,15 @@ func (n *nova) purge(queue string) {
 	x.queue = nil
 }
 
-// moving says whether servers are on their way, or Nova and the leader are about to agree
+// moving says whether servers are on their way, a network's return is waited for, or Nova and the leader are about to agree
 // on something.
 func (s *Site) moving() bool {
 	n := s.nova
 	if n == nil {
 		return false
+	}
+	if len(s.quorum.newest().Cutoffs) > 0 {
+		return true
 	}
 	for _, e := range s.quorum.newest().Evacuations { // in whatever order: any will do
 		if e.Ended == "" {

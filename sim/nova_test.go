@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mainstay/fleet"
 )
 
 // withServers gives the story of a seed an OpenStack, whose computes are lost in every way
@@ -64,6 +66,26 @@ func withServers(seed uint64) Story {
 			c := fmt.Sprintf("c%d", 1+dice.IntN(3))
 			add(span(0, 8*time.Second), "poweroff "+c)
 			add(span(10*time.Second, 30*time.Second), "start "+c)
+		}
+	}
+	if seed%2 == 0 { // with dice of their own: the others fall as they did before
+		dice := rand.New(rand.NewPCG(seed, 0x6c6f7374))
+		networks := []string{"management", "storage", "tenant"}[:st.Shape.Networks]
+		st.Shape.Lost = map[string]fleet.Loss{}
+		for _, network := range networks {
+			st.Shape.Lost[network] = pick(dice, fleet.Losses()...)
+		}
+		for range 3 + dice.IntN(6) {
+			t := 20*time.Second + time.Duration(dice.Int64N(int64(length-80*time.Second))).Truncate(time.Microsecond)
+			group := 2000 + len(st.Commands)
+			network, way := networks[dice.IntN(len(networks))], pick(dice, "in", "out", "both")
+			first := dice.IntN(st.Shape.Hosts)
+			for i := range pick(dice, 1, 1, 1, st.Shape.Hosts) {
+				h := fmt.Sprintf("n%d", 1+(first+i)%st.Shape.Hosts)
+				back := t + time.Duration(dice.Int64N(int64(pick(dice, 20*time.Second, 80*time.Second))))
+				st.Commands = append(st.Commands, Command{At: t, Verb: "cut", Args: []string{h, network, way}, Group: group},
+					Command{At: back.Truncate(time.Microsecond), Verb: "heal", Args: []string{h}, Group: group})
+			}
 		}
 	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })

@@ -223,7 +223,10 @@ func (s *Site) recover() {
 	for _, id := range fleet.Sorted(s.quorum.newest().Wishes) {
 		s.wish(fleet.Remove("wish/"+id, "the person takes the wish back"))
 	}
-	const bound = 240 * second
+	bound := 240 * second
+	if s.nova != nil {
+		bound = 900 * second // nobody knows sooner that an evacuation is lost (plan's evacuateLasts)
+	}
 	end := s.elapsed() + bound
 	good := 0
 	var why string
@@ -270,6 +273,9 @@ func (s *Site) recover() {
 func (s *Site) awaited() string {
 	if s.quorum.changing || len(s.quorum.want) > 0 {
 		return "the voters are being changed"
+	}
+	if len(s.quorum.newest().Cutoffs) > 0 {
+		return "a compute has a network back, and not for long enough"
 	}
 	for _, h := range s.hosts {
 		if h.agent == nil || !h.agent.leader.on {
@@ -571,7 +577,8 @@ func hang(_ *Site, h *host, rest []string) error {
 	return nil
 }
 
-func resume(_ *Site, h *host, rest []string) error {
+func resume(s *Site, h *host, rest []string) error {
+	h.healed = s.now
 	switch what(rest) {
 	case "agent":
 		h.agentProcess.thaw()
@@ -669,6 +676,7 @@ func cutHost(s *Site, h *host, rest []string) error {
 
 func (s *Site) healHost(h *host, net string) {
 	mask, _ := s.mask(net)
+	h.healed = s.now
 	for _, p := range s.hosts {
 		s.cut[h.index][p.index] &^= mask
 		s.cut[p.index][h.index] &^= mask

@@ -44,6 +44,8 @@ type Shape struct {
 	Brokers bool
 	// Servers is how many servers the computes run; 0: there is no OpenStack.
 	Servers int
+	// Lost is what follows for a compute that lost a network.
+	Lost map[string]fleet.Loss
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -121,7 +123,7 @@ func (sh Shape) build() fleet.Spec {
 			Restarts: fleet.Restarts{Count: 60, Within: time.Minute}})
 	}
 	if sh.Servers > 0 {
-		spec.OpenStack.Cloud = "sim"
+		spec.OpenStack.Cloud, spec.OpenStack.Lost = "sim", sh.Lost
 		spec.Services = append(spec.Services, fleet.Service{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Units: []string{"nova-compute"}, Roles: []string{"compute"},
 			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})
 	}

@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -110,6 +110,12 @@ func (st *Story) site(words []string) error {
 			st.Shape.Found = strings.Split(value, ",")
 		case "coarse":
 			st.Coarse = strings.Split(value, ",")
+		case "lost":
+			st.Shape.Lost = map[string]fleet.Loss{}
+			for _, pair := range strings.Split(value, ",") {
+				network, then, _ := strings.Cut(pair, ":")
+				st.Shape.Lost[network] = fleet.Loss(then)
+			}
 		case "on_failure":
 			st.Shape.OnFailure = fleet.OnFailure(value)
 		case "watchdog":
@@ -156,6 +162,13 @@ func (st Story) Write() string {
 	}
 	if sh.Servers > 0 {
 		fmt.Fprintf(&b, " servers=%d", sh.Servers)
+	}
+	if len(sh.Lost) > 0 {
+		var pairs []string
+		for _, network := range fleet.Sorted(sh.Lost) {
+			pairs = append(pairs, network+":"+string(sh.Lost[network]))
+		}
+		b.WriteString(" lost=" + strings.Join(pairs, ","))
 	}
 	if sh.OnFailure != "" {
 		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)

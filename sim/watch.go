@@ -319,7 +319,7 @@ func (w *watch) offOrdered(h *host, boot string, first bool) {
 		w.fail("no needless kill", "%s is switched off for its boot %s, and the open intent is %q", h.name, boot, in.Boot)
 	}
 	since, steady := w.steady[h]
-	if well := at(time.Second + 2*w.site.timing.Lease); first && steady && h.boot == boot && w.site.now-since > well && !w.ruled[h.name] && !h.broke() && w.reaches(h) {
+	if well := at(time.Second + 2*w.site.timing.Lease); first && steady && h.boot == boot && w.site.now-since > well && !w.ruled[h.name] && !h.broke() && w.reaches(h) && !w.justBack(h) {
 		w.fail("no healthy host is fenced", "%s is switched off and has been heard by a majority of ears for %v", h.name, time.Duration(w.site.now-since))
 	}
 	if steady && h.boot != boot && w.site.now-since > at(time.Second+2*w.site.timing.Lease) {
@@ -367,6 +367,12 @@ func (w *watch) reaches(h *host) bool {
 		}
 	}
 	return n >= fleet.Majority(len(voters))
+}
+
+// justBack says whether a host that beats slowly was out of reach until a moment ago. Its
+// lease may have lasted all the while, and the first beat after it may cross the order.
+func (w *watch) justBack(h *host) bool {
+	return h.every == w.site.timing.SlowBeat && h.healed > 0 && w.site.now-h.healed < at(2*h.every)
 }
 
 // fenced: an off that comes late comes while its intent is still open.
@@ -452,7 +458,11 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	}
 	// An intent that goes on, with the next level or for an earlier one, has the reason that it had.
 	goesOn := strings.Contains(why, "its next level") || strings.Contains(why, "is proved, and open")
-	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence") || goesOn && w.ruled[in.Host]
+	_, network, cut := strings.Cut(why, "its servers need ")
+	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence") || cut || goesOn && w.ruled[in.Host]
+	if cut && w.linked(h, network) {
+		w.fail("no needless kill", "%s is to be fenced for the loss of %s, over which a voter hears it and answers", in.Host, network)
+	}
 	if w.ruled[in.Host] {
 		return
 	}
@@ -462,7 +472,7 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	}
 	since, steady := w.steady[h]
 	well := at(2*time.Second + 3*s.timing.Lease)
-	steady = steady && (h.every != s.timing.SlowBeat || w.reaches(h))
+	steady = steady && (h.every != s.timing.SlowBeat || w.reaches(h) && !w.justBack(h))
 	if steady && h.boot == in.Boot && decided-since > well {
 		w.fail("no needless kill", "%s is to be fenced and has held its lease for %v", in.Host, time.Duration(decided-since))
 	}
@@ -477,6 +487,22 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	if open > s.spec.Brakes.Count || lost > s.spec.Brakes.Count {
 		w.fail("the brake", "%s is to be fenced while %d hosts are lost and %d intents are open", in.Host, lost, open)
 	}
+}
+
+// linked says whether a host and some voter hear each other over a network, and not only
+// since a moment ago.
+func (w *watch) linked(h *host, network string) bool {
+	for net := range w.site.nets {
+		if w.site.nets[net].name != network || !h.links[net] {
+			continue
+		}
+		for _, v := range w.site.hosts {
+			if v.voter && v != h && w.site.open(h, v, net) && w.site.open(v, h, net) {
+				return w.site.now-max(h.healed, v.healed) > at(4*w.site.timing.SlowBeat)
+			}
+		}
+	}
+	return false
 }
 
 // unheard says whether no ear has heard the host for a while.
