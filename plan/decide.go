@@ -46,6 +46,8 @@ type decision struct {
 	load map[string]int
 	// rolls is, by service, the host whose copy is being restarted.
 	rolls map[string]string
+	// lostHosts are those that count for the brakes: lost, or being fenced. Nil: not counted yet.
+	lostHosts map[string]bool
 }
 
 // Decide returns the plan for a World whose Verdicts are filled in.

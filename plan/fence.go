@@ -117,7 +117,16 @@ func (d *decision) returns(host, boot string) bool {
 func (d *decision) intend(host *fleet.Host, boot, why string) {
 	about := "host/" + host.Name
 	oath := fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", host.Name)
-	lost := judge.Lost(d.w)
+	if d.lostHosts == nil {
+		d.lostHosts = map[string]bool{}
+		for _, name := range slices.Concat(judge.Lost(d.w), fleet.Sorted(d.w.State.Intents)) { // some are fenced while they are heard
+			d.lostHosts[name] = true
+		}
+	}
+	lost := len(d.lostHosts)
+	if !d.lostHosts[host.Name] {
+		lost++
+	}
 	m := d.w.State.Members[host.Name]
 	switch {
 	case host.Name == d.w.Leader:
@@ -134,8 +143,8 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	case d.w.Now.Sub(d.w.Since) < leaderPause:
 		d.wait(about, "the first seconds of a new leader to pass", "")
 		d.wake(leaderPause - d.w.Now.Sub(d.w.Since))
-	case (len(lost) > d.w.Spec.Brakes.Count || len(lost)*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake):
-		d.wait(about, fmt.Sprintf("the brake: %d of %d hosts are lost at once (%v), which is our own blindness until shown otherwise", len(lost), len(d.w.Spec.Hosts), lost), oath)
+	case (lost > d.w.Spec.Brakes.Count || lost*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake):
+		d.wait(about, fmt.Sprintf("the brake: %d of %d hosts are lost at once (%s), which is our own blindness until shown otherwise", lost, len(d.w.Spec.Hosts), few(fleet.Sorted(d.lostHosts))), oath)
 	case d.loops(m):
 		d.wait(about, d.often(m)+"; the next when the first of these is that long ago ("+why+")", oath)
 	default:
@@ -158,6 +167,7 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 		if v := d.w.Verdicts[host.Name]; v.Condition == fleet.Lapsed && !d.silentNow(host.Name, boot) {
 			return // a brake may have held for long, and ears may have heard it since
 		}
+		d.lostHosts[host.Name] = true
 		m.Barred = "fenced: " + why
 		m.Tried = fleet.Tries{Boot: boot, Count: tries + 1}
 		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
