@@ -411,7 +411,7 @@ func TestDecide(t *testing.T) {
 		{"disarmed and at rest", func(w *fleet.World) {
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
 		}, nil},
-		{"nor when many are lost", func(w *fleet.World) { hush(*w, "c2"); silent(*w, "c3", time.Second) }, []string{"service/s waits", "host/c2 waits"}},
+		{"nor when many are lost", func(w *fleet.World) { hush(*w, "c2"); silent(*w, "c3", time.Second) }, []string{"service/s waits", "brake waits"}},
 		{"nor the leader by itself", func(w *fleet.World) { hush(*w, "c2"); w.Leader = "c2" }, []string{"service/s waits", "host/c2 waits"}},
 		{"a service asks about the boot, whatever its stint", func(w *fleet.World) {
 			h := w.Heard["c2"]

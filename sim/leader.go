@@ -455,7 +455,7 @@ func (l *leader) note(w fleet.World, p fleet.Plan) {
 		open[topic] = true
 		l.once(topic, true, "%s waits for %s", x.About, x.For)
 		switch {
-		case strings.Contains(x.For, "the brake"):
+		case x.About == "brake":
 			s.guard(fleet.GuardBrake)
 		case strings.Contains(x.For, "it was fenced"):
 			s.guard(fleet.GuardLoop)

@@ -461,7 +461,7 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	_, network, cut := strings.Cut(why, "its servers need ")
 	w.ruled[in.Host] = strings.Contains(why, "its rule is to fence") || cut || goesOn && w.ruled[in.Host]
 	if cut && w.linked(h, network) {
-		w.fail("no needless kill", "%s is to be fenced for the loss of %s, over which a voter hears it and answers", in.Host, network)
+		w.fail("no needless kill", "%s is to be fenced for the loss of %s, over which a majority of voters hears it and answers", in.Host, network)
 	}
 	if w.ruled[in.Host] {
 		return
@@ -472,7 +472,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	}
 	since, steady := w.steady[h]
 	well := at(2*time.Second + 3*s.timing.Lease)
-	steady = steady && (h.every != s.timing.SlowBeat || w.reaches(h) && !w.justBack(h))
+	// The lease of a compute, also of one that was made a voter meanwhile, may outlast its silence.
+	steady = steady && (h.role != "compute" || w.reaches(h) && !w.justBack(h))
 	if steady && h.boot == in.Boot && decided-since > well {
 		w.fail("no needless kill", "%s is to be fenced and has held its lease for %v", in.Host, time.Duration(decided-since))
 	}
@@ -489,20 +490,22 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	}
 }
 
-// linked says whether a host and some voter hear each other over a network, and not only
-// since a moment ago.
+// linked says whether a host and a majority of the voters hear each other over a network,
+// and not only since a moment ago.
 func (w *watch) linked(h *host, network string) bool {
+	n := 0
 	for net := range w.site.nets {
 		if w.site.nets[net].name != network || !h.links[net] {
 			continue
 		}
-		for _, v := range w.site.hosts {
-			if v.voter && v != h && w.site.open(h, v, net) && w.site.open(v, h, net) {
-				return w.site.now-max(h.healed, v.healed) > at(4*w.site.timing.SlowBeat)
+		for _, name := range w.site.spec.Voters() {
+			v := w.site.names[name]
+			if v != h && w.site.open(h, v, net) && w.site.open(v, h, net) && w.site.now-max(h.healed, v.healed) > at(4*w.site.timing.SlowBeat) {
+				n++
 			}
 		}
 	}
-	return false
+	return n >= fleet.Majority(len(w.site.spec.Voters()))
 }
 
 // unheard says whether no ear has heard the host for a while.
