@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-cut-computes lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -95,6 +95,12 @@ lab-rabbitmq: build
 lab-rabbitmq-losses: build
 	go test ./lab -count=1 -timeout 0 -v -run 'TestRabbitLosses$$' -rabbitmq-losses $(ROUNDS) -rabbitmq-suite $(SUITE)
 
+# A rack of 40 of 1,000 computes with 20,000 servers dies, and 2,000 of 3,000 vanish, over the
+# played OpenStack; minutes. CI plays a tenth of it.
+SCALE ?= 1000
+scale:
+	go test ./node -count=1 -timeout 0 -v -run 'TestRackDies|TestManyVanish' -scale $(SCALE)
+
 # The host's side of a watchdog's contract, on machines of QEMU (apt-get install qemu-system-x86)
 # with Debian's cloud kernel and its softdog: two minutes.
 KERNEL = /var/cache/mainstay-lab/kernel
@@ -172,6 +178,10 @@ lab-openstack: build $(KERNEL)/softdog.ko
 # The same, and computes lose their power: Mainstay evacuates their servers.
 lab-evacuate: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$' -openstack
+
+# And computes lose one network each, both ways and one way: half an hour.
+lab-cut-computes: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$' -openstack
 
 clean:
 	rm -rf bin dist

@@ -131,6 +131,7 @@ type ComputeService struct {
 	State  string `json:"state"`  // up, down
 	Status string `json:"status"` // enabled, disabled
 	Forced bool   `json:"forced_down"`
+	Reason string `json:"disabled_reason"`
 }
 
 // ComputeServices asks Nova for all its services.

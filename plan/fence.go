@@ -144,7 +144,9 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 		d.wait(about, "the first seconds of a new leader to pass", "")
 		d.wake(leaderPause - d.w.Now.Sub(d.w.Since))
 	case (lost > d.w.Spec.Brakes.Count || lost*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake):
-		// Once for all of them: a person who is woken by a switch needs one line, not two thousand.
+		if _, told := d.waits["brake"]; told {
+			break // a person who is woken by a switch needs one line, not two thousand
+		}
 		d.wait("brake", fmt.Sprintf("a person: %d of %d hosts are lost at once (%s), which is our own blindness until shown otherwise, and nobody is fenced", lost, len(d.w.Spec.Hosts), few(fleet.Sorted(d.lostHosts))),
 			"look at the switch that they share; for each host that you have seen to be off: mainstay recover oath HOST")
 	case d.loops(m):
