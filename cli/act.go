@@ -33,7 +33,8 @@ func (a *app) moveCommand() *cobra.Command {
 		},
 		Long: `Asks the holder to hand over, which it does by its own word, and waits until the
 other host has it. If it cannot move, says what it waits for. The wish stands until it
-has come true; with --cancel and no HOST it is taken back.`,
+has come true; with --cancel and no HOST it is taken back. It is given up, and history says
+why, when it cannot come true any more, or somebody swears that HOST is off.`,
 		Example: "  mainstay move internal c2\n  mainstay move keystone-flush c3 --wait 2m\n  mainstay move internal --cancel",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
@@ -52,15 +53,16 @@ has come true; with --cancel and no HOST it is taken back.`,
 					return err
 				})
 			}
+			var wish fleet.Wish
 			err = a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, nil)
+				return c.Do(ctx, "POST", "/v1/wishes", fleet.Wish{Verb: "move", Thing: args[0], To: args[1]}, &wish)
 			})
 			if err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
 			defer cancel()
-			return a.awaitMove(ctx, c, args[0], args[1])
+			return a.awaitMove(ctx, c, wish)
 		},
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait for it")
@@ -68,9 +70,10 @@ has come true; with --cancel and no HOST it is taken back.`,
 	return cmd
 }
 
-// awaitMove shows what the move waits for until the thing works where it should.
-func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) error {
-	said := ""
+// awaitMove shows what the move waits for until the thing works where it should, or
+// history says that it cannot.
+func (a *app) awaitMove(ctx context.Context, c *api.Client, wish fleet.Wish) error {
+	thing, to, said := wish.Thing, wish.To, ""
 	for {
 		s, err := c.Status(ctx)
 		if err == nil {
@@ -88,6 +91,9 @@ func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) er
 					fmt.Fprintf(a.err, "%s waits for %s\n", x.About, x.For)
 				}
 			}
+			if why := givenUp(ctx, c, s, wish); why != "" {
+				return errors.New(why)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -95,6 +101,29 @@ func (a *app) awaitMove(ctx context.Context, c *api.Client, thing, to string) er
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// givenUp is what history says of a wish to move that stands no more and has not come true;
+// "" if it stands, or nothing is said.
+func givenUp(ctx context.Context, c *api.Client, s api.Status, wish fleet.Wish) string {
+	for _, x := range s.Wishes {
+		if x.Verb == wish.Verb && strings.HasSuffix("/"+x.Thing, "/"+wish.Thing) {
+			return ""
+		}
+	}
+	list, err := c.Events(ctx, "", 0)
+	if err != nil {
+		return ""
+	}
+	for _, e := range slices.Backward(list) {
+		if e.At.Before(wish.At) {
+			break
+		}
+		if strings.Contains("/"+e.Text, fmt.Sprintf("/%s cannot be moved to %s: ", wish.Thing, wish.To)) {
+			return e.Text
+		}
+	}
+	return ""
 }
 
 func (a *app) maintenanceCommand() *cobra.Command {

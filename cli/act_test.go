@@ -83,6 +83,19 @@ func TestMoveCancel(t *testing.T) {
 	if code != exitUnknown || !strings.Contains(errOut, "mainstay move internal --cancel") {
 		t.Fatalf("a move that does not come true: exit %d, %s", code, errOut)
 	}
+	b.status.Wishes = []fleet.Wish{{Verb: "move", Thing: "address/internal", To: "c2"}}
+	b.events = []fleet.Event{{ID: "1", At: time.Now().Add(time.Minute), Text: "address/internal cannot be moved to c2: ann swore that c2 is off"}}
+	if code, _, errOut := run("move", "internal", "c2", "--wait", "100ms"); code != exitUnknown {
+		t.Errorf("a move that is wished again: exit %d, %s", code, errOut)
+	}
+	b.status.Wishes = nil
+	if code, _, errOut := run("move", "internal", "c2"); code != 1 || !strings.Contains(errOut, b.events[0].Text) {
+		t.Errorf("a move that was given up: exit %d, %s", code, errOut)
+	}
+	b.events[0].At = time.Now().Add(-time.Minute)
+	if code, _, errOut := run("move", "internal", "c2", "--wait", "100ms"); code != exitUnknown {
+		t.Errorf("another's was given up a minute before: exit %d, %s", code, errOut)
+	}
 	if code, out, errOut := run("move", "internal", "--cancel"); code != 0 || len(b.undone) != 1 || b.undone[0] != "move-internal" {
 		t.Errorf("exit %d, taken back %v: %s%s", code, b.undone, out, errOut)
 	}

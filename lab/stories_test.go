@@ -54,6 +54,7 @@ var virtual = map[string]string{
 	"r5-all-come-back":                noBrokers,
 	"r5-one-does-not-come-back":       noBrokers,
 	"r5-the-one-that-knows-less":      noBrokers,
+	"s4-rabbitmq-host-reboots":        noBrokers,
 	"h76-late-kill":                   noGalera,
 	"h03-two-silences":                "two silences within one lease, to the hundredth of a second",
 	"h04-rebooted-ear":                "a host that boots within its lease",

@@ -542,7 +542,7 @@ func (d *decision) holder(host string) (stint fleet.Stint, address, service bool
 	return stint, address, service
 }
 
-// settle removes wishes that have come true.
+// settle removes wishes that have come true, or cannot any more.
 func (d *decision) settle() {
 	for _, id := range fleet.Sorted(d.w.State.Wishes) {
 		wish := d.w.State.Wishes[id]
@@ -558,16 +558,11 @@ func (d *decision) settle() {
 		if wish.Verb != "move" {
 			continue
 		}
-		if x := d.failed[wish.Thing+"@"+wish.To]; x.times > 0 {
-			// Tried again and again it would cost an outage each time.
-			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s cannot be moved to %s: %s", wish.Thing, wish.To, x.why)))
-			continue
-		}
-		h, held := d.w.State.Holdings[wish.Thing]
-		if why := d.follows(h, wish.To); why != "" {
+		if why := d.vain(wish); why != "" {
 			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s cannot be moved to %s: %s", wish.Thing, wish.To, why)))
 			continue
 		}
+		h, held := d.w.State.Holdings[wish.Thing]
 		if held && h.Host == wish.To && d.inEffect(h) {
 			d.record(fleet.Remove("wish/"+id, fmt.Sprintf("%s is on %s as %s wished", wish.Thing, wish.To, wish.By)))
 		}
@@ -590,10 +585,10 @@ func (d *decision) oath(id string, wish fleet.Wish) {
 	d.record(fleet.Remove("wish/"+id, "the oath is taken"))
 }
 
-// moveWish returns where a person wants a thing to be.
+// moveWish returns where a person wants a thing to be, unless that is in vain.
 func (d *decision) moveWish(thing string) (fleet.Wish, bool) {
 	w, ok := d.moves[thing]
-	return w, ok
+	return w, ok && d.vain(w) == ""
 }
 
 func split(thing string) (kind, name string) {

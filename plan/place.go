@@ -467,8 +467,9 @@ func (d *decision) shouldMove(v fleet.Service, h fleet.Holding) string {
 	case wished && wish.To != h.Host && slices.Contains(fit, wish.To):
 		return fmt.Sprintf("%s wishes it on %s", wish.By, wish.To)
 	case wished && wish.To != h.Host:
-		d.wait(h.Thing, fmt.Sprintf("%s to be able to run it: %s", wish.To, d.cannotRun(v, wish.To)), "")
-	case others:
+		d.unmet(h.Thing, wish, "run", d.cannotRun(v, wish.To))
+	}
+	if others {
 		return d.departs(h.Host)
 	}
 	return ""

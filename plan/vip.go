@@ -238,7 +238,9 @@ func (d *decision) shouldLeave(a fleet.Address, h fleet.Holding) string {
 	case wished && wish.To != h.Host && slices.Contains(fit, wish.To):
 		return fmt.Sprintf("%s wishes it on %s", wish.By, wish.To)
 	case wished && wish.To != h.Host:
-		d.wait(a.Thing(), fmt.Sprintf("%s to be able to carry it: %s", wish.To, d.cannotCarry(a, wish.To)), "")
+		d.unmet(a.Thing(), wish, "carry", d.cannotCarry(a, wish.To))
+	}
+	switch {
 	case !others:
 		return ""
 	case d.departs(h.Host) != "":
