@@ -32,6 +32,7 @@ const rabbitServices = `  haproxy: {}
 func rabbitTestFiles(password string) map[string]File {
 	files := rabbitFiles(password, "nova")
 	files["/etc/memcached.conf"] = File{Data: []byte("-l 0.0.0.0\n-p 11211\n-U 0\n-u memcache\n-m 32\n-t 1\n-P /run/memcached/memcached.pid\n")}
+	files["/usr/local/bin/rabbitmq-bare"] = File{Data: []byte(bareRabbit), Mode: 0o755}
 	files["/usr/local/bin/cache-client"] = File{Data: []byte(cacheClient), Mode: 0o755}
 	return files
 }
@@ -55,14 +56,14 @@ func TestRabbitMQ(t *testing.T) {
 	t.Run("three nodes form one cluster, with the policy", r.formed)
 	t.Run("check tells what would let it come apart", r.checked)
 	r.begin(t)
-	r.step(t, "node killed", r.killed)
-	r.step(t, "node hung", r.hung)
-	r.step(t, "host cut off", r.cut)
-	r.step(t, "R2 cut off again while it recovers", r.cutTwice)
-	r.step(t, "host loses power", r.poweredOff)
-	r.step(t, "all lose power at once", r.allOff)
-	r.step(t, "R5 all lose power and one does not come back", r.oneAway)
-	r.step(t, "a node loses its data", r.emptied)
+	r.step(t, "node killed", rabbitLoss, r.killed)
+	r.step(t, "node hung", rabbitLoss, r.hung)
+	r.step(t, "host cut off", rabbitLoss, r.cut)
+	r.step(t, "R2 cut off again while it recovers", 0, r.cutTwice)
+	r.step(t, "host loses power", rabbitLoss, r.poweredOff)
+	r.step(t, "all lose power at once", 0, r.allOff)
+	r.step(t, "R5 all lose power and one does not come back", 0, r.oneAway)
+	r.step(t, "a node loses its data", rabbitLoss, r.emptied)
 	r.end(t)
 	t.Run("a person resets all", r.reset)
 	t.Run("a memcached that is gone stalls nobody", r.cache)
@@ -141,8 +142,9 @@ func (r *rabbitSite) checked(t *testing.T) {
 	}
 }
 
-// step plays a fault, until all is well again and what was confirmed is delivered.
-func (r *rabbitSite) step(t *testing.T, name string, play func(*testing.T) time.Time) {
+// step plays a fault, until all is well again and what was confirmed is delivered. promised
+// is for how long all clients may have nothing confirmed; 0: nothing is promised.
+func (r *rabbitSite) step(t *testing.T, name string, promised time.Duration, play func(*testing.T) time.Time) {
 	t.Run(name, func(t *testing.T) {
 		defer func() { // or the next step says nothing
 			for _, m := range r.lab.Hosts {
@@ -157,7 +159,11 @@ func (r *rabbitSite) step(t *testing.T, name string, play func(*testing.T) time.
 		r.whole(t)
 		t.Logf("whole again %v after the fault", time.Since(from).Round(100*time.Millisecond))
 		r.traffic.delivered(t)
-		r.traffic.gaps(t, from, time.Now())
+		to := time.Now()
+		r.traffic.gaps(t, from, to)
+		if promised > 0 {
+			r.within(t, "longest time without a confirm", r.traffic.longest("", from, to), promised)
+		}
 	})
 }
 
@@ -282,7 +288,7 @@ func (r *rabbitSite) allOff(t *testing.T) time.Time {
 	}
 	last := time.Now()
 	r.traffic.flows(t, at, "c1", "c2", "c3")
-	t.Logf("service back %v after the last host's start", r.traffic.first(last).Round(100*time.Millisecond))
+	r.within(t, "service back after the last host's start", r.traffic.first(last), rabbitOutage)
 	return at
 }
 
@@ -295,7 +301,7 @@ func (r *rabbitSite) oneAway(t *testing.T) time.Time {
 	r.deed(t)(r.lab.Start(r.ctx, "c2"))
 	last := time.Now()
 	r.traffic.flows(t, at, "c1", "c2")
-	t.Logf("service back %v after the last host's start, one of three away", r.traffic.first(last).Round(100*time.Millisecond))
+	r.within(t, "service back after the last host's start, one of three away", r.traffic.first(last), rabbitOutage)
 	r.deed(t)(r.lab.Start(r.ctx, "c3"))
 	return at
 }
