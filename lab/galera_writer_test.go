@@ -50,6 +50,9 @@ func (g *galeraSite) writerLost(t *testing.T, signal string, bound time.Duration
 		stalls, groups, added = append(stalls, stall), append(groups, group.Sub(begun)), append(added, end.Sub(group))
 		t.Logf("%s stopped at %s: no commit for %v; a new group %v and the next commit %v after that, with %s", old, begun.Format("15:04:05.000"),
 			stall.Round(time.Millisecond), group.Sub(begun).Round(time.Millisecond), end.Sub(begun).Round(time.Millisecond), g.writer(t))
+		if stall > 2*(galeraSuspect+bound) {
+			g.tellGroup(t, begun)
+		}
 	}
 	t.Logf("%d rounds, the machine's load up to %.1f, suspect_timeout %v: no commit for %s; Galera's own new group after %s; added to that %s", len(stalls), load, galeraSuspect, spread(stalls), spread(groups), spread(added))
 	if worst := slices.Max(added); worst > bound {
@@ -60,6 +63,15 @@ func (g *galeraSite) writerLost(t *testing.T, signal string, bound time.Duration
 		t.Logf("not held against suspect_timeout and %v: the load was above %.0f", bound, moderate)
 	case median > galeraSuspect+bound:
 		t.Errorf("no commit for %v in the median: more than suspect_timeout (%v) and %v", median, galeraSuspect, bound)
+	}
+}
+
+// tellGroup logs what each member itself said of the group since then.
+func (g *galeraSite) tellGroup(t *testing.T, since time.Time) {
+	t.Helper()
+	for _, m := range g.lab.Hosts {
+		out := g.run(t, m.Name, "journalctl", "-u", "mariadb", "-o", "short-precise", "--no-pager", "--since", fmt.Sprintf("@%d", since.Unix()-1))
+		t.Logf("%s on the group, which took so long:\n%s", m.Name, out)
 	}
 }
 

@@ -23,13 +23,14 @@ set -e
 dir=$(mktemp -d /var/lib/rabbitmq/bare.XXXXXX)
 chown rabbitmq: "$dir"
 begun=$(date +%s%3N)
-systemd-run -q --unit=rabbitmq-bare --service-type=notify -p NotifyAccess=all -p User=rabbitmq -p WorkingDirectory=/var/lib/rabbitmq -p TimeoutStartSec=300 \
+unit=rabbitmq-bare-$$.service
+systemd-run -q --collect --unit=$unit --service-type=notify -p NotifyAccess=all -p User=rabbitmq -p WorkingDirectory=/var/lib/rabbitmq -p TimeoutStartSec=300 \
 	-E RABBITMQ_NODENAME=bare@$(hostname) -E RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 -E RABBITMQ_NODE_PORT=5699 -E RABBITMQ_DIST_PORT=25699 \
 	-E RABBITMQ_MNESIA_BASE="$dir" -E RABBITMQ_LOG_BASE="$dir" -E RABBITMQ_CONFIG_FILE="$dir/none" -E RABBITMQ_ADVANCED_CONFIG_FILE="$dir/none" \
 	/usr/lib/rabbitmq/bin/rabbitmq-server >&2
 echo $(($(date +%s%3N) - begun))
-systemctl kill -s KILL rabbitmq-bare.service
-systemctl reset-failed rabbitmq-bare.service >&2 || true
+systemctl kill -s KILL $unit
+systemctl stop $unit >&2 || true
 rm -r "$dir"
 `
 
