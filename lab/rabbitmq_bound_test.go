@@ -44,9 +44,23 @@ func (r *rabbitSite) within(t *testing.T, what string, took, promised time.Durat
 		t.Fatalf("a bare node's start: %q: %v", out, err)
 	}
 	bare := time.Duration(ms) * time.Millisecond
-	bound := max(promised, time.Duration(float64(promised)*bare.Seconds()/rabbitBare.Seconds()))
+	bound := allowed(promised, bare)
 	t.Logf("%s: %v; a bare node starts in %v now, so %v are allowed", what, took.Round(100*time.Millisecond), bare.Round(100*time.Millisecond), bound.Round(100*time.Millisecond))
 	if took > bound {
 		t.Errorf("%s: %v, more than %v", what, took.Round(100*time.Millisecond), bound.Round(100*time.Millisecond))
+	}
+}
+
+func allowed(promised, bare time.Duration) time.Duration {
+	return max(promised, time.Duration(float64(promised)*bare.Seconds()/rabbitBare.Seconds()))
+}
+
+// TestAllowed: a fast machine does not shorten what is promised, a slow one lengthens it in
+// proportion.
+func TestAllowed(t *testing.T) {
+	for bare, want := range map[time.Duration]time.Duration{rabbitBare / 2: rabbitLoss, rabbitBare: rabbitLoss, 3 * rabbitBare: 3 * rabbitLoss} {
+		if got := allowed(rabbitLoss, bare); got != want {
+			t.Errorf("a bare node starts in %v: %v are allowed, want %v", bare, got, want)
+		}
 	}
 }
