@@ -162,7 +162,7 @@ func (r *rabbitSite) step(t *testing.T, name string, promised time.Duration, pla
 		to := time.Now()
 		r.traffic.gaps(t, from, to)
 		if promised > 0 {
-			r.within(t, "longest time without a confirm", r.traffic.longest("", from, to), promised)
+			r.within(t, "longest time without a confirm", r.traffic.longest("", from, to), 0, promised)
 		}
 	})
 }
@@ -288,7 +288,7 @@ func (r *rabbitSite) allOff(t *testing.T) time.Time {
 	}
 	last := time.Now()
 	r.traffic.flows(t, at, "c1", "c2", "c3")
-	r.within(t, "service back after the last host's start", r.traffic.first(last), rabbitOutage)
+	r.within(t, "service back after the last host's start", r.traffic.first(last), 0, rabbitOutage)
 	return at
 }
 
@@ -301,7 +301,7 @@ func (r *rabbitSite) oneAway(t *testing.T) time.Time {
 	r.deed(t)(r.lab.Start(r.ctx, "c2"))
 	last := time.Now()
 	r.traffic.flows(t, at, "c1", "c2")
-	r.within(t, "service back after the last host's start, one of three away", r.traffic.first(last), rabbitOutage)
+	r.within(t, "service back after the last host's start, one of three away", r.traffic.first(last), rabbitWaits, rabbitOutage)
 	r.deed(t)(r.lab.Start(r.ctx, "c3"))
 	return at
 }
