@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -268,7 +269,7 @@ func (c *ocfCopy) look(ctx context.Context, recurring bool) (fleet.ServiceState,
 		st.Why = w.why
 	}
 	c.mu.Lock()
-	c.role, c.seen, c.asked = role, w, time.Now()
+	c.role, c.seen, c.asked = role, ocfWord{w.code, cmp.Or(st.Why, w.why)}, time.Now()
 	c.wanted = c.wanted || st.Phase == fleet.Running // one that is found running is to run on
 	c.mu.Unlock()
 	st.Role = c.shown(role)
@@ -568,14 +569,23 @@ func (c *ocfCopy) act(ctx context.Context, action string, interval time.Duration
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var said speech
-	code, err := runOCF(ctx, c.agent.path, action, env, nil, &said)
+	log := openAgentLog(c.env.Shims)
+	code, err := runOCF(ctx, c.agent.path, action, append(env, log.env()...), nil, &said)
+	hide := func(text string) string {
+		for _, h := range hidden {
+			text = strings.ReplaceAll(text, h, "[hidden]")
+		}
+		return text
+	}
+	failure, last := log.close(hide)
+	why, line := said.reasons(hide)
 	if err != nil {
+		if word := cmp.Or(why, failure, last, line); word != "" {
+			err = fmt.Errorf("%w; its last word was: %s", err, word)
+		}
 		return ocfWord{}, err
 	}
-	w := ocfWord{code, said.reason()}
-	for _, h := range hidden {
-		w.why = strings.ReplaceAll(w.why, h, "[hidden]")
-	}
+	w := ocfWord{code, cmp.Or(why, failure, line, last)}
 	if w.why == "" {
 		w.why = ocfWords[code]
 	}

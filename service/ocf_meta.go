@@ -248,16 +248,11 @@ func (s *speech) hear(line string) {
 	}
 }
 
-// reason is why it failed, in the agent's words.
-func (s *speech) reason() string {
+// reasons are why it failed, in the agent's words: the reason that it gave, and its last
+// line, which may be one.
+func (s *speech) reasons(hide func(string) string) (why, last string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hear(string(s.text))
-	if s.why == "" {
-		s.why = s.last
-	}
-	if len(s.why) > 300 {
-		s.why = s.why[:300] + "..."
-	}
-	return s.why
+	return shortened(hide(s.why)), shortened(hide(s.last))
 }
