@@ -282,7 +282,9 @@ func (m *machine) boot(t *testing.T) {
 	}
 	// Not for the test's context, which is over before a test that has failed asks what was wrong.
 	m.cmd = exec.Command("ip", append([]string{"netns", "exec", machineSpace, "qemu-system-x86_64"}, args...)...)
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A session of its own: the kernel shares its time out by sessions (autogroup), and each
+	// service of a host in namespaces has one.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	var err error
 	if m.in, err = m.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
