@@ -2,7 +2,6 @@ package service
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -43,9 +42,7 @@ exit 1
 // the status.
 func TestOCFSaysWhy(t *testing.T) {
 	t.Parallel()
-	if _, err := os.Stat(filepath.Join(debianOCF, "lib/heartbeat/ocf-shellfuncs")); err != nil {
-		t.Skip("resource-agents is not installed")
-	}
+	debian(t, "heartbeat:Dummy")
 	env := ocfEnv(t, map[string]string{"silent": silentAgent})
 	dir := t.TempDir()
 	tool, secret := filepath.Join(dir, "tool"), filepath.Join(dir, "secret")
