@@ -205,7 +205,7 @@ func Agents(env Env) []string {
 	return out
 }
 
-// speech is what an agent says: all of it for its metadata, else its reason or its
+// speech is what an agent says: all of it for its metadata, else its reason and its
 // last line.
 type speech struct {
 	whole bool
