@@ -86,6 +86,7 @@ const (
 	PairTell  = "tell"  // its word about itself
 	PairPlace = "place" // a place in its store, as a learner
 	PairLeave = "leave" // to go on alone, for the asking host leaves in good order
+	PairQuit  = "quit"  // to do so by that word alone: what both must commit could not be had in time
 )
 
 // PairAnswer is the other's word, and after PairPlace what the new member starts with.

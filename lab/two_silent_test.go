@@ -16,7 +16,8 @@ import (
 // only when no network is left does a lease end.
 //
 //   - management alone carries the store. Nobody decides until it is back, or until a person
-//     ends one of the two; nobody is fenced, and what runs and speaks goes on.
+//     ends one of the two, or shuts it down, which gives up its vote by its word alone; nobody
+//     is fenced, and what runs and speaks goes on.
 //   - The others alone carry beats that management carries too. The two stay joint; what
 //     cannot be served there moves by its holder's word.
 //   - All, one by one: who is deaf knows that it is the one (docs/DESIGN.md section 3, P3),
@@ -63,15 +64,23 @@ func (s *twoSite) silent(t *testing.T, dice *rand.Rand, victim string) (alone bo
 			spoken[c.Address.String()] = true
 		}
 		t.Logf("management of %s was cut, %s: for 30 s nobody decided, and spoken are %v", victim, direction, slices.Sorted(maps.Keys(spoken)))
-		if dice.IntN(2) == 0 {
+		switch dice.IntN(3) {
+		case 0:
 			t.Logf("%s is powered off by a person", victim)
 			s.deed(t)(s.lab.PowerOff(s.ctx, victim))
+			return true
+		case 1: // nothing can be committed: its word is enough
+			t.Logf("%s shuts down in good order", victim)
+			s.run(t, victim, "systemctl", "--no-block", "poweroff")
+			s.shut(t, victim, offs)
 			return true
 		}
 		s.deed(t)(s.lab.Heal(s.ctx, victim, All))
 		s.await(t, "the heal", s.settled)
 		if direction != Link {
-			s.same(t, before, s.status(t), "healing moves nothing")
+			if s.same(t, before, s.status(t), "healing moves nothing"); t.Failed() {
+				t.Log(s.run(t, partner, "mainstay", "events", "-n", "60"))
+			}
 		}
 	}
 	if now := s.offs(t, "c1") + s.offs(t, "c2"); now != offs {

@@ -159,25 +159,34 @@ func (s *twoSite) round(t *testing.T, dice *rand.Rand, victim, fault string) tim
 	took := time.Since(begun).Round(100 * time.Millisecond)
 	t.Logf("%s %s while %s held the service: %s serves after %v", fault, victim, holder, serves, took)
 	if fault == "shutdown" {
-		err := until(s.ctx, siteBound, func() error {
-			on, err := s.lab.Powered(victim)
-			if err == nil && on {
-				err = fmt.Errorf("%s is on", victim)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if now := s.offs(t, "c1") + s.offs(t, "c2"); now != offs {
-			t.Errorf("a shutdown in good order, and a BMC switched off %d times", now-offs)
-		}
+		s.shut(t, victim, offs)
 		if h := s.holding(t, "address/internal"); strings.Contains(h.Why, "was ordered off") { // it was off by then
 			t.Errorf("a shutdown in good order, and %s was to be fenced: %s", victim, h.Why)
 		}
 	}
 	s.again(t, serves, from)
 	return took
+}
+
+// shut waits until a host that shuts down in good order is off, and sees that no BMC was
+// told to switch anything off since there were so many offs.
+func (s *twoSite) shut(t *testing.T, host string, offs int) {
+	t.Helper()
+	err := until(s.ctx, siteBound, func() error {
+		on, err := s.lab.Powered(host)
+		if err == nil && on {
+			err = fmt.Errorf("%s is on", host)
+		}
+		return err
+	})
+	if err != nil {
+		s.tell(t)
+		t.Fatal(err)
+	}
+	if now := s.offs(t, "c1") + s.offs(t, "c2"); now != offs {
+		s.tell(t)
+		t.Errorf("a shutdown in good order, and a BMC switched off %d times", now-offs)
+	}
 }
 
 // again mends all, and waits until the two are joint again, as one of them says. Since
@@ -256,14 +265,10 @@ func (s *twoSite) without(t *testing.T, host string) bool {
 	})
 }
 
-// tell logs what the two said last.
+// tell logs what the two said last, one that has no power too.
 func (s *twoSite) tell(t *testing.T) {
 	for _, m := range s.lab.Hosts {
-		for _, unit := range []string{"mainstay", "mainstay-quorum"} {
-			ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
-			text, err := s.lab.Run(ctx, m.Name, "journalctl", "-u", unit, "-n", "40", "--no-pager")
-			cancel()
-			t.Logf("%s %s (%v):\n%s", m.Name, unit, err, text)
-		}
+		text, err := s.lab.Console(m.Name, 150)
+		t.Logf("%s (%v):\n%s", m.Name, err, text)
 	}
 }

@@ -15,8 +15,10 @@ const (
 	departBound   = 10 * time.Second
 	letGoBound    = 25 * time.Second
 	farewellBound = 2 * time.Second
-	// pairLeaveBound is for the partner of a pair to go on alone.
-	pairLeaveBound = 10 * time.Second
+	// pairLeaveBound is for the partner of a pair to go on alone, pairVoteBound how much of
+	// it for a commit of both: a store that was out of touch refuses any for 5 s.
+	pairLeaveBound = 20 * time.Second
+	pairVoteBound  = 6 * time.Second
 )
 
 // depart hands over what this host holds because it shuts down, while everything on it

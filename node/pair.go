@@ -45,9 +45,14 @@ type pairDisk struct {
 	Boot    string `json:"boot"`
 	Without string `json:"without"`
 	Left    bool   `json:"left,omitempty"`
-	// Proof is there until the store's process has begun anew with it.
+	// Proof is there until the store's process has begun anew with it, Anew until it has
+	// without one, by the partner's word.
 	Proof *fleet.Proof `json:"proof,omitempty"`
+	Anew  bool         `json:"anew,omitempty"`
 }
+
+// begins: the store's process has yet to begin anew as the only member.
+func (d pairDisk) begins() bool { return d.Proof != nil || d.Anew }
 
 // pairRun is what /run says of a pair: a boot takes it away.
 type pairRun struct {
@@ -110,7 +115,7 @@ func (c Config) goesAlone(s fleet.Spec, host, boot string) (fleet.Spec, error) {
 	}
 	var disk pairDisk
 	ok, err := readFile(c.pairDisk(), &disk)
-	if err != nil || !ok || disk.Boot != boot || disk.Proof != nil {
+	if err != nil || !ok || disk.Boot != boot || disk.begins() {
 		return s, err
 	}
 	return s.Without(partner), nil
@@ -122,7 +127,7 @@ const pairLook = 100 * time.Millisecond
 
 // beginPair returns when this host's member of a pair's store may start: not in a boot
 // that has not the right to go on alone, and first as the only member, if it is to be.
-func (c Config) beginPair(ctx context.Context, q store.QuorumConfig) error {
+func (c Config) beginPair(ctx context.Context, q store.QuorumConfig, partner string) error {
 	boot, err := bootID()
 	if err != nil {
 		return err
@@ -134,14 +139,14 @@ func (c Config) beginPair(ctx context.Context, q store.QuorumConfig) error {
 			return err
 		}
 		if disk.Boot == boot {
-			if disk.Proof == nil {
+			if !disk.begins() {
 				return nil
 			}
-			if err := store.GoAlone(ctx, q, *disk.Proof); err != nil {
+			if err := store.GoAlone(ctx, q, partner, disk.Proof); err != nil {
 				return err
 			}
-			c.Log.Warn("this store goes on as the only member", "without", disk.Proof.Host)
-			disk.Proof = nil
+			c.Log.Warn("this store goes on as the only member", "without", partner)
+			disk.Proof, disk.Anew = nil, false
 			return keepFile(c.pairDisk(), disk)
 		}
 		if !said {
@@ -260,7 +265,7 @@ func (p *pair) look(ctx context.Context) error {
 	n.agent.Blind(v.Blind)
 	switch {
 	case p.trying:
-	case mine && p.disk.Proof != nil: // a former process was about to
+	case mine && p.disk.begins(): // a former process was about to
 		p.restart(ctx)
 	case mine && n.spec.Alone == "":
 		p.reread() // it is written down, and this process has not read it
@@ -498,7 +503,7 @@ func (p *pair) restartOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if ok && disk.Proof == nil {
+		if ok && !disk.begins() {
 			p.mu.Lock()
 			p.disk = &disk
 			p.mu.Unlock()
@@ -613,7 +618,8 @@ func (p *pair) say(ctx context.Context, q api.PairAsk) (api.PairAnswer, error) {
 }
 
 // leave gives up this host's vote by its word, before it ends or shuts down, so that its
-// partner goes on alone without a fence. It returns when that has begun to, or ctx ends.
+// partner goes on alone without a fence: by a commit of both, or, if that cannot be had in
+// time, by the word alone. It returns when that has begun to, or ctx ends.
 func (p *pair) leave(ctx context.Context) {
 	p.mu.Lock()
 	if p.disk != nil || p.run.Pair.Boots[p.n.host] != p.n.boot {
@@ -627,13 +633,18 @@ func (p *pair) leave(ctx context.Context) {
 	if err != nil {
 		p.n.log.Error("give up the right to fence", "error", err)
 	}
+	began := p.n.now()
 	for ctx.Err() == nil {
-		answer, err := p.say(ctx, api.PairAsk{Do: api.PairLeave, Boot: p.n.boot})
+		q := api.PairAsk{Do: api.PairLeave, Boot: p.n.boot}
+		if p.n.now().Sub(began) > pairVoteBound {
+			q.Do = api.PairQuit
+		}
+		answer, err := p.say(ctx, q)
 		if err == nil && answer.Word.Alone {
 			return
 		}
 		if err != nil {
-			p.n.log.Info("the partner does not go on alone yet", "error", err)
+			p.n.log.Info("the partner does not go on alone yet", "asked to", q.Do, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -645,7 +656,7 @@ func (p *pair) leave(ctx context.Context) {
 // word is what this host says of itself: that it goes on alone only when it does.
 func (p *pair) word() fleet.PairWord {
 	w := fleet.PairWord{Host: p.n.host, Boot: p.n.boot, Stale: p.stale()}
-	if p.disk != nil && p.disk.Boot == p.n.boot && p.disk.Proof == nil && p.n.spec.Alone != "" {
+	if p.disk != nil && p.disk.Boot == p.n.boot && !p.disk.begins() && p.n.spec.Alone != "" {
 		w.Alone, w.Without, w.Left = true, p.disk.Without, p.disk.Left
 	}
 	return w
@@ -670,6 +681,10 @@ func (n *node) Pair(ctx context.Context, host string, q api.PairAsk) (api.PairAn
 		if err := p.without(ctx, q.Boot); err != nil {
 			return api.PairAnswer{}, err
 		}
+	case api.PairQuit:
+		if err := p.takeWord(ctx, q.Boot); err != nil {
+			return api.PairAnswer{}, err
+		}
 	}
 	return api.PairAnswer{Word: p.speak()}, nil
 }
@@ -684,12 +699,12 @@ func (p *pair) speak() fleet.PairWord {
 func (p *pair) without(ctx context.Context, boot string) error {
 	n := p.n
 	p.mu.Lock()
-	done, departs := p.disk != nil, n.down.Load() != 0 || n.bye.Load()
+	done := p.disk != nil
 	p.mu.Unlock()
 	if done {
 		return nil
 	}
-	if departs {
+	if n.departs() {
 		return api.Refuse(http.StatusConflict, "", "%s is leaving too", n.host)
 	}
 	voters, err := n.store.Voters(ctx)
@@ -716,6 +731,37 @@ func (p *pair) without(ctx context.Context, boot string) error {
 	}
 	p.reread()
 	return nil
+}
+
+// departs says whether this host is leaving itself.
+func (n *node) departs() bool { return n.down.Load() != 0 || n.bye.Load() }
+
+// takeWord goes on alone without a partner that leaves in good order although no commit of
+// both can be had: the management network is lost, say, over which the stores speak.
+func (p *pair) takeWord(ctx context.Context, boot string) error {
+	n := p.n
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := plan.PairView{Self: n.host, Partner: p.partner, Boot: n.boot, Pair: p.run.Pair, Left: p.run.Left}
+	switch why := v.MayTakeWord(boot); {
+	case p.disk != nil: // it goes on alone, or is about to
+		return nil
+	case n.departs():
+		return api.Refuse(http.StatusConflict, "", "%s is leaving too", n.host)
+	case why != "":
+		return api.Refuse(http.StatusConflict, "", "%s", why)
+	case p.trying:
+		return api.Refuse(http.StatusConflict, "", "%s fences its partner", n.host)
+	case ctx.Err() != nil: // nobody waits for it any more
+		return ctx.Err()
+	}
+	n.log.Warn("goes on alone: its partner gives up its vote, and no commit of both can be had", "partner", p.partner)
+	disk := pairDisk{Boot: n.boot, Without: boot, Left: true, Anew: true}
+	if err := keepFile(n.cfg.pairDisk(), disk); err != nil {
+		return err
+	}
+	p.disk, p.run.Alone = &disk, true
+	return p.keep() // the next look has the store begin anew
 }
 
 // count sees who votes by this host's own store. If the partner has its vote again the time

@@ -36,6 +36,7 @@ func TestGoesAlone(t *testing.T) {
 		{"nothing is written down", nil, ""},
 		{"an earlier boot went on alone", pairDisk{Boot: "b0", Without: "x"}, ""},
 		{"its store has not begun anew", pairDisk{Boot: "b1", Without: "x", Proof: &fleet.Proof{}}, ""},
+		{"nor has it by its partner's word", pairDisk{Boot: "b1", Without: "x", Left: true, Anew: true}, ""},
 		{"it goes on alone", pairDisk{Boot: "b1", Without: "x"}, "c2"},
 	} {
 		if err := keepFile(c.pairDisk(), x.disk); err != nil {
@@ -67,14 +68,14 @@ func TestBeginPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.beginPair(t.Context(), store.QuorumConfig{}); err != nil {
+	if err := c.beginPair(t.Context(), store.QuorumConfig{}, "c2"); err != nil {
 		t.Error(err)
 	}
 	if err := keepFile(c.pairDisk(), pairDisk{Boot: "earlier", Without: "x"}); err != nil {
 		t.Fatal(err)
 	}
 	begun := make(chan error, 1)
-	go func() { begun <- c.beginPair(t.Context(), store.QuorumConfig{}) }()
+	go func() { begun <- c.beginPair(t.Context(), store.QuorumConfig{}, "c2") }()
 	select {
 	case err := <-begun:
 		t.Fatalf("it began in a boot that may not: %v", err)
@@ -86,12 +87,14 @@ func TestBeginPair(t *testing.T) {
 	if err := <-begun; err != nil {
 		t.Error(err)
 	}
-	// With a proof it must become the only member first, and there are no data here.
-	if err := keepFile(c.pairDisk(), pairDisk{Boot: boot, Without: "x", Proof: &fleet.Proof{Host: "c2"}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.beginPair(t.Context(), store.QuorumConfig{Dir: filepath.Join(c.State, "store")}); err == nil {
-		t.Error("it began with a proof that it had not taken")
+	// With a proof, or a word, it must become the only member first, and there are no data here.
+	for _, disk := range []pairDisk{{Boot: boot, Without: "x", Left: true, Anew: true}, {Boot: boot, Without: "x", Proof: &fleet.Proof{Host: "c2"}}} {
+		if err := keepFile(c.pairDisk(), disk); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.beginPair(t.Context(), store.QuorumConfig{Dir: filepath.Join(c.State, "store")}, "c2"); err == nil {
+			t.Errorf("it began with what it had not taken: %+v", disk)
+		}
 	}
 	var disk pairDisk
 	if ok, err := readFile(c.pairDisk(), &disk); err != nil || !ok || disk.Proof == nil {
@@ -115,6 +118,7 @@ func TestPairWord(t *testing.T) {
 	}{
 		{"joint", nil, "", fleet.PairWord{}},
 		{"about to go on alone", &pairDisk{Boot: "b1", Without: "x", Proof: &fleet.Proof{}}, "", fleet.PairWord{}},
+		{"about to, by its partner's word", &pairDisk{Boot: "b1", Without: "x", Left: true, Anew: true}, "", fleet.PairWord{}},
 		{"alone, and its agent does not know yet", &pairDisk{Boot: "b1", Without: "x"}, "", fleet.PairWord{}},
 		{"alone", &pairDisk{Boot: "b1", Without: "x"}, "c2", fleet.PairWord{Alone: true, Without: "x"}},
 		{"alone by its partner's word", &pairDisk{Boot: "b1", Without: "x", Left: true}, "c2", fleet.PairWord{Alone: true, Without: "x", Left: true}},
@@ -130,5 +134,56 @@ func TestPairWord(t *testing.T) {
 	var refused *api.Refusal
 	if _, err := n.Pair(context.Background(), "n1", api.PairAsk{Do: api.PairPlace}); !errors.As(err, &refused) || refused.Code != http.StatusForbidden {
 		t.Errorf("a host that is not the partner was given a place: %v", err)
+	}
+}
+
+// TestTakesWord: a host goes on alone by the word of a boot with which it is joint, of no
+// other, and not while it leaves itself; what it writes down has its store begin anew.
+func TestTakesWord(t *testing.T) {
+	joint := fleet.Pair{N: 7, Boots: map[string]string{"c1": "b1", "c2": "d1"}}
+	for _, x := range []struct {
+		name    string
+		boot    string
+		run     pairRun
+		leaves  bool
+		refused bool
+	}{
+		{"joint with it", "d1", pairRun{Pair: joint}, false, false},
+		{"another boot of it", "d2", pairRun{Pair: joint}, false, true},
+		{"this host has booted since", "d1", pairRun{Pair: fleet.Pair{N: 7, Boots: map[string]string{"c1": "b0", "c2": "d1"}}}, false, true},
+		{"this host has given up its vote", "d1", pairRun{Pair: joint, Left: true}, false, true},
+		{"this host leaves too", "d1", pairRun{Pair: joint}, true, true},
+	} {
+		n := &node{cfg: pairConfig(t), host: "c1", boot: "b1", spec: pairSpec(), log: slog.New(slog.DiscardHandler)}
+		p, err := n.openPair(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.pair, p.run = p, x.run
+		n.bye.Store(x.leaves)
+		a, err := n.Pair(context.Background(), "c2", api.PairAsk{Do: api.PairQuit, Boot: x.boot})
+		var disk pairDisk
+		ok, readErr := readFile(n.cfg.pairDisk(), &disk)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if (err != nil) != x.refused || ok == x.refused || a.Word.Alone {
+			t.Errorf("%s: %+v %v, on the disk %+v", x.name, a.Word, err, disk)
+		}
+		if !x.refused && disk != (pairDisk{Boot: "b1", Without: "d1", Left: true, Anew: true}) {
+			t.Errorf("%s: on the disk %+v", x.name, disk)
+		}
+	}
+	// Nobody waits for the answer any more: its host may have changed its mind.
+	n := &node{cfg: pairConfig(t), host: "c1", boot: "b1", spec: pairSpec(), log: slog.New(slog.DiscardHandler)}
+	p, err := n.openPair(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.pair, p.run = p, pairRun{Pair: joint}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := n.Pair(gone, "c2", api.PairAsk{Do: api.PairQuit, Boot: "d1"}); err == nil || p.disk != nil {
+		t.Errorf("a word that nobody stands by was taken: %v", err)
 	}
 }

@@ -75,8 +75,8 @@ func RunQuorum(ctx context.Context, c Config) error {
 		return err
 	}
 	limitThreads(spec)
-	if spec.Partner(q.Name) != "" {
-		if err := c.beginPair(ctx, q); err != nil {
+	if partner := spec.Partner(q.Name); partner != "" {
+		if err := c.beginPair(ctx, q, partner); err != nil {
 			return err
 		}
 	}

@@ -216,6 +216,24 @@ func (v PairView) MayGoAlone(p fleet.Proof) string {
 	return ""
 }
 
+// MayTakeWord says why a host may not go on alone by the word of its partner, which gives
+// up its vote in the boot that it names; "" if it may. No proof is needed for the store
+// alone: a partner that is joint has no commit that this host lacks, and can make none
+// without it. What else that boot has stays its own.
+func (v PairView) MayTakeWord(boot string) string {
+	switch {
+	case !fleet.Armed(fleet.GuardPairAlone):
+		return ""
+	case v.Left:
+		return fmt.Sprintf("%s has given up its own vote", v.Self)
+	case v.Pair.Boots[v.Self] != v.Boot:
+		return fmt.Sprintf("%s has booted since it was joint with %s", v.Self, v.Partner)
+	case boot == "" || v.Pair.Boots[v.Partner] != boot:
+		return fmt.Sprintf("%s is not joint with boot %q of %s", v.Self, boot, v.Partner)
+	}
+	return ""
+}
+
 // PairEar says whether a partner that has been heard for so long may count as an ear: just
 // booted it acknowledges nobody, and who has gone on alone would lose its lease by it.
 func PairEar(heard time.Duration, t fleet.Timing) bool { return heard >= t.Promise()*11/10 }

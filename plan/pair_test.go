@@ -202,3 +202,29 @@ func TestPairAgreement(t *testing.T) {
 		}
 	}
 }
+
+// TestMayTakeWord: the word of a partner is enough for the store alone, and only where each
+// commit is surely on both: the two boots are joint, by what this host has applied.
+func TestMayTakeWord(t *testing.T) {
+	joint := PairView{Self: "c1", Partner: "c2", Boot: "b1", Pair: fleet.Pair{N: 7, Boots: map[string]string{"c1": "b1", "c2": "d1"}}}
+	for _, x := range []struct {
+		name string
+		of   string
+		view func(*PairView)
+		may  bool
+	}{
+		{"the boot that is joint", "d1", func(*PairView) {}, true},
+		{"it has no lease, and never had one", "d1", func(v *PairView) { v.Led = false }, true},
+		{"another boot of the partner", "d2", func(*PairView) {}, false},
+		{"no boot", "", func(v *PairView) { v.Pair.Boots = map[string]string{"c1": "b1"} }, false},
+		{"this host has booted since", "d1", func(v *PairView) { v.Boot = "b2" }, false},
+		{"this host has given up its vote", "d1", func(v *PairView) { v.Left = true }, false},
+		{"nothing is agreed on", "d1", func(v *PairView) { v.Pair = fleet.Pair{N: 8} }, false},
+	} {
+		v := joint
+		x.view(&v)
+		if why := v.MayTakeWord(x.of); (why == "") != x.may {
+			t.Errorf("%s: %q", x.name, why)
+		}
+	}
+}

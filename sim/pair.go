@@ -289,10 +289,7 @@ func (m *member) force(records []fleet.Record) {
 func (a *agent) askPartner() {
 	h, p := a.host, a.host.partner()
 	s := h.site
-	net := slices.IndexFunc(s.nets, func(n *network) bool {
-		i := slices.Index(s.nets, n)
-		return s.open(h, p, i) && s.open(p, h, i)
-	})
+	net := s.reach(h, p)
 	if net < 0 || !p.agentProcess.alive {
 		if !fleet.Armed(fleet.GuardPairAlone) {
 			a.pairReturns(nil, false)
@@ -431,16 +428,49 @@ func (a *agent) leavePair(gone func()) {
 	a.pairing.leaving = true
 	h.run.left, h.run.pair.Boots = true, nil // whatever comes of it, this boot fences nobody until it is joint again
 	s, p := h.site, h.partner()
-	end := s.now + 3*second
+	vote, end := s.now+3*second, s.now+6*second
 	var ask func()
 	ask = func() {
-		if p.agent != nil && !p.agentProcess.stopped() && s.open(h, p, 0) && s.open(p, h, 0) && p.agent.departing == 0 && p.agent.goesOnWithout(h) || s.now >= end {
-			gone()
+		listens := p.agent != nil && !p.agentProcess.stopped() && p.agent.departing == 0 && !p.agent.pairing.leaving
+		switch {
+		case listens && s.open(h, p, 0) && s.open(p, h, 0) && p.agent.goesOnWithout(h):
+		case listens && s.now >= vote && s.reach(h, p) >= 0 && p.agent.takesWord(h):
+		case s.now >= end:
+		default:
+			h.agentProcess.in(pairEvery, ask)
 			return
 		}
-		h.agentProcess.in(pairEvery, ask)
+		gone()
 	}
 	ask()
+}
+
+// reach is a network over which two hosts reach each other; -1: there is none.
+func (s *Site) reach(h, p *host) int {
+	return slices.IndexFunc(s.nets, func(n *network) bool {
+		i := slices.Index(s.nets, n)
+		return s.open(h, p, i) && s.open(p, h, i)
+	})
+}
+
+// takesWord goes on alone without a partner that leaves, although no commit of both can be
+// had, and says whether it does.
+func (a *agent) takesWord(gone *host) bool {
+	h := a.host
+	if h.apart != nil || a.pairing.trying {
+		return h.apart != nil && !h.stale()
+	}
+	v := plan.PairView{Self: h.name, Partner: gone.name, Boot: h.boot, Pair: h.run.pair, Left: h.run.left}
+	if v.MayTakeWord(gone.boot) != "" {
+		h.site.guard(fleet.GuardPairAlone)
+		return false
+	}
+	h.apart, h.run.alone = &apart{boot: h.boot, without: gone.boot, left: true, begins: []fleet.Record{}}, true
+	h.site.tell("%s goes on alone: %s gives up its vote, and no commit of both can be had", h.name, gone.name)
+	h.restartAlone()
+	a.follow(h.site.specOf(h))
+	a.poke()
+	return true
 }
 
 // goesOnWithout takes the vote of a partner that leaves, and says whether that is done.

@@ -17,11 +17,13 @@ import (
 
 // GoAlone makes this member, of a pair, the only one, in its own data and with all of
 // them: whatever was committed is on both members of a pair, so nothing is lost. The
-// partner's boot must be dead by the proof that is given here and that becomes the first
-// thing the new store says: the epoch leaps, the proof stands, and its host is barred. The
-// member must not be running. A deed that was cut short may be repeated.
-func GoAlone(ctx context.Context, cfg QuorumConfig, p fleet.Proof) error {
-	fail := func(err error) error { return fmt.Errorf("go on without %s: %w", p.Host, err) }
+// partner's boot must be dead by the proof p, which becomes the first thing the new store
+// says: the epoch leaps, the proof stands, and its host is barred. Or the partner has given
+// up its vote by its word: then p is nil, and the epoch leaps, which is all; its host may
+// live, and what is recorded as its own stays so. The member must not be running. A deed
+// that was cut short may be repeated.
+func GoAlone(ctx context.Context, cfg QuorumConfig, partner string, p *fleet.Proof) error {
+	fail := func(err error) error { return fmt.Errorf("go on without %s: %w", partner, err) }
 	if !hasData(cfg.Dir) {
 		return fail(fmt.Errorf("no store in %s", cfg.Dir))
 	}
@@ -35,22 +37,27 @@ func GoAlone(ctx context.Context, cfg QuorumConfig, p fleet.Proof) error {
 		if err := read(ctx, kv, epochKey, &epoch); err != nil {
 			return err
 		}
-		m := fleet.Member{Host: p.Host}
-		if err := read(ctx, kv, statePrefix+"member/"+p.Host, &m); err != nil {
-			return err
-		}
-		if m.Barred == "" || len(m.Fenced) == 0 || !m.Fenced[len(m.Fenced)-1].Equal(p.At) {
-			m.Barred, m.Fenced = "fenced by its partner", append(slices.Clone(m.Fenced), p.At)
-		}
 		epoch.Epoch += EpochLeap
-		why := told(cfg.Name, fmt.Sprintf("goes on without %s: %s", p.Host, p.Evidence))
-		_, err := kv.Txn(ctx).Then(
+		evidence := "it has given up its vote by its word"
+		ops := []clientv3.Op{
 			clientv3.OpPut(epochKey, string(fleet.Put("", epoch, "").Value)),
-			clientv3.OpPut(statePrefix+"proof/"+p.Host, string(fleet.Put("", p, "").Value)),
-			clientv3.OpPut(statePrefix+"member/"+p.Host, string(fleet.Put("", m, "").Value)),
-			clientv3.OpPut(why.Key, string(why.Value)),
 			clientv3.OpDelete(votersKey),
-		).Commit()
+		}
+		if p != nil {
+			m := fleet.Member{Host: partner}
+			if err := read(ctx, kv, statePrefix+"member/"+partner, &m); err != nil {
+				return err
+			}
+			if m.Barred == "" || len(m.Fenced) == 0 || !m.Fenced[len(m.Fenced)-1].Equal(p.At) {
+				m.Barred, m.Fenced = "fenced by its partner", append(slices.Clone(m.Fenced), p.At)
+			}
+			evidence = p.Evidence
+			ops = append(ops,
+				clientv3.OpPut(statePrefix+"proof/"+partner, string(fleet.Put("", *p, "").Value)),
+				clientv3.OpPut(statePrefix+"member/"+partner, string(fleet.Put("", m, "").Value)))
+		}
+		why := told(cfg.Name, fmt.Sprintf("goes on without %s: %s", partner, evidence))
+		_, err := kv.Txn(ctx).Then(append(ops, clientv3.OpPut(why.Key, string(why.Value)))...).Commit()
 		return err
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,13 +31,13 @@ func TestGoAlone(t *testing.T) {
 	lead.kill()
 
 	p := fleet.Proof{Host: lead.cfg.Name, Boot: "b1", Kind: "fence", Evidence: "off twice", At: time.Now()}
-	if err := GoAlone(ctx, other.cfg, p); err == nil {
+	if err := GoAlone(ctx, other.cfg, p.Host, &p); err == nil {
 		t.Fatal("a running member was made the only one")
 	}
 	other.kill()
 	// Cut short, it may be repeated.
 	for range 2 {
-		check(t, GoAlone(ctx, other.cfg, p))
+		check(t, GoAlone(ctx, other.cfg, p.Host, &p))
 	}
 	other.start()
 	other.until("the proof", func(s fleet.State) bool { return s.Proofs[p.Host].Boot == "b1" })
@@ -84,6 +85,38 @@ func TestGoAlone(t *testing.T) {
 	defer stop()
 	if err := other.client.Commit(short, next, []fleet.Record{holding("address/a", other.cfg.Name, 7)}, nil); err == nil {
 		t.Error("one of two committed alone")
+	}
+}
+
+// TestGoAloneByWord: the partner has given up its vote by its word and lives. Nothing is
+// proved, and what is recorded as its own stays so; its store, which still runs, ends.
+func TestGoAloneByWord(t *testing.T) {
+	h := newHouse(t, room(), "c1", "c2")
+	h.up()
+	lead, epoch := h.raise()
+	other := h.other(lead.cfg.Name)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	gone := lead.cfg.Name
+	lead.commit(epoch, []fleet.Record{holding("service/a", gone, 5), fleet.Put("member/"+gone, fleet.Member{Host: gone, Admitted: "b1"}, "")})
+	other.until("the holding", func(s fleet.State) bool { return s.Holdings["service/a"].Generation == 5 })
+	other.kill()
+	for range 2 { // cut short, it may be repeated
+		check(t, GoAlone(ctx, other.cfg, gone, nil))
+	}
+	other.start()
+	other.until("a new epoch", func(s fleet.State) bool { return s.Epoch >= epoch+EpochLeap })
+	got := other.client.State()
+	if m := got.Members[gone]; len(got.Proofs) > 0 || m.Barred != "" || len(m.Fenced) > 0 || m.Admitted != "b1" {
+		t.Errorf("of a host that lives: %+v, proofs %+v", m, got.Proofs)
+	}
+	if x := got.Holdings["service/a"]; x.Host != gone || x.Generation != 5 {
+		t.Errorf("the holding: %+v", x)
+	}
+	_, next := h.raise(other.cfg.Name)
+	other.commit(next, []fleet.Record{holding("service/a", other.cfg.Name, 6)})
+	if err := lead.ends(); !errors.Is(err, ErrRemoved) {
+		t.Errorf("the store of the one that left ends: %v", err)
 	}
 }
 
