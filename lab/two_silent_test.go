@@ -72,6 +72,7 @@ func (s *twoSite) silent(t *testing.T, dice *rand.Rand, victim string) (alone bo
 		case 1: // nothing can be committed: its word is enough
 			t.Logf("%s shuts down in good order", victim)
 			s.run(t, victim, "systemctl", "--no-block", "poweroff")
+			s.awaitFrom(t, partner, "its partner to go on alone", func(st api.Status) bool { return st.Leader == partner })
 			s.shut(t, victim, offs)
 			return true
 		}
