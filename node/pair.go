@@ -752,6 +752,8 @@ func (p *pair) takeWord(ctx context.Context, boot string) error {
 		return api.Refuse(http.StatusConflict, "", "%s", why)
 	case p.trying:
 		return api.Refuse(http.StatusConflict, "", "%s fences its partner", n.host)
+	case n.spec.Mode == "shadow": // it would be written down, and done much later
+		return api.Refuse(http.StatusConflict, "", "%s is in shadow mode", n.host)
 	case ctx.Err() != nil: // nobody waits for it any more
 		return ctx.Err()
 	}

@@ -149,6 +149,7 @@ func TestTakesWord(t *testing.T) {
 		refused bool
 	}{
 		{"joint with it", "d1", pairRun{Pair: joint}, false, false},
+		{"in shadow mode", "d1", pairRun{Pair: joint}, false, true},
 		{"another boot of it", "d2", pairRun{Pair: joint}, false, true},
 		{"this host has booted since", "d1", pairRun{Pair: fleet.Pair{N: 7, Boots: map[string]string{"c1": "b0", "c2": "d1"}}}, false, true},
 		{"this host has given up its vote", "d1", pairRun{Pair: joint, Left: true}, false, true},
@@ -160,6 +161,9 @@ func TestTakesWord(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.pair, p.run = p, x.run
+		if x.name == "in shadow mode" {
+			n.spec.Mode = "shadow"
+		}
 		n.bye.Store(x.leaves)
 		a, err := n.Pair(context.Background(), "c2", api.PairAsk{Do: api.PairQuit, Boot: x.boot})
 		var disk pairDisk
