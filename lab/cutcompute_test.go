@@ -22,12 +22,7 @@ func TestCutComputes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Minute)
 	defer cancel()
 	o := newOpenStack(ctx, t, "openstack: {cloud: lab, lost: {storage: evacuate, tenant: alarm, management: disable}}\n")
-	t.Run("everything under Mainstay is ready", o.ready)
-	t.Run("the cloud is furnished", o.furnished)
-	t.Run("every compute takes a server", o.warm)
-	t.Run("guests that tick on real computes", o.ticks)
-	t.Run("servers on fake computes", o.fakes)
-	if t.Failed() {
+	if !o.inhabited(t) {
 		return
 	}
 	for _, way := range []Direction{Both, In, Out} {
