@@ -83,6 +83,7 @@ var virtual = map[string]string{
 	"h67-pair-orderly":                noPair,
 	"h73-pair-mute":                   noPair,
 	"h75-pair-one-network":            noPair,
+	"h89-pair-no-commit":              noPair,
 	"promoted-given-back":             "drawn from a seed: seven computes, and a fence in the same instant as a maintenance",
 	"promoted-late-start":             "a suspended machine with an order in its hands",
 	"h72-second-level":                "a second power switch; the hosts of the lab have one",

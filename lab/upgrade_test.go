@@ -191,7 +191,7 @@ func (s *lightSite) upgraded(t *testing.T) {
 	if err != nil {
 		t.Errorf("the agent that had taken over was killed, and is not back: %v", err)
 	}
-	s.await(t, "calm", s.settled)
+	s.awaitFrom(t, "c2", "calm, by its own word", s.settled)
 }
 
 func (s *lightSite) votes(t *testing.T, host string) bool {
