@@ -105,6 +105,14 @@ func TestLost(t *testing.T) {
 		{"a boot without the right to run servers does not get it before the network is back", 40 * time.Second, func(w *fleet.World) {
 			w.State.Holdings[Compute("n2")] = fleet.Holding{Thing: Compute("n2"), Generation: 2}
 		}, "wait"},
+		{"and gets it as soon as it is", 40 * time.Second, func(w *fleet.World) {
+			plug(*w, "n2")
+			w.State.Cutoffs["n2"].Networks["storage"] = fleet.Lost{Since: w.Wall.Add(-time.Hour), Back: w.Wall.Add(-time.Second)}
+			w.State.Holdings[Compute("n2")] = fleet.Holding{Thing: Compute("n2"), Generation: 2}
+		}, "n2 may run servers"},
+		{"a boot without that right is heard over one network before it is over the next", 0, func(w *fleet.World) {
+			w.State.Holdings[Compute("n2")] = fleet.Holding{Thing: Compute("n2"), Generation: 2}
+		}, "n2 may run servers"},
 		{"a host that is silent everywhere is not judged network by network", 0, func(w *fleet.World) { silent(*w, "n2", time.Minute) }, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -127,6 +135,8 @@ func losses(p fleet.Plan) (out []string) {
 		switch {
 		case kind == "intent":
 			out = append(out, "fence "+name)
+		case kind == "holding":
+			out = append(out, strings.TrimPrefix(name, "compute/")+" may run servers")
 		case kind == "cutoff" && r.Value == nil:
 			out = append(out, "no "+r.Key)
 		case kind == "cutoff":
