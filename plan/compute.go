@@ -16,7 +16,8 @@ import (
 // boot, ends with a proof that this boot is dead, and by the rules of every holding
 // (rounds, fences, brakes, bars) nothing of the host is touched before that. What is
 // special about it is what follows from the proof: its servers go elsewhere (evacuate.go),
-// and the host is turned on again, and its next boot given the right, only when none is left.
+// and the host is turned on again, and its next boot given the right, only when none is left
+// that could go (strand.go).
 
 // Compute is the name under which the right to run a compute's servers is held.
 func Compute(host string) string { return "compute/" + host }
@@ -55,6 +56,8 @@ func (d *decision) computes() {
 			// It was rebooted, and nothing of it has been moved yet: nova-compute itself
 			// starts again what it finds on its own disks.
 			d.license(host.Name, h, why)
+		case dead && d.w.Heard[host.Name].Stint.Boot != h.Boot && d.reaches(host.Name) && d.stranded(h):
+			m.leaveBehind(h, why)
 		case dead:
 			m.recover(h, why)
 		default:
@@ -162,7 +165,7 @@ func (d *decision) licensed(host string) string {
 // Their number is not said: it would be news each second.
 func (d *decision) leaving(host, boot string) string {
 	h := d.w.State.Holdings[Compute(host)]
-	if h.Host == "" || h.Boot == boot || !d.begun(h) {
+	if h.Host == "" || h.Boot == boot || !d.begun(h) || d.stranded(h) {
 		return ""
 	}
 	return "its servers, which are being evacuated,"
@@ -211,13 +214,18 @@ func cloudKey(step string, h fleet.Holding) string {
 	return fmt.Sprintf("%s/%s/%s", step, h.Host, h.Boot)
 }
 
-// cloud orders one step in OpenStack. The leader's own host takes it: it is the one that
-// looks.
+// cloud orders one step in OpenStack.
 func (d *decision) cloud(step, thing, key, why string) {
-	if f := d.w.Flights[key]; f.Effect != nil && f.Effect.Outcome == fleet.Done && !d.w.Cloud.At.After(f.Arrived) {
+	d.ask(fleet.Order{Key: key, Thing: thing, Step: step, Why: why})
+}
+
+// ask orders it. The leader's own host takes it: it is the one that looks.
+func (d *decision) ask(o fleet.Order) {
+	if f := d.w.Flights[o.Key]; f.Effect != nil && f.Effect.Outcome == fleet.Done && !d.w.Cloud.At.After(f.Arrived) {
 		return // it is done, and has not been looked at since
 	}
-	d.order(fleet.Order{Key: key, Verb: fleet.VerbCloud, To: d.w.Leader, Thing: thing, Step: step, Why: why})
+	o.Verb, o.To = fleet.VerbCloud, d.w.Leader
+	d.order(o)
 }
 
 // disable keeps Nova from giving a dead compute servers when it comes back, before it is

@@ -39,6 +39,10 @@ type decision struct {
 	plan fleet.Plan
 	// blocked says why a host may be given nothing; absent: it may.
 	blocked map[string]string
+	// takers says by zone whether any compute could be given a server, byHost has the servers
+	// by Nova's host, once somebody has asked.
+	takers map[string]bool
+	byHost map[string][]fleet.Server
 	// failed says, by "THING@HOST", why and until when a claim is not tried there.
 	failed map[string]failure
 	waits  map[string]int // where in the plan a thing's wait stands
@@ -52,7 +56,7 @@ type decision struct {
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, load: map[string]int{}, waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
+	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, takers: map[string]bool{}, load: map[string]int{}, waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
 	for i := range w.Spec.Hosts {
 		host := w.Spec.Hosts[i].Name
 		if why := d.unfit(host); why != "" {

@@ -44,18 +44,14 @@ const (
 // move is one turn's thought about all servers that leave dead hosts.
 type move struct {
 	*decision
-	byHost  map[string][]fleet.Server // by Nova's host
-	onWay   map[string]int            // by target: how many are on their way there
-	pledged map[string]int            // by target: MiB that they will take
+	onWay   map[string]int // by target: how many are on their way there
+	pledged map[string]int // by target: MiB that they will take
 	total   int
+	stay    map[string]bool // hosts whose next boot gets what nobody took
 }
 
 func (d *decision) newMove() *move {
-	m := &move{decision: d, byHost: map[string][]fleet.Server{}, onWay: map[string]int{}, pledged: map[string]int{}}
-	for _, id := range fleet.Sorted(d.w.Cloud.Servers) {
-		s := d.w.Cloud.Servers[id]
-		m.byHost[s.Host] = append(m.byHost[s.Host], s)
-	}
+	m := &move{decision: d, onWay: map[string]int{}, pledged: map[string]int{}, stay: map[string]bool{}}
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
 		e := d.w.State.Evacuations[id]
 		if e.Ended != "" {
@@ -119,6 +115,8 @@ func (m *move) recover(h fleet.Holding, why string) {
 		}
 	}
 	switch {
+	case d.stranded(h):
+		d.wait(h.Thing, fmt.Sprintf("a compute that can take its servers, or for itself to be back; servers that have nowhere to go: %d", waiting+onWay), "openstack compute service list; turn on or enable one of their zone")
 	case waiting+onWay > 0:
 		d.wait(h.Thing, fmt.Sprintf("its servers to be evacuated: %d on their way, %d yet to go", onWay, waiting), "mainstay status")
 	case d.w.Cloud.Away == "" && c.Disabled:
@@ -131,7 +129,7 @@ func title(s fleet.Server) string { return cmp.Or(s.Name, s.ID) }
 // ordered returns the servers on a host in the order in which they leave it: those whose
 // owners asked for high availability in Masakari's words first, then the oldest.
 func (m *move) ordered(host string) []fleet.Server {
-	out := slices.Clone(m.byHost[host])
+	out := slices.Clone(m.servers(host))
 	rank := func(s fleet.Server) int {
 		if strings.EqualFold(s.Metadata["HA_Enabled"], "true") {
 			return 0
@@ -205,7 +203,11 @@ func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
 			best, room = host, free
 		}
 	}
-	if best == "" && m.onWay[""] >= perTarget {
+	switch {
+	case best != "":
+	case d.nobody(s):
+		return "", false
+	case m.onWay[""] >= perTarget:
 		busy = true // a dozen at once would all go to one host
 	}
 	return best, best != "" || !busy
@@ -215,7 +217,7 @@ func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
 func (m *move) follow() {
 	for _, id := range fleet.Sorted(m.w.State.Evacuations) {
 		e := m.w.State.Evacuations[id]
-		if s, seen := m.w.Cloud.Servers[id]; seen && e.Ended == "" {
+		if s, seen := m.w.Cloud.Servers[id]; seen && e.Ended == "" && !m.stay[e.From] {
 			m.step(e, s)
 		}
 	}

@@ -387,8 +387,13 @@ func (d *decision) powerOn(host *fleet.Host) {
 	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {
 		return
 	}
+	why := "what it held has arrived elsewhere"
 	for _, thing := range d.things {
 		h := d.w.State.Holdings[thing]
+		if thing == Compute(host.Name) && d.stranded(h) {
+			why = "its servers have nowhere else to go"
+			continue
+		}
 		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.arrived(h) {
 			what := thing + " to arrive elsewhere"
 			if thing == Compute(host.Name) {
@@ -403,5 +408,5 @@ func (d *decision) powerOn(host *fleet.Host) {
 		return
 	}
 	d.order(fleet.Order{Key: fmt.Sprintf("power-on/%s/%s", host.Name, p.Boot), Verb: fleet.VerbPowerOn, To: d.w.Leader,
-		Target: fleet.Stint{Host: host.Name, Boot: p.Boot}, Level: p.Level, Why: "what it held has arrived elsewhere"})
+		Target: fleet.Stint{Host: host.Name, Boot: p.Boot}, Level: p.Level, Why: why})
 }

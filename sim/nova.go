@@ -24,6 +24,7 @@ type nova struct {
 	slow   bool
 	lose   int // of a thousand answers
 	forget int // so many evacuations lose their message between two of Nova's processes
+	room   int // how many servers a compute has room for
 	calls  int // under way
 }
 
@@ -61,8 +62,8 @@ const (
 )
 
 // hosted gives the site servers, spread over its computes.
-func (s *Site) hosted(servers int) {
-	n := &nova{site: s, nodes: map[*host]*node{}}
+func (s *Site) hosted(servers, room int) {
+	n := &nova{site: s, nodes: map[*host]*node{}, room: cmp.Or(room, 64)}
 	s.nova = n
 	var computes []*host
 	for _, h := range s.hosts {
@@ -158,6 +159,8 @@ func (n *nova) started(h *host) {
 		switch {
 		case g.Host != h.name:
 			n.run(g, h, false)
+		case g.State == fleet.ServerActive && !g.runs[h] && g.was == fleet.ServerStopped:
+			g.State = g.was // Nova has its power state beside, and calls stopped what is active without power
 		case g.State == fleet.ServerActive && !g.runs[h]:
 			n.run(g, h, true)
 		}
@@ -208,7 +211,7 @@ func (n *nova) look(hosts []string, ids []string) fleet.Cloud {
 		if x == nil {
 			continue
 		}
-		v := fleet.Compute{ID: h.name, Up: n.up(h), Forced: x.forced, Disabled: x.disabled, Reason: x.reason, Zone: "nova", FreeRAM: 64 * 512}
+		v := fleet.Compute{ID: h.name, Up: n.up(h), Forced: x.forced, Disabled: x.disabled, Reason: x.reason, Zone: "nova", FreeRAM: n.room * 512}
 		for _, g := range n.guests {
 			if g.Host == h.name {
 				v.Servers++
@@ -259,6 +262,10 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 			n.run(g, h, false)
 		}
 		g.State = fleet.ServerStopped
+		return fleet.Done, ""
+	case fleet.CloudReset:
+		g.State = o.With
+		n.site.tell("Nova: %s is %s again", g.ID, g.State)
 		return fleet.Done, ""
 	}
 	return fleet.Broken, "no such step"

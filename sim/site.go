@@ -44,6 +44,8 @@ type Shape struct {
 	Brokers bool
 	// Servers is how many servers the computes run; 0: there is no OpenStack.
 	Servers int
+	// Room is how many servers a compute has room for; 0: as many as nobody needs.
+	Room int
 	// Lost is what follows for a compute that lost a network.
 	Lost map[string]fleet.Loss
 }
@@ -259,7 +261,7 @@ func newSite(shape Shape, seed uint64) *Site {
 		s.mirrored()
 	}
 	if shape.Servers > 0 {
-		s.hosted(shape.Servers)
+		s.hosted(shape.Servers, shape.Room)
 	}
 	return s
 }

@@ -92,6 +92,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Levels = n
 		case "servers":
 			st.Shape.Servers = n
+		case "room":
+			st.Shape.Room = n
 		case "seed":
 			st.Seed = uint64(n)
 		default:
@@ -162,6 +164,9 @@ func (st Story) Write() string {
 	}
 	if sh.Servers > 0 {
 		fmt.Fprintf(&b, " servers=%d", sh.Servers)
+	}
+	if sh.Room > 0 {
+		fmt.Fprintf(&b, " room=%d", sh.Room)
 	}
 	if len(sh.Lost) > 0 {
 		var pairs []string

@@ -1,0 +1,112 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	"mainstay/fleet"
+)
+
+// A fenced compute stays off until its servers are elsewhere. Where they have nowhere to
+// go, because no other compute is left or has room, that would be for ever, and the machine
+// that could run them is the one that waits for them. So it is turned on then, and what
+// nobody took stays on it (HOLES 102, 103).
+
+// stayed begins the end of an evacuation whose server stays where it was.
+const stayed = "left to "
+
+// able says whether a compute of the cloud could be given a server that asks for a zone
+// ("": any), whether it has room or not. Nova believes in one that died a moment ago.
+func (d *decision) able(host, zone string) bool {
+	c := d.w.Cloud.Computes[host]
+	if !c.Up || c.Disabled || c.Forced || zone != "" && zone != c.Zone {
+		return false
+	}
+	if _, ours := d.w.Spec.Host(host); !ours {
+		return true
+	}
+	h := d.w.State.Holdings[Compute(host)]
+	return d.blocked[host] == "" && h.Host == host && h.Boot == d.w.Heard[host].Stint.Boot
+}
+
+// nobody says that no compute could be asked to take a server of a dead host. Nova's
+// scheduler, asked all the same, would find no valid host and call the server broken.
+func (d *decision) nobody(s fleet.Server) bool {
+	some, known := d.takers[s.Zone]
+	if !known {
+		some = slices.ContainsFunc(fleet.Sorted(d.w.Cloud.Computes), func(host string) bool { return d.able(host, s.Zone) })
+		d.takers[s.Zone] = some
+	}
+	return !some
+}
+
+// servers are those that Nova has on a host, as far as it was looked at.
+func (d *decision) servers(host string) []fleet.Server {
+	if d.byHost == nil {
+		d.byHost = map[string][]fleet.Server{}
+		for _, id := range fleet.Sorted(d.w.Cloud.Servers) {
+			s := d.w.Cloud.Servers[id]
+			d.byHost[s.Host] = append(d.byHost[s.Host], s)
+		}
+	}
+	return d.byHost[host]
+}
+
+// failed says that a server's newest try has ended in nothing, by Nova's own record: nobody
+// carries it out any more. A try without a record, or with one that a dead target has left
+// open, is not over: a nova-compute that starts destroys what it finds of such a server.
+func failed(e fleet.Evacuation, s fleet.Server) bool {
+	ended, well := s.Migration.Ended()
+	return s.Migration.ID > e.After && ended && !well && s.Task == ""
+}
+
+// stranded says whether servers are left on a dead boot of which none has anywhere to go,
+// and none is on its way.
+func (d *decision) stranded(h fleet.Holding) bool {
+	if looked := d.w.Cloud.Looked[h.Host]; looked == 0 || looked.Before(d.w.Cloud.At) || d.w.Cloud.Away != "" || !d.w.Cloud.Computes[h.Host].Forced {
+		return false
+	}
+	left := 0
+	for _, s := range d.servers(h.Host) {
+		if d.leave(s) != "" {
+			continue
+		}
+		left++
+		e, known := d.w.State.Evacuations[s.ID]
+		switch known = known && e.From == h.Host && e.Boot == h.Boot; {
+		case known && e.Ended != "": // it stays, or came back
+		case known && failed(e, s) && (e.To == "" || d.nobody(s)):
+		case !known && d.nobody(s):
+		default:
+			return false
+		}
+	}
+	return left > 0
+}
+
+// leaveBehind gives the next boot of a dead one the servers that have nowhere else to go.
+// Nova has called those broken for which its scheduler found no host, and its nova-compute would
+// not start them: so each is called active again first. One that was stopped
+// is not started by that, for Nova keeps its power state beside.
+func (m *move) leaveBehind(h fleet.Holding, why string) {
+	d := m.decision
+	m.stay[h.Host] = true
+	d.plan.Looks = append(d.plan.Looks, h.Host)
+	over := true
+	for _, s := range d.servers(h.Host) {
+		e, known := d.w.State.Evacuations[s.ID]
+		if !known || e.From != h.Host || e.Boot != h.Boot || e.Ended != "" {
+			continue
+		}
+		over = false
+		if s.State == fleet.ServerError && e.Was != fleet.ServerError {
+			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/%d", s.ID, e.Boot, e.Try), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
+				Why: "no host could take it (" + s.Fault + "), and its own is on again"})
+			continue
+		}
+		m.end(e, fmt.Sprintf("%s%s, which is on again: no other compute could take it", stayed, h.Host))
+	}
+	if over {
+		d.license(h.Host, h, why)
+	}
+}
