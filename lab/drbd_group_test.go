@@ -173,8 +173,12 @@ func (g *mirrorGroup) moved(t *testing.T) {
 	to := g.other(from)
 	g.goesOn(t)
 	begun := time.Now()
-	g.d3.must(t, "mainstay move disk "+to.name+" --wait "+g.bound.String()+" 2>&1")
+	// Beside it the status is asked, so that a move that comes to no end shows what it waits for.
+	g.d3.must(t, "(setsid sh -c 'mainstay move disk "+to.name+" --wait "+g.bound.String()+"; echo ended with $?' >/root/move.log 2>&1 </dev/null &)")
 	g.await(t, "moved", g.bound, func(st api.Status) string { return works(st, g.top, to.name) })
+	if said := g.d3.must(t, "until grep 'ended with' /root/move.log; do sleep 1; done; cat /root/move.log"); !strings.Contains(said, "ended with 0") {
+		t.Errorf("mainstay move: %s", said)
+	}
 	t.Logf("moved to %s after %v", to.name, time.Since(begun).Round(time.Second))
 	g.goesOn(t)
 	g.whole(t, to, g.written(t))
@@ -187,9 +191,7 @@ func (g *mirrorGroup) moved(t *testing.T) {
 		}
 		at = max(at, i)
 	}
-	if t.Failed() {
-		t.Log(history)
-	}
+	t.Log(history)
 	g.settled(t)
 }
 

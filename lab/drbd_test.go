@@ -3,8 +3,10 @@ package lab
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -291,6 +293,16 @@ func copyIn(st api.Status, service, host string) (c struct{ Phase, Why string })
 	return c
 }
 
+// phases tells what each copy says of itself, without what changes from one look to the next.
+func phases(st api.Status) (out []string) {
+	for _, v := range st.Services {
+		for _, host := range slices.Sorted(maps.Keys(v.Copies)) {
+			out = append(out, v.Name+"@"+host+" "+v.Copies[host].Phase)
+		}
+	}
+	return out
+}
+
 // works says why a service does not work on a host, or anywhere.
 func works(st api.Status, service, host string) string {
 	for _, h := range st.Holdings {
@@ -298,7 +310,7 @@ func works(st api.Status, service, host string) string {
 			if h.Works && (host == "" || h.Host == host) {
 				return ""
 			}
-			return fmt.Sprintf("%s is held by %q and works: %v; %v", h.Thing, h.Host, h.Works, st.Waits)
+			return fmt.Sprintf("%s is held by %q and works: %v; %v; %v", h.Thing, h.Host, h.Works, phases(st), st.Waits)
 		}
 	}
 	return "nobody knows " + service

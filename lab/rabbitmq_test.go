@@ -628,7 +628,8 @@ print(len(took), sum(1 for t in took if t > timeout / 2), failed, '%.3f' % max(t
 
 // cache takes a memcached away in three ways, while the threads of a service use all three.
 // Each thread may wait for it once in each dead_retry, and no longer than its own time-out;
-// nothing fails, so nobody needs another list of servers.
+// nothing fails, so nobody needs another list of servers. What waits with all three there
+// waits for the machine, and twice as much is allowed beside.
 func (r *rabbitSite) cache(t *testing.T) {
 	const threads, lasts = 4, "10"
 	var servers []string
@@ -646,10 +647,12 @@ func (r *rabbitSite) cache(t *testing.T) {
 	healed := func() (Deed, error) { return r.lab.Heal(r.ctx, "c3", All) }
 	// Keystone and Nova pool their connections; others have one for each thread.
 	const pooled, each = "oslo_cache.memcache_pool", "dogpile.cache.memcached"
+	usual, busy := 0, 0
 	for _, fault := range []struct {
 		name, backend, timeout, retry string
 		play, mend                    func() (Deed, error)
 	}{
+		{"there", pooled, "0.25", "30", nothing, nothing},
 		{"killed", pooled, "0.25", "30", killed, nothing},
 		{"hung", pooled, "0.25", "30", hung, goesOn},
 		{"its host cut off", pooled, "0.25", "30", cut, healed},
@@ -674,8 +677,11 @@ func (r *rabbitSite) cache(t *testing.T) {
 			t.Fatalf("%v, %v\n%s", err, e, out)
 		}
 		t.Logf("memcached %s, %s, time-out %s s: %d calls, %d of them waited for it, the longest %.3f s, %d failed", fault.name, fault.backend, fault.timeout, calls, slow, worst, failed)
-		if failed > 0 || slow > 2*threads || calls < 100 {
-			t.Errorf("memcached %s: %d of %d calls failed, %d waited", fault.name, failed, calls, slow)
+		if usual == 0 {
+			usual, busy = calls, slow
+		}
+		if failed > 0 || slow > 2*threads+2*busy || calls*10 < usual {
+			t.Errorf("memcached %s: %d of %d calls failed, %d waited; with all there %d of %d", fault.name, failed, calls, slow, busy, usual)
 		}
 		r.await(t, "all to be well", r.settled)
 	}
