@@ -1,9 +1,11 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -31,8 +33,43 @@ func (d *decision) baseless(v fleet.Service, host string) string {
 		case !d.inEffect(h):
 			return fmt.Sprintf("%s does not work yet on %s", with, host)
 		default:
-			if why := d.leaves(b, h); why != "" {
+			if why := cmp.Or(d.leaves(b, h), d.hesitates(v, b, host)); why != "" {
 				return fmt.Sprintf("%s leaves %s: %s", with, host, why)
+			}
+		}
+	}
+	return ""
+}
+
+// turnBack is how long what was stopped for a move waits for a target that is out of breath,
+// before it is started again where it was.
+const turnBack = 10 * time.Second
+
+// hesitates says why a base would leave a host but for a target that was heard a moment ago
+// and may be given nothing just now: it missed three beats, or is in a stint that
+// is not a second old. What has been stopped for the move is not started meanwhile, to be
+// stopped once more: of a RabbitMQ on a mirrored disk each turn back cost minutes. (v is what was stopped.)
+func (d *decision) hesitates(v, base fleet.Service, host string) string {
+	t := d.w.Spec.Timing
+	if wish, ok := d.moveWish(base.Thing()); ok && wish.To != host && d.w.Now.Sub(d.w.Heard[wish.To].Last) < 2*t.Lease {
+		if why := d.unwell(wish.To); why != "" {
+			since := d.w.Since
+			stopped := gives(v)
+			for _, key := range fleet.Sorted(d.w.Flights) {
+				if f := d.w.Flights[key]; f.Order.Verb == stopped && f.Order.Thing == v.Thing() && f.Order.To == host && f.Arrived.After(since) {
+					since = f.Arrived
+				}
+			}
+			if left := turnBack - d.w.Now.Sub(since); left > 0 {
+				d.wake(left)
+				return fmt.Sprintf("%s wishes it on %s, and %s", wish.By, wish.To, why)
+			}
+		}
+	}
+	for _, with := range base.With {
+		if b, h, ok := d.base(with); ok && h.Host == host {
+			if why := d.hesitates(v, b, host); why != "" {
+				return why
 			}
 		}
 	}
