@@ -41,17 +41,18 @@ func (s *site) python(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// openstack runs one of its commands, and reads what it prints.
-func (s *site) openstack(t *testing.T, out any, args ...string) {
+// shell runs one of OpenStack's commands, and reads what it prints.
+func shell[T any](t *testing.T, s *site, args ...string) (out T) {
 	t.Helper()
 	text, err := s.python(t, append(append([]string{"-m", "openstackclient.shell"}, args...), "-f", "json")...)
 	if err == nil {
-		err = json.Unmarshal([]byte(text), out)
+		err = json.Unmarshal([]byte(text), &out)
 	}
 	if err != nil {
 		t.Fatalf("openstack %s: %v\n%s", strings.Join(args, " "), err, text)
 	}
 	t.Logf("openstack %s: %s", strings.Join(args, " "), strings.Join(strings.Fields(text), " "))
+	return out
 }
 
 func TestRealClients(t *testing.T) {
@@ -60,53 +61,51 @@ func TestRealClients(t *testing.T) {
 	}
 	s := newSite(t)
 	type row = map[string]any
-	var list []row
-	var one row
-	s.openstack(t, &list, "segment", "list")
+	list := shell[[]row](t, s, "segment", "list")
 	if len(list) != 1 || list[0]["name"] != "beijing" || list[0]["is_enabled"] != true {
 		t.Fatal(list)
 	}
-	s.openstack(t, &one, "segment", "create", "rack1", "auto", "COMPUTE", "--is_enabled", "True", "--description", "by the window")
+	one := shell[row](t, s, "segment", "create", "rack1", "auto", "COMPUTE", "--is_enabled", "True", "--description", "by the window")
 	if one["name"] != "rack1" || one["recovery_method"] != "auto" || one["is_enabled"] != true {
 		t.Fatal(one)
 	}
 	uuid := one["uuid"]
-	s.openstack(t, &one, "segment", "create", "rack1", "auto", "COMPUTE")
+	one = shell[row](t, s, "segment", "create", "rack1", "auto", "COMPUTE")
 	if one["uuid"] != uuid {
 		t.Errorf("created twice: %v", one)
 	}
-	s.openstack(t, &one, "segment", "show", "rack1")
+	one = shell[row](t, s, "segment", "show", "rack1")
 	if one["uuid"] != uuid || one["description"] != "by the window" {
 		t.Error(one)
 	}
-	s.openstack(t, &one, "segment", "host", "create", "n1", "COMPUTE", "SSH", "rack1")
+	one = shell[row](t, s, "segment", "host", "create", "n1", "COMPUTE", "SSH", "rack1")
 	if one["name"] != "n1" || one["on_maintenance"] != false || one["failover_segment_id"] != uuid {
 		t.Fatal(one)
 	}
-	s.openstack(t, &list, "segment", "host", "list", "beijing", "--sort", "name:asc")
+	list = shell[[]row](t, s, "segment", "host", "list", "beijing", "--sort", "name:asc")
 	if of(list, "name") != "n2 n3" {
 		t.Error(list)
 	}
-	s.openstack(t, &one, "segment", "host", "update", "rack1", "n1", "--on_maintenance", "True")
+	one = shell[row](t, s, "segment", "host", "update", "rack1", "n1", "--on_maintenance", "True")
 	if one["on_maintenance"] != true || s.State().Wishes["maintenance-n1"].Host != "n1" {
 		t.Errorf("%v, %+v", one, s.State().Wishes)
 	}
-	s.openstack(t, &one, "segment", "host", "update", "rack1", "n1", "--on_maintenance", "False")
+	one = shell[row](t, s, "segment", "host", "update", "rack1", "n1", "--on_maintenance", "False")
 	if len(s.State().Wishes) != 0 {
 		t.Error(s.State().Wishes)
 	}
-	s.openstack(t, &one, "segment", "host", "show", "rack1", "n1")
+	one = shell[row](t, s, "segment", "host", "show", "rack1", "n1")
 	if one["control_attributes"] != "SSH" || one["reserved"] != false {
 		t.Error(one)
 	}
 	if text, err := s.python(t, "-m", "openstackclient.shell", "segment", "host", "delete", "rack1", "n1"); err == nil || !strings.Contains(err.Error()+text, "compute of the site's file") {
 		t.Errorf("a host of the site's file was deleted: %v %s", err, text)
 	}
-	s.openstack(t, &one, "segment", "update", "rack1", "--name", "row1")
+	one = shell[row](t, s, "segment", "update", "rack1", "--name", "row1")
 	if one["name"] != "row1" {
 		t.Error(one)
 	}
-	s.openstack(t, &one, "notification", "create", "COMPUTE_HOST", "n1", time.Now().UTC().Format("2006-01-02T15:04:05.000"), `{"event": "STOPPED", "host_status": "NORMAL", "cluster_status": "OFFLINE"}`)
+	one = shell[row](t, s, "notification", "create", "COMPUTE_HOST", "n1", time.Now().UTC().Format("2006-01-02T15:04:05.000"), `{"event": "STOPPED", "host_status": "NORMAL", "cluster_status": "OFFLINE"}`)
 	id := fmt.Sprint(one["notification_uuid"])
 	if one["status"] != "new" {
 		t.Fatal(one)
@@ -115,7 +114,7 @@ func TestRealClients(t *testing.T) {
 		w.State.Proofs["n1"] = fleet.Proof{Host: "n1", Boot: "b1", Evidence: "off twice"}
 		w.State.Evacuations["s1"] = fleet.Evacuation{Server: "s1", Name: "web", From: "n1", Boot: "b1", To: "n2", Try: 1, At: w.Wall}
 	})
-	s.openstack(t, &one, "--os-ha-api-version", "1.2", "notification", "show", id)
+	one = shell[row](t, s, "--os-ha-api-version", "1.2", "notification", "show", id)
 	if one["status"] != "running" || !strings.Contains(fmt.Sprint(one["recovery_workflow_details"]), "off twice") {
 		t.Error(one)
 	}
@@ -162,11 +161,11 @@ func TestRealClients(t *testing.T) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	s.openstack(t, &list, "notification", "list", "--sort", "created_at:asc")
-	if of(list, "type") != "COMPUTE_HOST COMPUTE_HOST VM PROCESS" {
+	list = shell[[]row](t, s, "notification", "list", "--sort", "type:asc")
+	if of(list, "type") != "COMPUTE_HOST COMPUTE_HOST PROCESS VM" {
 		t.Error(list)
 	}
-	s.openstack(t, &list, "notification", "list", "--filters", "type=VM", "--limit", "1")
+	list = shell[[]row](t, s, "notification", "list", "--filters", "type=VM", "--limit", "1")
 	if len(list) != 1 || !strings.Contains(fmt.Sprint(list[0]["payload"]), "STOPPED_FAILED") {
 		t.Error(list)
 	}
