@@ -89,6 +89,9 @@ func notifiedHost(n fleet.Notification, w fleet.World) (status, why string) {
 		}
 		return fleet.NoticeIgnored, fmt.Sprintf("its voters have heard it for %v since this came: it is %s", heardFor, v.Condition)
 	}
+	if disarm, off := w.State.Wishes["disarm"]; off {
+		return fleet.NoticeNew, "nothing is fenced or moved: disarmed by " + disarm.By
+	}
 	if count := w.State.Members[n.Host].Tried.Of(n.Boot); count > 0 {
 		return fleet.NoticeError, fmt.Sprintf("it was fenced %d times, which proved nothing; nothing of it is moved without a proof, and the next try follows", count)
 	}

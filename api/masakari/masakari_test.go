@@ -434,6 +434,10 @@ func TestTestimony(t *testing.T) {
 		{"another boot of it is heard, which is not judged yet", 11 * time.Second, func(w *fleet.World) {
 			w.Verdicts["n1"] = fleet.Verdict{Condition: fleet.Healthy, Stint: fleet.Stint{Boot: "b2"}}
 		}, "new", ""},
+		{"nothing is fenced", 11 * time.Second, func(w *fleet.World) {
+			w.Verdicts["n1"] = fleet.Verdict{Condition: fleet.Lapsed}
+			w.State.Wishes = map[string]fleet.Wish{"disarm": {Verb: "disarm", By: "ann"}}
+		}, "new", "disarmed by ann"},
 		{"it is being fenced", time.Second, func(w *fleet.World) {
 			w.Verdicts["n1"] = fleet.Verdict{Condition: fleet.Lapsed}
 			w.State.Intents = map[string]fleet.Intent{"n1": {Host: "n1", Boot: "b1", Device: "redfish"}}
