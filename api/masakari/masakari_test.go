@@ -366,6 +366,14 @@ func TestHosts(t *testing.T) {
 	s.wants(t, 409, "reserves no hosts", "POST "+there, `{"host":{"name":"n2","type":"COMPUTE","control_attributes":"SSH","reserved":true}}`)
 	s.wants(t, 404, "No failover segment", "POST /v1/segments/none/hosts", fmt.Sprintf(host, "n2"))
 
+	other := fmt.Sprint(s.ask(t, "POST /v1/segments", fmt.Sprintf(segment, "rack2")).one("segment")["uuid"])
+	s.wants(t, 201, other, "POST /v1/segments/"+other+"/hosts", fmt.Sprintf(host, "n1"))
+	if got := s.ask(t, "GET "+there, ""); len(got.list("hosts")) != 0 {
+		t.Error("moved, and in its former segment too:", got.text)
+	}
+	s.wants(t, 201, rack, "POST "+there, fmt.Sprintf(host, "n1"))
+	s.wants(t, 204, "", "DELETE /v1/segments/"+other, "")
+
 	n1 := there + "/" + fmt.Sprint(made["uuid"])
 	s.wants(t, 404, "No host", "GET "+home+"/"+fmt.Sprint(made["uuid"]), "")
 	s.wants(t, 200, `"on_maintenance":true`, "PUT "+n1, `{"host":{"on_maintenance":"True"}}`)
