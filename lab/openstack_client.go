@@ -413,9 +413,12 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 		}
 	}
 	// Nova tells Placement of a host's zone once, and says nothing if Placement did not know
-	// the host yet: no server would ever find room on it.
-	if out, err := o.Run(ctx, o.Controllers[0].Name, "nova-manage", "placement", "sync_aggregates"); err != nil {
-		return fmt.Errorf("tell Placement of the zones: %w: %s", err, out)
-	}
-	return nil
+	// the host yet: no server would ever find room on it. It refuses while a host has not been
+	// discovered, which it is every 20 s.
+	return until(ctx, siteBound, func() error {
+		if out, err := o.Run(ctx, o.Controllers[0].Name, "nova-manage", "placement", "sync_aggregates"); err != nil {
+			return fmt.Errorf("tell Placement of the zones: %w: %s", err, out)
+		}
+		return nil
+	})
 }

@@ -22,6 +22,11 @@ import (
 //	go test ./api/masakari -count=1 -v -run RealClients -clients /usr/lib/python3/dist-packages
 //
 // make lab-masakari-clients does so with Debian's packages in a folder of their own.
+//
+// Debian 12's know no vmoves. With -newer, the tree of a Debian 13 that has python3-openstacksdk, that
+// one's library asks for them: mainstay lab up --cloud --suite trixie makes one in /var/cache/mainstay-lab.
+var newer = flag.String("newer", "", "tree of a newer Debian with python3-openstacksdk")
+
 var clients = flag.String("clients", "", "where the Python modules of OpenStack's clients are, a PYTHONPATH")
 
 // python runs a program of theirs. Its environment has the way to Keystone.
@@ -117,6 +122,16 @@ func TestRealClients(t *testing.T) {
 	one = shell[row](t, s, "--os-ha-api-version", "1.2", "notification", "show", id)
 	if one["status"] != "running" || !strings.Contains(fmt.Sprint(one["recovery_workflow_details"]), "off twice") {
 		t.Error(one)
+	}
+
+	if *newer != "" {
+		c := exec.CommandContext(t.Context(), "chroot", *newer, "python3", "-B", "-c", "import openstack\nc = openstack.connect(auth_url='"+s.auth+"', username='admin', password='secret', project_name='admin', user_domain_id='default', project_domain_id='default', region_name='RegionOne')\n"+
+			"n = '"+id+"'\nfor m in c.instance_ha.vmoves(n):\n    g = c.instance_ha.get_vmove(m.uuid, n)\n    print(g.server_id, g.server_name, g.type, g.source_host, g.dest_host, g.status, g.message)\n")
+		out, err := c.CombinedOutput()
+		t.Logf("vmoves: %s", out)
+		if err != nil || !strings.Contains(string(out), "s1 web evacuation n1 n2 ongoing") {
+			t.Error(err)
+		}
 	}
 
 	// masakari-monitors: its own code from the event on to the API

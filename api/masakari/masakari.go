@@ -42,7 +42,9 @@ import (
 // Port is Masakari's own.
 const Port = 15868
 
-// The microversions that are spoken, as the second number of 1.x.
+// The microversions that are spoken, as the second number of 1.x. As in Masakari they gate what
+// a request may say (1.2: enabled) and what is costly to answer (1.1: the recovery's details),
+// and nothing else: the SDK of OpenStack asks for vmoves, which came with 1.3, by 1.0.
 const newest = 3
 
 // Backend is what is served: one running Mainstay.
@@ -87,27 +89,26 @@ func Handler(b Backend, log *slog.Logger, now func() time.Time) http.Handler {
 	s := &server{Backend: b, log: log, now: now}
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]struct {
-		since  int // microversion
 		status int
 		do     deed
 	}{
-		"GET /v1/segments":                           {0, 200, s.listSegments},
-		"POST /v1/segments":                          {0, 201, s.createSegment},
-		"GET /v1/segments/{segment}":                 {0, 200, s.showSegment},
-		"PUT /v1/segments/{segment}":                 {0, 200, s.updateSegment},
-		"DELETE /v1/segments/{segment}":              {0, 204, s.deleteSegment},
-		"GET /v1/segments/{segment}/hosts":           {0, 200, s.listHosts},
-		"POST /v1/segments/{segment}/hosts":          {0, 201, s.createHost},
-		"GET /v1/segments/{segment}/hosts/{host}":    {0, 200, s.showHost},
-		"PUT /v1/segments/{segment}/hosts/{host}":    {0, 200, s.updateHost},
-		"DELETE /v1/segments/{segment}/hosts/{host}": {0, 204, s.deleteHost},
-		"GET /v1/notifications":                      {0, 200, s.listNotifications},
-		"POST /v1/notifications":                     {0, 202, s.createNotification},
-		"GET /v1/notifications/{id}":                 {0, 200, s.showNotification},
-		"GET /v1/notifications/{id}/vmoves":          {3, 200, s.listMoves},
-		"GET /v1/notifications/{id}/vmoves/{move}":   {3, 200, s.showMove},
+		"GET /v1/segments":                           {200, s.listSegments},
+		"POST /v1/segments":                          {201, s.createSegment},
+		"GET /v1/segments/{segment}":                 {200, s.showSegment},
+		"PUT /v1/segments/{segment}":                 {200, s.updateSegment},
+		"DELETE /v1/segments/{segment}":              {204, s.deleteSegment},
+		"GET /v1/segments/{segment}/hosts":           {200, s.listHosts},
+		"POST /v1/segments/{segment}/hosts":          {201, s.createHost},
+		"GET /v1/segments/{segment}/hosts/{host}":    {200, s.showHost},
+		"PUT /v1/segments/{segment}/hosts/{host}":    {200, s.updateHost},
+		"DELETE /v1/segments/{segment}/hosts/{host}": {204, s.deleteHost},
+		"GET /v1/notifications":                      {200, s.listNotifications},
+		"POST /v1/notifications":                     {202, s.createNotification},
+		"GET /v1/notifications/{id}":                 {200, s.showNotification},
+		"GET /v1/notifications/{id}/vmoves":          {200, s.listMoves},
+		"GET /v1/notifications/{id}/vmoves/{move}":   {200, s.showMove},
 	} {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f.since, f.status, f.do) })
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f.status, f.do) })
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -173,7 +174,7 @@ var faults = map[int]string{
 const versionHeader = "OpenStack-API-Version"
 
 // serve finds out who asks and in which microversion, and answers.
-func (s *server) serve(w http.ResponseWriter, r *http.Request, since, status int, do deed) {
+func (s *server) serve(w http.ResponseWriter, r *http.Request, status int, do deed) {
 	q := &request{Request: r}
 	w.Header().Add("Vary", versionHeader)
 	body, err := func() (any, error) {
@@ -186,9 +187,6 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, since, status int
 			return nil, err
 		}
 		w.Header().Set(versionHeader, fmt.Sprintf("instance-ha 1.%d", q.minor))
-		if q.minor < since {
-			return nil, refuse(404, "The resource could not be found.")
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, 114688) // Masakari's own bound
 		return do(q)
 	}()

@@ -243,7 +243,7 @@ func TestVersions(t *testing.T) {
 		}
 	}
 	s.token = s.login(t, "admin")
-	if r := s.wants(t, 200, "", "GET /v1/segments", ""); r.header.Get("OpenStack-API-Version") != "instance-ha 1.0" || strings.Contains(r.text, "enabled") {
+	if r := s.wants(t, 200, "", "GET /v1/segments", ""); r.header.Get("OpenStack-API-Version") != "instance-ha 1.0" {
 		t.Error("1.0 where nothing is said:", r.header, r.text)
 	}
 	if r := s.wants(t, 200, `"enabled":true`, "GET /v1/segments latest", ""); r.header.Get("OpenStack-API-Version") != "instance-ha 1.3" || r.header.Get("Vary") != "OpenStack-API-Version" {
@@ -575,7 +575,7 @@ func TestNotifications(t *testing.T) {
 func TestPath(t *testing.T) {
 	s := newSite(t)
 	path := s.say(t)
-	s.wants(t, 404, "", "GET "+path+"/vmoves 1.2", "")
+	s.wants(t, 200, `"vmoves":[]`, "GET "+path+"/vmoves", "")
 	s.change(func(w *fleet.World) {
 		w.State.Proofs["n1"] = fleet.Proof{Host: "n1", Boot: "b1", Evidence: "off twice"}
 		w.State.Evacuations["s1"] = fleet.Evacuation{Server: "s1", Name: "web", From: "n1", Boot: "b1", To: "n2", Try: 1, At: w.Wall}

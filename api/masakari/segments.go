@@ -87,16 +87,13 @@ func noSegment(r *request) error {
 	return refuse(404, "No failover segment with id %s.", r.PathValue("segment"))
 }
 
-func (s *server) showsSegment(g fleet.Segment, minor int) object {
+func (s *server) showsSegment(g fleet.Segment) object {
 	o := row(g.UUID, g.Created, g.Updated)
 	var description any
 	if g.Description != "" {
 		description = g.Description
 	}
-	maps.Copy(o, object{"uuid": g.UUID, "name": g.Name, "description": description, "recovery_method": g.Method, "service_type": g.Service})
-	if minor >= 2 {
-		o["enabled"] = s.Spec().Mode == "act"
-	}
+	maps.Copy(o, object{"uuid": g.UUID, "name": g.Name, "description": description, "recovery_method": g.Method, "service_type": g.Service, "enabled": s.Spec().Mode == "act"})
 	return o
 }
 
@@ -107,13 +104,11 @@ func (s *server) listSegments(r *request) (any, error) {
 	}
 	var list []object
 	for _, id := range fleet.Sorted(all) {
-		list = append(list, s.showsSegment(all[id], r.minor))
+		list = append(list, s.showsSegment(all[id]))
 	}
 	list = r.without(list, "recovery_method", "service_type")
-	if r.minor >= 2 {
-		if list, err = r.withTruth(list, "enabled"); err != nil {
-			return nil, err
-		}
+	if list, err = r.withTruth(list, "enabled"); err != nil {
+		return nil, err
 	}
 	list, err = r.page(list, "uuid", append(stamps, "uuid", "name", "description", "recovery_method", "service_type")...)
 	return object{"segments": list}, err
@@ -121,7 +116,7 @@ func (s *server) listSegments(r *request) (any, error) {
 
 func (s *server) showSegment(r *request) (any, error) {
 	g, err := s.segment(r)
-	return object{"segment": s.showsSegment(g, r.minor)}, err
+	return object{"segment": s.showsSegment(g)}, err
 }
 
 // readSegment reads a segment's body over what g is already.
@@ -211,7 +206,7 @@ func (s *server) createSegment(r *request) (any, error) {
 	if err == nil && made {
 		err = s.Tell(r.Context(), r.by, "site", "makes segment "+g.Name+", which steers nothing")
 	}
-	return object{"segment": s.showsSegment(g, r.minor)}, err
+	return object{"segment": s.showsSegment(g)}, err
 }
 
 func (s *server) updateSegment(r *request) (any, error) {
@@ -240,7 +235,7 @@ func (s *server) updateSegment(r *request) (any, error) {
 		kept.Segments = with(kept.Segments, next.UUID, next)
 		return nil
 	})
-	return object{"segment": s.showsSegment(next, r.minor)}, err
+	return object{"segment": s.showsSegment(next)}, err
 }
 
 func (s *server) deleteSegment(r *request) (any, error) {
@@ -281,13 +276,13 @@ func with[V any](m map[string]V, key string, v V) map[string]V {
 // hostUUID names a host of the site, whichever segment it is in.
 func hostUUID(spec fleet.Spec, host string) string { return named("host", spec.Site, host) }
 
-func (s *server) showsHost(g fleet.Segment, host string, minor int) object {
+func (s *server) showsHost(g fleet.Segment, host string) object {
 	spec, label := s.Spec(), g.Hosts[host]
 	_, maintenance := s.State().Wishes["maintenance-"+host]
 	o := row(hostUUID(spec, host), label.Created, label.Updated)
 	maps.Copy(o, object{
 		"uuid": hostUUID(spec, host), "name": host, "type": label.Type, "control_attributes": label.Control, "reserved": false, "on_maintenance": maintenance,
-		"failover_segment_id": g.UUID, "failover_segment": s.showsSegment(g, minor),
+		"failover_segment_id": g.UUID, "failover_segment": s.showsSegment(g),
 	})
 	return o
 }
@@ -299,7 +294,7 @@ func (s *server) listHosts(r *request) (any, error) {
 	}
 	var list []object
 	for _, host := range fleet.Sorted(g.Hosts) {
-		list = append(list, s.showsHost(g, host, r.minor))
+		list = append(list, s.showsHost(g, host))
 	}
 	list = r.without(list, "name", "type", "control_attributes")
 	for _, key := range []string{"on_maintenance", "reserved"} {
@@ -327,7 +322,7 @@ func (s *server) showHost(r *request) (any, error) {
 		return nil, err
 	}
 	host, err := s.host(r, g)
-	return object{"host": s.showsHost(g, host, r.minor)}, err
+	return object{"host": s.showsHost(g, host)}, err
 }
 
 // hostBody is what a request says of a host.
@@ -425,7 +420,7 @@ func (s *server) createHost(r *request) (any, error) {
 	if err == nil && b.maintain {
 		err = s.maintain(r, b.name, true)
 	}
-	return object{"host": s.showsHost(g, b.name, r.minor)}, err
+	return object{"host": s.showsHost(g, b.name)}, err
 }
 
 func (s *server) updateHost(r *request) (any, error) {
@@ -470,7 +465,7 @@ func (s *server) updateHost(r *request) (any, error) {
 	if err == nil && b.asked {
 		err = s.maintain(r, host, b.maintain)
 	}
-	return object{"host": s.showsHost(g, host, r.minor)}, err
+	return object{"host": s.showsHost(g, host)}, err
 }
 
 func (s *server) deleteHost(r *request) (any, error) {
