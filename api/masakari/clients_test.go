@@ -19,15 +19,15 @@ import (
 // Real clients: OpenStack's command with python-masakariclient, and masakari-monitors.
 //
 //	apt-get install python3-openstackclient python3-masakariclient python3-masakari-monitors
-//	go test ./api/masakari -count=1 -v -run RealClients -clients /usr/lib/python3/dist-packages
+//	go test ./api/masakari -count=1 -timeout 0 -v -run RealClients -clients /usr/lib/python3/dist-packages
 //
-// make lab-masakari-clients does so with Debian's packages in a folder of their own.
-//
-// Debian 12's know no vmoves. With -newer, the tree of a Debian 13 that has python3-openstacksdk, that
-// one's library asks for them: mainstay lab up --cloud --suite trixie makes one in /var/cache/mainstay-lab.
-var newer = flag.String("newer", "", "tree of a newer Debian with python3-openstacksdk")
-
-var clients = flag.String("clients", "", "where the Python modules of OpenStack's clients are, a PYTHONPATH")
+// make lab-masakari-clients does so with Debian's packages in a folder of their own. Those of
+// Debian 12 know no vmoves; with -newer the library of a Debian 13 asks for them, whose tree
+// make lab SUITE=trixie leaves in /var/cache/mainstay-lab.
+var (
+	clients = flag.String("clients", "", "where the Python modules of OpenStack's clients are, a PYTHONPATH")
+	newer   = flag.String("newer", "", "tree of a newer Debian with python3-openstacksdk")
+)
 
 // python runs a program of theirs. Its environment has the way to Keystone.
 func (s *site) python(t *testing.T, args ...string) (string, error) {
