@@ -18,7 +18,7 @@ var masakariRoot = flag.String("masakari", "", "folder with Debian's packages of
 // Debian's Masakari gets the same cloud and the same fault, while Mainstay carries nothing
 // out. Masakari's notifier for hosts needs Pacemaker, whose own time is left out: the
 // notification is sent by hand at the moment of the power loss, which flatters Masakari by all the
-// time that it would take to notice.
+// time that it would take to notice. One line of Debian 12's Masakari is mended for that: see haInstall.
 func TestMasakari(t *testing.T) {
 	if !*openStackLab || *masakariRoot == "" {
 		t.Log("not played: it takes half an hour and 9 GB of memory; make lab-masakari")
@@ -185,7 +185,10 @@ func (s *openStackSite) haInstall(t *testing.T) {
 	}
 	s.run(t, "c1", "sh", "-euc", `
 admin=$(cat /etc/mainstay-lab/admin.password) service=$(cat /etc/mainstay-lab/service.password)
-mkdir -p /var/lib/masakari /etc/masakari/conf.d
+# As Debian 12 ships them, Masakari 14 refuses the context that its oslo.messaging 14 makes anew
+# for each notification of its own, and so every segment.
+sed -i "s/^        self.read_deleted = read_deleted$/        self.read_deleted = read_deleted or 'no'/" /usr/lib/python3/dist-packages/masakari/context.py
+mkdir -p /var/lib/masakari /etc/masakari
 (umask 077; cat > /etc/masakari/secrets.conf) <<CONF
 [DEFAULT]
 $(grep -h ^transport_url /etc/nova/nova.conf.d/secrets.conf)
@@ -208,6 +211,11 @@ for what in api engine; do systemd-run --unit masakari-$what masakari-$what $bot
 	if err != nil {
 		t.Fatalf("%v\n%s", err, s.run(t, "c1", "sh", "-c", "journalctl -n 60 -u masakari-api -u masakari-engine"))
 	}
+	defer func() {
+		if t.Failed() {
+			t.Log(s.run(t, "c1", "sh", "-c", "journalctl -n 80 -u masakari-api -u masakari-engine | cut -c1-300"))
+		}
+	}()
 	var made struct {
 		Segment struct {
 			UUID string `json:"uuid"`
