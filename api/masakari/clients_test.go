@@ -96,8 +96,8 @@ func TestRealClients(t *testing.T) {
 		t.Errorf("%v, %+v", one, s.State().Wishes)
 	}
 	one = shell[row](t, s, "segment", "host", "update", "rack1", "n1", "--on_maintenance", "False")
-	if len(s.State().Wishes) != 0 {
-		t.Error(s.State().Wishes)
+	if one["on_maintenance"] != false || len(s.State().Wishes) != 0 {
+		t.Error(one, s.State().Wishes)
 	}
 	one = shell[row](t, s, "segment", "host", "show", "rack1", "n1")
 	if one["control_attributes"] != "SSH" || one["reserved"] != false {

@@ -182,7 +182,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, status int, do de
 		if err != nil {
 			return nil, err
 		}
-		q.by = caller.User + " by Masakari's API"
+		q.by = strings.Trim(strconv.Quote(caller.User), `"`) + " by Masakari's API" // history is read on terminals
 		if q.minor, err = microversion(r.Header); err != nil {
 			return nil, err
 		}

@@ -149,7 +149,7 @@ func (s *server) createNotification(r *request) (any, error) {
 func says(n fleet.Notification) string {
 	var out []string
 	for _, key := range fleet.Sorted(n.Payload) {
-		out = append(out, key+" "+n.Payload[key])
+		out = append(out, fmt.Sprintf("%s %q", key, n.Payload[key])) // history is read on terminals
 	}
 	return n.Type + ", " + strings.Join(out, ", ") + " (testimony, upon which nothing is decided)"
 }

@@ -241,7 +241,7 @@ func (s *server) updateSegment(r *request) (any, error) {
 func (s *server) deleteSegment(r *request) (any, error) {
 	var gone fleet.Segment
 	err := s.Keep(r.Context(), func(kept *fleet.Masakari) error {
-		known := false
+		var known bool
 		if gone, known = grouped(s.Spec(), *kept)[r.PathValue("segment")]; !known {
 			return noSegment(r)
 		}
@@ -394,8 +394,8 @@ func (s *server) createHost(r *request) (any, error) {
 	}
 	var g fleet.Segment
 	err = s.Keep(r.Context(), func(kept *fleet.Masakari) error {
-		all, known := grouped(s.Spec(), *kept), false
-		if g, known = all[r.PathValue("segment")]; !known {
+		var known bool
+		if g, known = grouped(s.Spec(), *kept)[r.PathValue("segment")]; !known {
 			return noSegment(r)
 		}
 		label := b.label
@@ -440,7 +440,7 @@ func (s *server) updateHost(r *request) (any, error) {
 		return nil, refuse(409, "%s can't become %s: hosts have their names in the site's file (mainstay apply).", host, b.name)
 	}
 	err = s.Keep(r.Context(), func(kept *fleet.Masakari) error {
-		known := false
+		var known bool
 		if g, known = grouped(s.Spec(), *kept)[g.UUID]; !known {
 			return noSegment(r)
 		}
