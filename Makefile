@@ -193,7 +193,7 @@ $(MASAKARI)/root:
 	rm -rf $(MASAKARI) && mkdir -p $(MASAKARI)
 	cd $(MASAKARI) && apt-get download -q python3-masakariclient python3-masakari-monitors python3-masakari masakari-common masakari-api masakari-engine python3-sqlalchemy-utils
 	cd $(MASAKARI) && for f in *.deb; do dpkg-deb -x $$f unpacked; done
-	dpkg-deb -f $(MASAKARI)/python3-masakari-monitors_*.deb Depends | tr ',' '\n' | sed 's/[ (|].*//; s/^ *//' | grep '^python3-' | grep -v masakari > $(MASAKARI)/needs
+	dpkg-deb -f $(MASAKARI)/python3-masakari-monitors_*.deb Depends | tr ',' '\n' | sed 's/^ *//; s/[ (|].*//' | grep '^python3-' | grep -v masakari > $(MASAKARI)/needs
 	mv $(MASAKARI)/unpacked $@
 
 # And computes lose one network each, both ways and one way: half an hour.
