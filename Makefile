@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-cut-computes lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-cut-computes lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -178,6 +178,23 @@ lab-openstack: build $(KERNEL)/softdog.ko
 # The same, and computes lose their power: Mainstay evacuates their servers.
 lab-evacuate: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$' -openstack
+
+# Masakari's API: OpenStack's own clients on it, and then Debian's Masakari on the same fault.
+MASAKARI ?= $(HOME)/.cache/mainstay-masakari
+lab-masakari: build $(KERNEL)/softdog.ko $(MASAKARI)/root
+	go test ./lab -count=1 -timeout 0 -v -run 'TestMasakari$$' -openstack -masakari $(MASAKARI)/root
+
+# The clients and masakari-monitors alone, on this machine and with a played Keystone; minutes.
+lab-masakari-clients: $(MASAKARI)/root
+	apt-get install -y -q --no-install-recommends python3-openstackclient python3-libvirt python3-eventlet python3-lxml $$(cat $(MASAKARI)/needs)
+	PATH=/usr/bin:$(PATH) go test ./api/masakari -count=1 -timeout 0 -v -run RealClients -clients $(MASAKARI)/root/usr/lib/python3/dist-packages:/usr/lib/python3/dist-packages
+
+$(MASAKARI)/root:
+	rm -rf $(MASAKARI) && mkdir -p $(MASAKARI)
+	cd $(MASAKARI) && apt-get download -q python3-masakariclient python3-masakari-monitors python3-masakari masakari-common masakari-api masakari-engine python3-sqlalchemy-utils
+	cd $(MASAKARI) && for f in *.deb; do dpkg-deb -x $$f unpacked; done
+	dpkg-deb -f $(MASAKARI)/python3-masakari-monitors_*.deb Depends | tr ',' '\n' | sed 's/^ *//; s/[ (|].*//' | grep '^python3-' | grep -v masakari > $(MASAKARI)/needs
+	mv $(MASAKARI)/unpacked $@
 
 # And computes lose one network each, both ways and one way: half an hour.
 lab-cut-computes: build $(KERNEL)/softdog.ko

@@ -198,6 +198,8 @@ type Evacuation struct {
 	Tried []string `json:"tried,omitempty"`
 	Path  []string `json:"path,omitempty"`
 	Ended string   `json:"ended,omitempty"`
+	// Over is when it ended.
+	Over time.Time `json:"over,omitzero"`
 }
 
 // Key names the order of the newest try: no two tries share it.

@@ -31,6 +31,7 @@ type cloudClient struct {
 // cloudAPIs are the ports and paths of the services.
 var cloudAPIs = map[string]string{
 	"identity": ":5000/v3", "compute": ":8774/v2.1", "network": ":9696/v2.0", "image": ":9292/v2", "placement": ":8778",
+	"instance-ha": ":15868/v1", "masakari": ":15869/v1", // Mainstay's, and one of Debian's beside it
 }
 
 // APIError is an answer that is no success.
@@ -98,6 +99,9 @@ func (c *cloudClient) call(ctx context.Context, service, method, path, token str
 	}
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set("X-OpenStack-Nova-API-Version", "2.93") // Zed's newest
+	if service == "instance-ha" {
+		req.Header.Set("OpenStack-API-Version", "instance-ha 1.3")
+	}
 	if token != "" {
 		req.Header.Set("X-Auth-Token", token)
 	}
@@ -409,9 +413,12 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 		}
 	}
 	// Nova tells Placement of a host's zone once, and says nothing if Placement did not know
-	// the host yet: no server would ever find room on it.
-	if out, err := o.Run(ctx, o.Controllers[0].Name, "nova-manage", "placement", "sync_aggregates"); err != nil {
-		return fmt.Errorf("tell Placement of the zones: %w: %s", err, out)
-	}
-	return nil
+	// the host yet: no server would ever find room on it. It refuses while a host has not been
+	// discovered, which it is every 20 s.
+	return until(ctx, siteBound, func() error {
+		if out, err := o.Run(ctx, o.Controllers[0].Name, "nova-manage", "placement", "sync_aggregates"); err != nil {
+			return fmt.Errorf("tell Placement of the zones: %w: %s", err, out)
+		}
+		return nil
+	})
 }

@@ -362,9 +362,10 @@ func (n *node) run(asked context.Context) error {
 	defer addrs.set.Close()
 	var clouds leader.Clouds
 	var inCloud func(context.Context, fleet.Order, func() error) (fleet.Outcome, string)
+	var ha *instanceHA
 	if me.Voter && n.spec.OpenStack.Cloud != "" {
 		c := &cloud{cfg: n.spec.OpenStack}
-		clouds, inCloud = c, c.do
+		clouds, inCloud, ha = c, c.do, &instanceHA{node: n, cloud: c}
 	}
 	n.agent, err = agent.New(agent.Config{
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
@@ -399,6 +400,10 @@ func (n *node) run(asked context.Context) error {
 		wait.Go(func() { n.keepSite(ctx) })
 		wait.Go(func() { n.alarms(ctx) })
 		wait.Go(func() { n.examineFences(ctx) })
+	}
+	if ha != nil {
+		wait.Go(func() { ha.serve(ctx) })
+		wait.Go(func() { ha.settle(ctx) })
 	}
 	stop, err := n.serve()
 	if err != nil {

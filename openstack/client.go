@@ -70,13 +70,14 @@ type Client struct {
 	// door is held by whoever logs in; a mutex that a context can leave.
 	door chan struct{}
 
-	mu      sync.Mutex
-	nova    *gophercloud.ServiceClient // nil: nobody is logged in
-	newest  int                        // microversion that this Nova speaks
-	ids     map[string]string          // of the computes' services, by host
-	rooms   map[string]room            // by host, as last told
-	left    map[string]string          // the projects of cfg.Leave that are named there: id to name
-	history history                    // has a lock of its own
+	mu       sync.Mutex
+	nova     *gophercloud.ServiceClient // nil: nobody is logged in
+	identity *gophercloud.ServiceClient // nil: nobody is logged in to ask about tokens
+	newest   int                        // microversion that this Nova speaks
+	ids      map[string]string          // of the computes' services, by host
+	rooms    map[string]room            // by host, as last told
+	left     map[string]string          // the projects of cfg.Leave that are named there: id to name
+	history  history                    // has a lock of its own
 }
 
 // Open reads the credentials of cfg.Cloud from cfg.Config (and a secure.yaml beside it).
@@ -164,17 +165,9 @@ func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error
 	if nova != nil {
 		return nova, nil
 	}
-	l, err := read(c.cfg)
+	provider, l, err := c.login(ctx)
 	if err != nil {
 		return nil, err
-	}
-	provider, err := cloud.NewClient(l.IdentityEndpoint)
-	if err != nil {
-		return nil, fmt.Errorf("log in to Keystone: %w", err)
-	}
-	provider.HTTPClient = c.http
-	if err := cloud.Authenticate(ctx, provider, l.AuthOptions); err != nil {
-		return nil, fmt.Errorf("log in to Keystone: %w", plain(err))
 	}
 	root, err := c.compute(provider, l)
 	if err != nil {
@@ -194,6 +187,23 @@ func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error
 	defer c.mu.Unlock()
 	c.nova, c.newest, c.left = nova, newest, left
 	return nova, nil
+}
+
+// login reads the credentials and shows them to Keystone.
+func (c *Client) login(ctx context.Context) (*gophercloud.ProviderClient, login, error) {
+	l, err := read(c.cfg)
+	if err != nil {
+		return nil, l, err
+	}
+	provider, err := cloud.NewClient(l.IdentityEndpoint)
+	if err != nil {
+		return nil, l, fmt.Errorf("log in to Keystone: %w", err)
+	}
+	provider.HTTPClient = c.http
+	if err := cloud.Authenticate(ctx, provider, l.AuthOptions); err != nil {
+		return nil, l, fmt.Errorf("log in to Keystone: %w", plain(err))
+	}
+	return provider, l, nil
 }
 
 // compute finds Nova in the catalogue that came with the token. gophercloud's own search

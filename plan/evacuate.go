@@ -297,7 +297,7 @@ func (m *move) arrived(e fleet.Evacuation, s fleet.Server) {
 }
 
 func (m *move) end(e fleet.Evacuation, how string) {
-	e.Ended = how
+	e.Ended, e.Over = how, m.w.Wall
 	m.record(fleet.Put("evacuation/"+e.Server, e, fmt.Sprintf("%s, evacuated from %s: %s", cmp.Or(e.Name, e.Server), e.From, how)))
 }
 

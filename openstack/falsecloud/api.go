@@ -20,7 +20,10 @@ func (c *Cloud) routes() {
 	c.mux = http.NewServeMux()
 	c.mux.HandleFunc("GET /identity/{$}", c.identity)
 	c.mux.HandleFunc("GET /identity", c.identity)
+	c.mux.HandleFunc("GET /identity/v3/{$}", c.identityVersion)
+	c.mux.HandleFunc("GET /identity/v3", c.identityVersion)
 	c.mux.HandleFunc("POST /identity/v3/auth/tokens", c.login)
+	c.mux.HandleFunc("GET /identity/v3/auth/tokens", c.admin("tokens", c.showToken))
 	c.mux.HandleFunc("GET /identity/v3/projects", c.admin("projects", c.listProjects))
 	c.mux.HandleFunc("GET "+nova+"/{$}", c.versions)
 	for path, f := range map[string]func(http.ResponseWriter, *request){
@@ -69,8 +72,17 @@ func base(r *http.Request) string {
 }
 
 func (c *Cloud) identity(w http.ResponseWriter, r *http.Request) {
-	answer(w, 300, object{"versions": object{"values": []object{{"id": "v3.14", "status": "stable",
-		"links": []object{{"rel": "self", "href": base(r) + "/identity/v3/"}}}}}})
+	answer(w, 300, object{"versions": object{"values": []object{keystone(r)}}})
+}
+
+func (c *Cloud) identityVersion(w http.ResponseWriter, r *http.Request) {
+	answer(w, 200, object{"version": keystone(r)})
+}
+
+// keystone is the version of Keystone's API that is played.
+func keystone(r *http.Request) object {
+	return object{"id": "v3.14", "status": "stable", "updated": "2020-04-07T00:00:00Z", "links": []object{{"rel": "self", "href": base(r) + "/identity/v3/"}},
+		"media-types": []object{{"base": "application/json", "type": "application/vnd.openstack.identity-v3+json"}}}
 }
 
 func (c *Cloud) login(w http.ResponseWriter, r *http.Request) {
@@ -101,15 +113,46 @@ func (c *Cloud) login(w http.ResponseWriter, r *http.Request) {
 	}
 	token := rand.Text()
 	c.tokens[token] = user.Name
-	var endpoints []object
-	for _, region := range c.cfg.Regions {
-		for _, sort := range []string{"public", "internal", "admin"} {
-			endpoints = append(endpoints, object{"interface": sort, "region": region, "region_id": region, "url": base(r) + nova})
+	catalogue := []object{}
+	add := func(kind, name, url string) {
+		var endpoints []object
+		for _, region := range c.cfg.Regions {
+			for _, sort := range []string{"public", "internal", "admin"} {
+				endpoints = append(endpoints, object{"interface": sort, "region": region, "region_id": region, "url": url})
+			}
 		}
+		catalogue = append(catalogue, object{"type": kind, "name": name, "endpoints": endpoints})
 	}
+	add("compute", "nova", base(r)+nova)
+	for _, kind := range slices.Sorted(maps.Keys(c.cfg.Endpoints)) {
+		add(kind, kind, c.cfg.Endpoints[kind])
+	}
+	body := c.tokenOf(user.Name)
+	body["catalog"] = catalogue
 	w.Header().Set("X-Subject-Token", token)
-	answer(w, 201, object{"token": object{"expires_at": "2099-01-01T00:00:00.000000Z", "methods": []string{"password"},
-		"catalog": []object{{"type": "compute", "name": "nova", "endpoints": endpoints}}}})
+	answer(w, 201, object{"token": body})
+}
+
+// tokenOf is what Keystone says of a user's token.
+func (c *Cloud) tokenOf(user string) object {
+	roles := []object{{"id": "b", "name": "member"}}
+	if user == c.cfg.User {
+		roles = append(roles, object{"id": "a", "name": "admin"})
+	}
+	domain := object{"id": "default", "name": "Default"}
+	return object{"expires_at": "2099-01-01T00:00:00.000000Z", "issued_at": "2026-01-01T00:00:00.000000Z", "methods": []string{"password"}, "roles": roles, "is_domain": false,
+		"user": object{"id": "u-" + user, "name": user, "domain": domain, "password_expires_at": nil}, "project": object{"id": "5c4ed01e00004000800000000000000a", "name": "admin", "domain": domain}}
+}
+
+// showToken says whose a token is, if it is anybody's.
+func (c *Cloud) showToken(w http.ResponseWriter, r *request) {
+	user, known := c.tokens[r.Header.Get("X-Subject-Token")]
+	if !known {
+		answer(w, 404, object{"error": object{"code": 404, "title": "Not Found", "message": "Could not find token: " + r.Header.Get("X-Subject-Token") + "."}})
+		return
+	}
+	w.Header().Set("X-Subject-Token", r.Header.Get("X-Subject-Token"))
+	answer(w, 200, object{"token": c.tokenOf(user)})
 }
 
 func (c *Cloud) listProjects(w http.ResponseWriter, r *request) {

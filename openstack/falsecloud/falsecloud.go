@@ -4,6 +4,7 @@
 // vanish after the deed.
 //
 //	POST /identity/v3/auth/tokens                     log in
+//	GET  /identity/v3/auth/tokens                     whose a token is
 //	GET  /identity/v3/projects                        find a project by name
 //	GET  /compute/v2.1/                               the versions
 //	GET  /compute/v2.1/os-services                    computes, each as Nova sees it
@@ -46,6 +47,8 @@ type Config struct {
 	Newest int
 	// Projects are Keystone's, name to id.
 	Projects map[string]string
+	// Endpoints are further ones of the catalogue, type to URL.
+	Endpoints map[string]string
 	// Regions each have an endpoint of Nova; RegionOne if nil.
 	Regions []string
 	// DownAfter is Nova's service_down_time, 60 s if 0. Schedule, 0.5 s if 0, is from an
