@@ -29,13 +29,23 @@ var ErrIdle = errors.New("there is no leader here, or no OpenStack")
 
 // nightly looks at what losses can be borne, until ctx ends.
 func (l *Leader) nightly(ctx context.Context) {
+	told := false
 	for wait := spareSoon; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		c, err := l.Bear(ctx)
+		c, err := l.bear(ctx)
+		if err == nil && len(c.Short) > 0 && !told {
+			// A host that was not well for a moment would wake somebody: it is looked at once more.
+			told, wait = true, spareSoon
+			continue
+		}
+		if err == nil {
+			told = len(c.Short) > 0
+			l.tell(ctx, c)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -60,23 +70,35 @@ func untilNight(now time.Time) time.Duration {
 	return next.Sub(now)
 }
 
-// Bear looks which losses of computes can be borne at present, and lets the leader know: what
-// it tells people rests on the newest look at which Placement answered.
+// Bear looks which losses of computes can be borne at present, and lets the leader know.
 func (l *Leader) Bear(ctx context.Context) (fleet.Capacity, error) {
+	c, err := l.bear(ctx)
+	if err == nil {
+		l.tell(ctx, c)
+	}
+	return c, err
+}
+
+// tell lets the leader know what can be borne: what it tells people rests on the newest look
+// at which Placement answered.
+func (l *Leader) tell(ctx context.Context, c fleet.Capacity) {
+	if c.Away != "" {
+		return
+	}
+	select {
+	case l.spares <- c:
+	case <-ctx.Done():
+	}
+}
+
+func (l *Leader) bear(ctx context.Context) (fleet.Capacity, error) {
 	ctx, cancel := context.WithTimeout(ctx, spareLasts)
 	defer cancel()
 	w, s, err := l.survey(ctx, nil)
 	if err != nil {
 		return fleet.Capacity{}, err
 	}
-	c := plan.Bear(w, s)
-	if c.Away == "" {
-		select {
-		case l.spares <- c:
-		case <-ctx.Done():
-		}
-	}
-	return c, nil
+	return plan.Bear(w, s), nil
 }
 
 // Preview says what would become of the servers of some computes, if they died now.

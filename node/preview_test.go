@@ -25,6 +25,7 @@ func (f *field) survey(hosts ...string) fleet.Survey {
 
 // judged is the World as a turn sees it.
 func (f *field) judged() fleet.World {
+	f.hear()
 	w, _ := plan.Turn(f.w)
 	return w
 }
@@ -45,21 +46,22 @@ func TestNoCapacityIsTold(t *testing.T) {
 	f := newField(t, 3, 0)
 	for i := range 3 {
 		host := fmt.Sprintf("n%04d", i+1)
-		for k := range 40 { // of 64 that have room
+		for k := range 20 { // of 64 that have room
 			f.nova.AddServer(falsecloud.Server{Name: fmt.Sprintf("vm%d-%d", i+1, k), Host: host})
 		}
 	}
 	f.look(nil, nil)
 	f.w.Capacity = plan.Bear(f.judged(), f.survey())
 	f.turn()
-	// 40 servers, and 2 x 24 places: each loss fits, two do not.
-	if got := f.capacityWait(); got != "" || f.w.Capacity.Zones["nova"].K != 1 {
+	// 44 places are left on each.
+	if got := f.capacityWait(); got != "" || f.w.Capacity.Zones["nova"].K != 2 {
 		t.Fatalf("told %q, %+v", got, f.w.Capacity)
 	}
-	big := f.nova.AddServer(falsecloud.Server{Name: "big", Host: "n0003", RAM: 12800})
+	big := f.nova.AddServer(falsecloud.Server{Name: "big", Host: "n0003", RAM: 44 * 512})
 	f.look(nil, nil)
 	f.w.Capacity = plan.Bear(f.judged(), f.survey())
 	f.turn()
+	// It fills n0003, and those that are older go first, to both others.
 	if got := f.capacityWait(); !strings.Contains(got, "n0003") || !strings.Contains(got, "big: no compute takes it: memory on 2") {
 		t.Fatalf("no place for big: told %q, %+v", got, f.w.Capacity)
 	}

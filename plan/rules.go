@@ -78,6 +78,9 @@ func (r *rules) refuses(host string, s *fleet.Server) string {
 		return "zone " + s.Zone
 	}
 	room, need := r.s.Rooms[host], r.s.Needs[s.ID]
+	if len(room.Left) == 0 {
+		return lackOf(fleet.ClassMemory, "") // what has none left is not among Placement's candidates
+	}
 	for _, w := range r.wants[s.ID] {
 		left, has := room.Left[w.class]
 		whole, limited := room.Whole[w.class]
