@@ -11,7 +11,7 @@ import (
 )
 
 // Which losses of computes can be borne is looked at soon after this host has begun to lead,
-// each night, and each hour while one cannot: then a person is at it.
+// each night, and while one cannot each hour and whenever a compute has come or gone: then a person is at it.
 const (
 	spareSoon  = time.Minute
 	spareHour  = 3 // o'clock, by the leader's clock
@@ -19,6 +19,8 @@ const (
 	// spareLasts bounds one look: 20,000 servers are forty pages, of which each may take a
 	// busy Nova seconds.
 	spareLasts = 5 * time.Minute
+	// spareTold bounds the wait for a leader's turn: it may lead no more.
+	spareTold = 10 * time.Second
 )
 
 // ErrAway says that OpenStack did not answer what a preview needs to know.
@@ -27,38 +29,66 @@ var ErrAway = errors.New("OpenStack does not answer")
 // ErrIdle says that this host does not lead, or that the site has no OpenStack.
 var ErrIdle = errors.New("there is no leader here, or no OpenStack")
 
-// nightly looks at what losses can be borne, until ctx ends.
+// nightly looks at what losses can be borne, until ctx ends. While servers are on their way
+// it waits: what it would see is not what will be.
 func (l *Leader) nightly(ctx context.Context) {
-	told := false
+	told, twice := false, false
 	for wait := spareSoon; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
+		usable, moving := l.usable(ctx)
+		for until := time.Now().Add(wait); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(min(spareSoon, max(0, time.Until(until)))):
+			}
+			var now string
+			if now, moving = l.usable(ctx); time.Until(until) <= 0 || told && now != usable {
+				break // or a compute has come or gone: what was told may be true no more
+			}
 		}
-		c, err := l.bear(ctx)
-		if err == nil && len(c.Short) > 0 && !told {
-			// A host that was not well for a moment would wake somebody: it is looked at once more.
-			told, wait = true, spareSoon
+		if moving {
+			wait = spareSoon
 			continue
 		}
-		if err == nil {
-			told = len(c.Short) > 0
-			l.tell(ctx, c)
-		}
+		c, err := l.bear(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			l.Log.Warn("look which losses of computes can be borne", "error", err)
 			wait = spareAgain
+		case len(c.Short) > 0 && !told && !twice:
+			// A host that was not well for a moment would wake somebody: it is looked at once more.
+			twice, wait = true, spareSoon
 		default:
+			told, twice = len(c.Short) > 0, false
+			l.tell(ctx, c)
 			wait = untilNight(l.Wall())
-			if len(c.Short) > 0 || c.Away != "" {
+			if told || c.Away != "" {
 				wait = min(wait, spareAgain)
 			}
 		}
 	}
+}
+
+// usable names the computes to which Nova gives servers, and says whether any are on their
+// way from a dead one.
+func (l *Leader) usable(ctx context.Context) (names string, moving bool) {
+	var w fleet.World
+	select {
+	case v := <-l.last.get:
+		w = v.thinks
+	case <-ctx.Done():
+	}
+	for _, host := range fleet.Sorted(w.Cloud.Computes) {
+		if c := w.Cloud.Computes[host]; c.Up && !c.Disabled && !c.Forced {
+			names += " " + host
+		}
+	}
+	for _, e := range w.State.Evacuations { // in whatever order: any will do
+		moving = moving || e.Ended == ""
+	}
+	return names, moving
 }
 
 // untilNight is how long it is until the next night's look.
@@ -85,6 +115,8 @@ func (l *Leader) tell(ctx context.Context, c fleet.Capacity) {
 	if c.Away != "" {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, spareTold)
+	defer cancel()
 	select {
 	case l.spares <- c:
 	case <-ctx.Done():

@@ -16,11 +16,16 @@ import (
 // clouds is an OpenStack of one compute, with a server that has no other place while full is set.
 type clouds struct {
 	full, away atomic.Bool
+	more       atomic.Bool // a compute more
 	surveys    atomic.Int32
 }
 
 func (c *clouds) Look(_ context.Context, began fleet.Moment, _, _ []string) (fleet.Cloud, error) {
-	return fleet.Cloud{At: began, Computes: map[string]fleet.Compute{"n1": {ID: "n1", Up: true, Zone: "nova", FreeRAM: 4096}}}, nil
+	seen := map[string]fleet.Compute{"n1": {ID: "n1", Up: true, Zone: "nova", FreeRAM: 4096}}
+	if c.more.Load() {
+		seen["n2"] = seen["n1"]
+	}
+	return fleet.Cloud{At: began, Computes: seen}, nil
 }
 
 func (c *clouds) Survey(_ context.Context, began fleet.Moment, _ []string) (fleet.Survey, error) {
@@ -73,16 +78,18 @@ func TestNightly(t *testing.T) {
 		look(time.Minute+30*time.Second, 2, 0, false) // three o'clock: it may have been for a moment
 		look(time.Minute, 3, 1, true)
 		look(61*time.Minute, 4, 1, true)
+		c.more.Store(true) // no right to run servers is there yet: it takes none
+		look(2*time.Minute, 5, 1, true)
 		c.away.Store(true)
-		look(time.Hour, 5, 1, true)
+		look(time.Hour, 6, 1, true)
 		c.away.Store(false)
 		c.full.Store(false)
-		look(time.Hour, 6, 0, false)
+		look(time.Hour, 7, 0, false)
 		c.full.Store(true)
 		if v, err := l.Bear(ctx); err != nil || len(v.Short) != 1 {
 			t.Errorf("asked: %+v, %v", v, err)
 		}
-		look(2*time.Second, 7, 1, true)
+		look(2*time.Second, 8, 1, true)
 		c.away.Store(true)
 		if _, err := l.Preview(ctx, []string{"n1"}); !errors.Is(err, ErrAway) {
 			t.Errorf("OpenStack is away: %v", err)

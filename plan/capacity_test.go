@@ -130,7 +130,7 @@ func TestForesee(t *testing.T) {
 			v := s.Servers["vm"]
 			v.Zone = "nova"
 			s.Servers["vm"] = v
-		}, "vm  does not fit 1", "no compute takes it: zone nova on 2"},
+		}, "vm  does not fit 0", "no compute takes it: zone nova on 2"}, // Nova is not even asked
 		{"another zone, and its owner does not mind: Nova chooses", func(w *fleet.World, _ *fleet.Survey) {
 			for _, h := range []string{"n2", "n3"} {
 				c := w.Cloud.Computes[h]
