@@ -73,6 +73,12 @@ type passenger struct {
 	over  bool
 }
 
+// kin are servers for which the same targets are looked at.
+type kin struct {
+	from, zone string
+	ram        int
+}
+
 // unroll plays the evacuation of the hosts in virtual time, from the first request on. The
 // fates' RTO is that time.
 func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
@@ -90,7 +96,7 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 		}
 	}
 	r := f.rules.without(gone)
-	var all []*passenger
+	var all, fresh, going []*passenger // going are under way, or in the pause before their next try
 	for _, h := range hosts {
 		for _, s := range m.ordered(h) {
 			if e, known := f.d.w.State.Evacuations[s.ID]; known && e.Ended == "" {
@@ -100,18 +106,25 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			if why := f.d.leave(s); why != "" {
 				x.fate.State, x.fate.Why, x.over = fleet.FateLeft, why, true
 			}
-			all = append(all, x)
+			if all = append(all, x); !x.over {
+				fresh = append(fresh, x)
+			}
 		}
 	}
 	free := map[string]time.Duration{} // when a target has done what it was given
 	for now := time.Duration(0); ; {
-		for _, x := range all {
-			if x.over || x.under || x.ready > now || x.e.Try == 0 && m.total >= evacuateAtOnce {
-				continue
+		// start asks for the next try of one, if a target is free. What all that fit are too busy
+		// for, they are for the next one like it.
+		busy := map[kin]bool{}
+		start := func(x *passenger) bool {
+			like := kin{x.Host, x.Zone, x.RAM}
+			if x.e.Try == 0 && busy[like] {
+				return false
 			}
 			to, ok := m.target(x.e, x.Server)
 			if !ok {
-				continue
+				busy[like] = busy[like] || x.e.Try == 0
+				return false
 			}
 			host := to
 			if to == "" {
@@ -124,21 +137,38 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			m.pledged[host] += x.RAM
 			if host == "" || to != "" && r.refuses(host, &x.Server) != "" {
 				x.due = now + previewRefused
-				continue
+				return true
 			}
 			x.fate.To = host
 			r.take(host, &x.Server)
 			x.due = max(now+p.alone, free[host]+p.each)
 			free[host] = x.due
+			return true
+		}
+		tried, skipped := 0, []*passenger(nil)
+		for ; tried < len(fresh) && m.total < evacuateAtOnce; tried++ {
+			if x := fresh[tried]; start(x) {
+				going = append(going, x)
+			} else {
+				skipped = append(skipped, x)
+			}
+		}
+		if fresh = fresh[tried:]; len(skipped) > 0 {
+			fresh = append(skipped, fresh...)
+		}
+		for _, x := range going {
+			if !x.under && x.ready <= now {
+				start(x)
+			}
 		}
 		// On to what happens next: a try that ends, or a pause that is over.
 		next := time.Duration(-1)
-		for _, x := range all {
+		for _, x := range going {
 			at := x.ready
 			if x.under {
 				at = x.due
 			}
-			if !x.over && at > now && (next < 0 || at < next) {
+			if at > now && (next < 0 || at < next) {
 				next = at
 			}
 		}
@@ -146,8 +176,8 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			break
 		}
 		now = next
-		for _, x := range all {
-			if x.over || !x.under || x.due > now {
+		for _, x := range going {
+			if !x.under || x.due > now {
 				continue
 			}
 			x.under = false
@@ -171,6 +201,7 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			}
 			m.pledged[host] -= x.RAM
 		}
+		going = slices.DeleteFunc(going, func(x *passenger) bool { return x.over })
 	}
 	out := make([]fleet.Fate, 0, len(all))
 	for _, x := range all {

@@ -89,6 +89,9 @@ func TestForesee(t *testing.T) {
 			also(s, "zz", needs(512, 1), nil)
 		}, "vm n2 moves 1; zy n3 moves 1; zz  does not fit 3", "no compute takes it: vcpus on 2"},
 		{"larger than the machine, whatever is left", func(_ *fleet.World, s *fleet.Survey) { s.Needs["vm"] = needs(512, 9) }, "vm  does not fit 3", "no compute takes it: vcpus on 2"},
+		{"what has no memory left is not among Placement's candidates", func(_ *fleet.World, s *fleet.Survey) {
+			s.Rooms["n2"], s.Rooms["n3"] = fleet.Room{}, fleet.Room{}
+		}, "vm  does not fit 3", "no compute takes it: memory on 2"},
 		{"no disk", func(_ *fleet.World, s *fleet.Survey) { room(s, fleet.ClassDisk, 0, "n2", "n3") }, "vm  does not fit 3", "no compute takes it: local disk on 2"},
 		{"no compute has a disk of its own", func(_ *fleet.World, s *fleet.Survey) {
 			for h := range s.Rooms {
