@@ -27,9 +27,10 @@ const (
 	// second meanwhile, twice before the first server is known.
 	previewAccepted, previewLooks = 500 * time.Millisecond, 2 * time.Second
 	// From the request to active: 3.5 s and 4.1 s for one alone; six on one target took
-	// 8.4 s, 1.4 s each, and in the worst case none begins before the one ahead is done.
+	// 8.4 s, which is a second for each after the first, and up to 15 s; in the worst case
+	// none begins before the one ahead is done.
 	previewAlone, previewAloneMost = 3500 * time.Millisecond, 4100 * time.Millisecond
-	previewEach                    = 1400 * time.Millisecond
+	previewEach                    = time.Second
 	// A request that finds no valid host ends so half a second later.
 	previewRefused = 500 * time.Millisecond
 )

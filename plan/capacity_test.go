@@ -275,8 +275,8 @@ func TestForeseenTimes(t *testing.T) {
 	for i := range 7 {
 		also(&s, fmt.Sprintf("x%d", i), needs(512, 1), nil)
 	}
-	// Four on each target: three at a time, 1.4 s or 4.1 s each.
-	if p := Foresee(w, s, []string{"n1"}); p.Last.Least < want.Least+3*1400*time.Millisecond || p.Last.Most != want.Most+3*4100*time.Millisecond {
+	// Four on each target: three at a time, a second or 4.1 s each.
+	if p := Foresee(w, s, []string{"n1"}); p.Last.Least < want.Least+3*time.Second || p.Last.Most != want.Most+3*4100*time.Millisecond {
 		t.Errorf("eight: the last after %v", p.Last)
 	}
 }
