@@ -7,6 +7,8 @@
 //	GET    /v1/why/SUBJECT     from an event, a thing, a host or a service back to what was seen
 //	GET    /v1/world           the newest World and Plan of the leader
 //	GET    /v1/worlds/ID       a World that was kept for replay; ?local: on the answering host
+//	GET    /v1/preview?host=n1 what would become of the servers of computes that died now
+//	GET    /v1/capacity        which losses of computes can be borne
 //	GET    /v1/site            the site's file as the answering host has it
 //	GET    /metrics            for Prometheus
 //

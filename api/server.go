@@ -23,6 +23,10 @@ import (
 type Backend interface {
 	Status(ctx context.Context, local bool) (Status, error)
 	World(ctx context.Context) (WorldView, error)
+	// Preview says what would become of the servers of computes if these died, Capacity
+	// which losses can be borne. local: by the answering host alone, which must lead.
+	Preview(ctx context.Context, hosts []string, local bool) (fleet.Preview, error)
+	Capacity(ctx context.Context, local bool) (fleet.Capacity, error)
 	// KeptWorld finds a World wherever it is kept, or here alone if local.
 	KeptWorld(ctx context.Context, id string, local bool) (WorldView, error)
 	Events(ctx context.Context, after string, limit int) ([]fleet.Event, error)
@@ -153,6 +157,14 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 	})
 	read("GET /v1/world", func(w http.ResponseWriter, r *http.Request) error {
 		v, err := b.World(r.Context())
+		return answer(w, v, err)
+	})
+	read("GET /v1/preview", func(w http.ResponseWriter, r *http.Request) error {
+		v, err := b.Preview(r.Context(), r.URL.Query()["host"], r.URL.Query().Has("local"))
+		return answer(w, v, err)
+	})
+	read("GET /v1/capacity", func(w http.ResponseWriter, r *http.Request) error {
+		v, err := b.Capacity(r.Context(), r.URL.Query().Has("local"))
 		return answer(w, v, err)
 	})
 	read("GET /v1/worlds/{id}", func(w http.ResponseWriter, r *http.Request) error {

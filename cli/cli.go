@@ -194,7 +194,7 @@ is started twice, drives HAProxy, and can say of every deed why it was done.`,
 	}
 	root.AddCommand(
 		a.initCommand(), a.joinCommand(), a.tokenCommand(), a.runCommand(), a.quorumCommand(),
-		a.checkCommand(), a.explainCommand(), a.applyCommand(), a.statusCommand(), a.eventsCommand(), a.whyCommand(), a.replayCommand(),
+		a.checkCommand(), a.explainCommand(), a.applyCommand(), a.statusCommand(), a.eventsCommand(), a.whyCommand(), a.replayCommand(), a.previewCommand(),
 		a.moveCommand(), a.restartCommand(), a.stopCommand(), a.maintenanceCommand(), a.disarmCommand(), a.fenceCommand(), a.votersCommand(), a.recoverCommand(), a.backupCommand(), a.restoreCommand(),
 		a.reportCommand(), a.labCommand(), a.demoCommand(), a.versionCommand(), a.fencePeerCommand(),
 	)

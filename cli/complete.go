@@ -33,6 +33,7 @@ func (a *app) completions(root *cobra.Command) {
 		"maintenance":    {a.hosts, words("on", "off")},
 		"disarm":         {words("on", "off")},
 		"why":            {a.subjects},
+		"preview":        {words("host", "hosts"), a.computes, words("dies", "die")},
 		"fence test":     {a.hosts},
 		"voters lead":    {a.voters},
 		"voters remove":  {a.voters},
@@ -96,6 +97,15 @@ func (a *app) known(ctx context.Context) (s api.Status) {
 func (a *app) hosts(ctx context.Context) (out []string) {
 	for _, h := range a.known(ctx).Hosts {
 		out = append(out, h.Name)
+	}
+	return out
+}
+
+func (a *app) computes(ctx context.Context) (out []string) {
+	for _, h := range a.known(ctx).Hosts {
+		if slices.Contains(h.Roles, "compute") {
+			out = append(out, h.Name)
+		}
 	}
 	return out
 }

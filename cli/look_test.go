@@ -32,7 +32,7 @@ type backend struct {
 func (b *backend) Status(context.Context, bool) (api.Status, error) { return b.status, nil }
 
 // serveIn answers for a host's agent at the socket of a folder of its own.
-func serveIn(t *testing.T, b *backend) (dir string) {
+func serveIn(t *testing.T, b api.Backend) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
@@ -47,6 +47,12 @@ func serveIn(t *testing.T, b *backend) (dir string) {
 
 // serve does so too, and returns how to call the command line there.
 func serve(t *testing.T, b *backend) func(args ...string) (code int, out, errOut string) {
+	t.Helper()
+	return serveAny(t, b)
+}
+
+// serveAny does so for any agent.
+func serveAny(t *testing.T, b api.Backend) func(args ...string) (code int, out, errOut string) {
 	t.Helper()
 	dir := serveIn(t, b)
 	return func(args ...string) (int, string, string) {

@@ -367,6 +367,7 @@ type World struct {
 	Flights  map[string]Flight  `json:"flights,omitempty"`
 	Verdicts map[string]Verdict `json:"verdicts,omitempty"`
 	Cloud    Cloud              `json:"cloud,omitzero"`
+	Capacity Capacity           `json:"capacity,omitzero"`
 }
 
 // Plan is a decision: what to write down, what may be ordered now, what waits.

@@ -14,6 +14,8 @@ type Clouds interface {
 	// Look asks for all computes, all servers on the hosts, and further servers by id.
 	// began is by the leader's clock, and is the time of what it returns.
 	Look(ctx context.Context, began fleet.Moment, hosts, servers []string) (fleet.Cloud, error)
+	// Survey asks how much room there is, and for the servers on the hosts, or for all.
+	Survey(ctx context.Context, began fleet.Moment, hosts []string) (fleet.Survey, error)
 }
 
 // How often OpenStack is looked at: while a decision depends on it, and else; and how long

@@ -107,7 +107,11 @@ type Leader struct {
 	seen   chan fleet.Cloud
 	wanted gaze
 	deeds  int
-	last   last
+	// capacity is what the newest look at it found; spares is the way to it.
+	capacity fleet.Capacity
+	spares   chan fleet.Capacity
+	surveys  chan struct{} // held by whoever asks OpenStack for its room
+	last     last
 	// held is since when events wait to be written; 0: none do.
 	held fleet.Moment
 	// busy is when the present turn began; zero while the loop waits for news.
@@ -130,11 +134,13 @@ type last struct {
 type view struct {
 	world fleet.World
 	plan  fleet.Plan
+	// thinks is the World that was decided on: in shadow mode what would stand in the store.
+	thinks fleet.World
 }
 
 // New returns a leader; nothing runs before Run.
 func New(c Config) *Leader {
-	return &Leader{Config: c, effects: make(chan fleet.Effect, 64), last: last{put: make(chan view), get: make(chan view)}}
+	return &Leader{Config: c, effects: make(chan fleet.Effect, 64), spares: make(chan fleet.Capacity), surveys: make(chan struct{}, 1), last: last{put: make(chan view), get: make(chan view)}}
 }
 
 // Run leads whenever this host is elected, until ctx ends.
@@ -184,6 +190,8 @@ func (l *Leader) reign(ctx context.Context) error {
 	if l.cloud, l.wanted = (fleet.Cloud{}), (gaze{}); l.Clouds != nil {
 		l.gazes, l.seen = make(chan gaze, 1), make(chan fleet.Cloud)
 		go l.watchCloud(ctx)
+		l.capacity = fleet.Capacity{}
+		go l.nightly(ctx)
 	}
 	l.book = newBook(l.Host, epoch, l.Wall)
 	l.book.note("leader", "leader", fmt.Sprintf("%s leads in epoch %d", l.Host, epoch))
@@ -209,6 +217,8 @@ func (l *Leader) reign(ctx context.Context) error {
 			l.landed(e)
 		case c := <-l.seen:
 			l.looked(c)
+		case c := <-l.spares:
+			l.capacity = c
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -269,7 +279,7 @@ func (l *Leader) turn(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	l.last.set(ctx, view{w, p})
+	l.last.set(ctx, view{w, p, w})
 	if len(p.Records) > 0 {
 		return 0, nil // the World has changed: what rests on the records comes now
 	}
@@ -297,7 +307,7 @@ const pretendRest = 10 * time.Millisecond
 func (l *Leader) pretend(ctx context.Context, w fleet.World, p fleet.Plan) (time.Duration, error) {
 	// That history tells what a person did is no deed of ours: it is told here, too.
 	if told := slices.DeleteFunc(slices.Clone(p.Records), func(r fleet.Record) bool { return !strings.HasPrefix(r.Key, fleet.DeedKey) }); len(told) > 0 {
-		l.last.set(ctx, view{w, p})
+		l.last.set(ctx, view{w, p, w})
 		return 0, l.commit(ctx, told)
 	}
 	// Only to be told what runs where, which touches nothing, is really asked.
@@ -334,8 +344,9 @@ func (l *Leader) pretend(ctx context.Context, w fleet.World, p fleet.Plan) (time
 	if len(p.Records) > 0 {
 		rest = pretendRest
 	}
+	thinks := w
 	w.State = l.shadow.found // what people are shown is what stands
-	l.last.set(ctx, view{w, p})
+	l.last.set(ctx, view{w, p, thinks})
 	return l.flush(ctx, w, rest)
 }
 
@@ -411,7 +422,7 @@ func (l *Leader) world(now fleet.Moment) fleet.World {
 	spec := l.Spec()
 	return fleet.World{
 		Spec: spec, Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
-		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights, Cloud: l.cloud,
+		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights, Cloud: l.cloud, Capacity: l.capacity,
 	}
 }
 

@@ -61,6 +61,15 @@ func (c *cloud) Look(ctx context.Context, began fleet.Moment, hosts, servers []s
 	return client.Look(ctx, began, hosts, servers)
 }
 
+// Survey asks how much room the computes have.
+func (c *cloud) Survey(ctx context.Context, began fleet.Moment, hosts []string) (fleet.Survey, error) {
+	client, err := c.open()
+	if err != nil {
+		return fleet.Survey{}, err
+	}
+	return client.Survey(ctx, began, hosts)
+}
+
 // do carries out an order, and says what became of it.
 func (c *cloud) do(ctx context.Context, o fleet.Order, still func() error) (fleet.Outcome, string) {
 	client, err := c.open()

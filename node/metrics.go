@@ -33,12 +33,15 @@ var (
 	descStor = prometheus.NewDesc("mainstay_store_serves", "1 if a voter's member of the store serves, by its own agent's report", []string{"host"}, nil)
 	descSize = prometheus.NewDesc("mainstay_store_bytes", "size of the data of this host's member of the store, of the 2 GiB that are allowed", nil, nil)
 	descSync = prometheus.NewDesc("mainstay_store_fsync_seconds", "how long the disk took for 99 of 100 writes of this host's member of the store since its start", nil, nil)
+	descMiss = prometheus.NewDesc("mainstay_capacity_short_servers", "how many of a compute's servers would find no place if it died, on the host that leads; 0 for all others", []string{"host"}, nil)
+	descBear = prometheus.NewDesc("mainstay_capacity_bearable_computes", "how many computes of a zone can be lost at once, on the host that leads", []string{"zone"}, nil)
+	descLook = prometheus.NewDesc("mainstay_capacity_look_seconds", "when that was looked at, in seconds since 1970", nil, nil)
 	descEra  = prometheus.NewDesc("mainstay_epoch", "the epoch that this host knows", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descStor, descSize, descSync, descEra} {
+	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descStor, descSize, descSync, descMiss, descBear, descLook, descEra} {
 		c <- d
 	}
 }
@@ -55,8 +58,17 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		gauge(descLead, bit(n.quorum.Holds(n.now())))
 		gauge(descEra, float64(w.State.Epoch))
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		if _, p, leads := n.leader.Look(ctx); leads {
+		if seen, p, leads := n.leader.Look(ctx); leads {
 			gauge(descWait, float64(len(p.Waits)))
+			if !seen.Capacity.At.IsZero() {
+				gauge(descLook, float64(seen.Capacity.At.Unix()))
+				for host := range seen.Cloud.Computes {
+					gauge(descMiss, float64(seen.Capacity.Short[host].Servers), host)
+				}
+				for zone, b := range seen.Capacity.Zones {
+					gauge(descBear, float64(b.K), zone)
+				}
+			}
 		}
 		if st, err := n.store.Status(ctx); err == nil {
 			gauge(descSize, float64(st.Bytes))

@@ -73,11 +73,13 @@ type Client struct {
 	mu       sync.Mutex
 	nova     *gophercloud.ServiceClient // nil: nobody is logged in
 	identity *gophercloud.ServiceClient // nil: nobody is logged in to ask about tokens
-	newest   int                        // microversion that this Nova speaks
-	ids      map[string]string          // of the computes' services, by host
-	rooms    map[string]room            // by host, as last told
-	left     map[string]string          // the projects of cfg.Leave that are named there: id to name
-	history  history                    // has a lock of its own
+	// placement is nil where the catalogue has none.
+	placement *gophercloud.ServiceClient
+	newest    int               // microversion that this Nova speaks
+	ids       map[string]string // of the computes' services, by host
+	rooms     map[string]room   // by host, as last told
+	left      map[string]string // the projects of cfg.Leave that are named there: id to name
+	history   history           // has a lock of its own
 }
 
 // Open reads the credentials of cfg.Cloud from cfg.Config (and a secure.yaml beside it).
@@ -185,7 +187,10 @@ func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.nova, c.newest, c.left = nova, newest, left
+	c.nova, c.newest, c.left, c.placement = nova, newest, left, nil
+	if at, err := c.endpoint(provider, l, "placement"); err == nil {
+		c.placement = &gophercloud.ServiceClient{ProviderClient: provider, Endpoint: strings.TrimSuffix(at, "/") + "/", Type: "placement", Microversion: "1." + strconv.Itoa(placed)}
+	}
 	return nova, nil
 }
 
@@ -206,10 +211,24 @@ func (c *Client) login(ctx context.Context) (*gophercloud.ProviderClient, login,
 	return provider, l, nil
 }
 
-// compute finds Nova in the catalogue that came with the token. gophercloud's own search
+// compute finds Nova in the catalogue.
+func (c *Client) compute(provider *gophercloud.ProviderClient, l login) (string, error) {
+	at, err := c.endpoint(provider, l, "compute")
+	if err != nil {
+		return "", err
+	}
+	root, _, found := strings.Cut(at+"/", "/v2.1/") // what may follow is a project's id
+	if !found {
+		return "", fmt.Errorf("find Nova: its endpoint %s has no version; openstack endpoint set --url %s/v2.1 mends it", at, strings.TrimSuffix(at, "/"))
+	}
+	return root + "/v2.1/", nil
+}
+
+// endpoint finds a service in the catalogue that came with the token. gophercloud's own search
 // asks an address without a version which ones it has, and that without a deadline; and of
 // several regions it takes the first.
-func (c *Client) compute(provider *gophercloud.ProviderClient, l login) (string, error) {
+func (c *Client) endpoint(provider *gophercloud.ProviderClient, l login, kind string) (string, error) {
+	who := map[string]string{"compute": "Nova", "placement": "Placement"}[kind]
 	result, ok := provider.GetAuthResult().(tokens.CreateResult)
 	if !ok {
 		return "", errors.New("log in to Keystone: it speaks no v3")
@@ -220,7 +239,7 @@ func (c *Client) compute(provider *gophercloud.ProviderClient, l login) (string,
 	}
 	byRegion := map[string]string{}
 	for _, e := range catalogue.Entries {
-		if e.Type != "compute" {
+		if e.Type != kind {
 			continue
 		}
 		for _, at := range e.Endpoints {
@@ -232,17 +251,12 @@ func (c *Client) compute(provider *gophercloud.ProviderClient, l login) (string,
 	regions := fleet.Sorted(byRegion)
 	switch len(regions) {
 	case 0:
-		return "", fmt.Errorf("find Nova: the catalogue has no %s endpoint of type compute%s; openstack catalog list shows what it has", l.Availability, of(l.Region))
+		return "", fmt.Errorf("find %s: the catalogue has no %s endpoint of type %s%s; openstack catalog list shows what it has", who, l.Availability, kind, of(l.Region))
 	case 1:
 	default:
-		return "", fmt.Errorf("find Nova: the catalogue has one in each of the regions %s; name the site's as region_name in %s", strings.Join(regions, ", "), c.cfg.Config)
+		return "", fmt.Errorf("find %s: the catalogue has one in each of the regions %s; name the site's as region_name in %s", who, strings.Join(regions, ", "), c.cfg.Config)
 	}
-	at := byRegion[regions[0]]
-	root, _, found := strings.Cut(at+"/", "/v2.1/") // what may follow is a project's id
-	if !found {
-		return "", fmt.Errorf("find Nova: its endpoint %s has no version; openstack endpoint set --url %s/v2.1 mends it", at, strings.TrimSuffix(at, "/"))
-	}
-	return root + "/v2.1/", nil
+	return byRegion[regions[0]], nil
 }
 
 func of(region string) string {

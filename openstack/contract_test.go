@@ -67,6 +67,17 @@ func (s *subject) look(t *testing.T, hosts []string, servers ...string) fleet.Cl
 	return c
 }
 
+func (s *subject) survey(t *testing.T, hosts ...string) fleet.Survey {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	v, err := s.client.Survey(ctx, 1, hosts)
+	if err != nil {
+		t.Fatalf("survey: %v", err)
+	}
+	return v
+}
+
 func (s *subject) do(t *testing.T, step, thing, with string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -136,6 +147,36 @@ func (s *subject) promises(t *testing.T) {
 			if c.Looked[s.a] != 1 || len(c.Looked) != 1 {
 				t.Errorf("looked at %v", c.Looked)
 			}
+		}},
+		{"the room on a compute is told as Placement has it, and what servers need of it", func(t *testing.T) {
+			before := s.survey(t)
+			if before.Away != "" || !before.Whole {
+				t.Fatalf("Placement: %q", before.Away)
+			}
+			for _, h := range []string{s.a, s.b} {
+				r := before.Rooms[h]
+				if r.Left[fleet.ClassMemory] <= 0 || r.Left[fleet.ClassVCPU] <= 0 || r.Whole[fleet.ClassVCPU] <= 0 || !r.Traits["COMPUTE_NODE"] {
+					t.Errorf("%s: %+v", h, r)
+				}
+			}
+			need := before.Needs[id].Resources
+			if need[fleet.ClassMemory] == 0 || need[fleet.ClassVCPU] == 0 || before.Servers[id].Host != s.a {
+				t.Errorf("%+v on %q", need, before.Servers[id].Host)
+			}
+			third := s.boot(t, s.b)
+			s.until(t, third, "active", at(s.b, fleet.ServerActive))
+			after := s.survey(t)
+			for class, n := range after.Needs[third].Resources {
+				if was, is := before.Rooms[s.b].Left[class], after.Rooms[s.b].Left[class]; was-is != n {
+					t.Errorf("%s: %d were left, %d are, and the server needs %d", class, was, is, n)
+				}
+			}
+			one := s.survey(t, s.b)
+			if _, elsewhere := one.Servers[id]; one.Whole || elsewhere || one.Servers[third].Host != s.b || one.Requests >= after.Requests+2 {
+				t.Errorf("of one host: %d servers, %d requests", len(one.Servers), one.Requests)
+			}
+			s.remove(t, third)
+			s.until(t, third, "deleted", func(v fleet.Server) bool { return v.State == fleet.ServerDeleted })
 		}},
 		{"nobody is evacuated from a compute that is up", func(t *testing.T) {
 			s.refuses(t, fleet.CloudEvacuate, server, "", "still in use")

@@ -274,8 +274,12 @@ type server struct {
 	Metadata map[string]string `json:"metadata"`
 	Tags     []string          `json:"tags"`
 	Flavor   struct {
-		RAM   int `json:"ram"`
-		VCPUs int `json:"vcpus"`
+		RAM       int               `json:"ram"`
+		VCPUs     int               `json:"vcpus"`
+		Disk      int               `json:"disk"`
+		Ephemeral int               `json:"ephemeral"`
+		Swap      int               `json:"swap"`
+		Extra     map[string]string `json:"extra_specs"`
 	} `json:"flavor"`
 	Fault struct {
 		Message string `json:"message"`

@@ -43,6 +43,7 @@ type decision struct {
 	// by Nova's host, once somebody has asked.
 	takers map[string]bool
 	byHost map[string][]fleet.Server
+	gone   map[string]bool // hosts that a preview takes for lost
 	// failed says, by "THING@HOST", why and until when a claim is not tried there.
 	failed map[string]failure
 	waits  map[string]int // where in the plan a thing's wait stands
@@ -56,16 +57,7 @@ type decision struct {
 
 // Decide returns the plan for a World whose Verdicts are filled in.
 func Decide(w fleet.World) fleet.Plan {
-	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, takers: map[string]bool{}, load: map[string]int{}, waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
-	for i := range w.Spec.Hosts {
-		host := w.Spec.Hosts[i].Name
-		if why := d.unfit(host); why != "" {
-			d.blocked[host] = why
-		}
-	}
-	for _, thing := range d.things {
-		d.load[w.State.Holdings[thing].Host]++ // of those without a holder nobody asks
-	}
+	d := newDecision(w)
 	d.void()
 	d.farewells()
 	d.missing()
@@ -76,6 +68,7 @@ func Decide(w fleet.World) fleet.Plan {
 	d.services()
 	d.rolling()
 	d.computes()
+	d.capacity()
 	d.fences()
 	d.unready()
 	d.routes()
@@ -89,6 +82,21 @@ func Decide(w fleet.World) fleet.Plan {
 		d.plan.Orders = slices.DeleteFunc(d.plan.Orders, func(o fleet.Order) bool { return o.Verb == fleet.VerbFence })
 	}
 	return d.plan
+}
+
+// newDecision is a World with what a turn looks up in it, before anything is decided.
+func newDecision(w fleet.World) *decision {
+	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, takers: map[string]bool{}, load: map[string]int{}, waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
+	for i := range w.Spec.Hosts {
+		host := w.Spec.Hosts[i].Name
+		if why := d.unfit(host); why != "" {
+			d.blocked[host] = why
+		}
+	}
+	for _, thing := range d.things {
+		d.load[w.State.Holdings[thing].Host]++ // of those without a holder nobody asks
+	}
+	return d
 }
 
 // failure is the newest of a host's claims that failed.

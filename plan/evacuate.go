@@ -48,6 +48,13 @@ type move struct {
 	pledged map[string]int // by target: MiB that they will take
 	total   int
 	stay    map[string]bool // hosts whose next boot gets what nobody took
+	berths  []berth         // that may be given servers at present, by name; nil before sound has looked
+}
+
+// berth is a compute that may be given servers.
+type berth struct {
+	host, zone string
+	free       int // MiB, by Nova's count
 }
 
 func (d *decision) newMove() *move {
@@ -58,6 +65,9 @@ func (d *decision) newMove() *move {
 			continue
 		}
 		s := d.w.Cloud.Servers[id]
+		if failed(e, s) {
+			continue // it waits for its next try, and keeps no other from the way
+		}
 		m.total++
 		to := cmp.Or(e.To, s.Migration.To)
 		m.onWay[to]++
@@ -182,35 +192,47 @@ func (m *move) try(e fleet.Evacuation, s fleet.Server) {
 
 // target chooses where a server goes: to a sound compute of its zone that it has not
 // failed on, where fewest are on their way and most memory is left. With none
-// Nova's scheduler chooses: it knows rules that are not seen from here. ok is false while
-// all that fit are busy.
+// Nova's scheduler chooses: it knows rules that are not seen from here, and so each
+// third try is its own. ok is false while all that fit are busy.
 func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
-	d := m.decision
-	zone := d.w.Cloud.Computes[e.From].Zone
+	zone := m.w.Cloud.Computes[e.From].Zone
 	best, room, busy := "", 0, false
-	for _, host := range fleet.Sorted(d.w.Cloud.Computes) {
-		c := d.w.Cloud.Computes[host]
-		h := d.w.State.Holdings[Compute(host)]
-		free := c.FreeRAM - m.pledged[host]
+	for _, c := range m.sound() {
+		free, on := c.free-m.pledged[c.host], m.onWay[c.host]
 		switch {
-		case host == e.From || !c.Up || c.Disabled || c.Forced || c.Zone != zone || slices.Contains(e.Tried, host):
-		case len(d.w.State.Cutoffs[host].Networks) > 0:
-		case d.blocked[host] != "" || h.Host != host || h.Boot != d.w.Heard[host].Stint.Boot:
-		case free < s.RAM:
-		case m.onWay[host] >= perTarget:
+		case e.Try%3 == 2 || c.host == e.From || c.zone != zone || free < s.RAM || slices.Contains(e.Tried, c.host):
+		case on >= perTarget:
 			busy = true
-		case best == "" || m.onWay[host] < m.onWay[best] || m.onWay[host] == m.onWay[best] && free > room:
-			best, room = host, free
+		case best == "" || on < m.onWay[best] || on == m.onWay[best] && free > room:
+			best, room = c.host, free
 		}
 	}
 	switch {
 	case best != "":
-	case d.nobody(s):
+	case m.nobody(s):
 		return "", false
 	case m.onWay[""] >= perTarget:
 		busy = true // a dozen at once would all go to one host
 	}
 	return best, best != "" || !busy
+}
+
+// sound lists the computes that may be given servers: up and enabled for Nova, whole on
+// all networks, and with the right to run servers in the boot that is heard.
+func (m *move) sound() []berth {
+	if m.berths != nil {
+		return m.berths
+	}
+	d := m.decision
+	m.berths = []berth{}
+	for _, host := range fleet.Sorted(d.w.Cloud.Computes) {
+		c, h := d.w.Cloud.Computes[host], d.w.State.Holdings[Compute(host)]
+		if !c.Up || c.Disabled || c.Forced || len(d.w.State.Cutoffs[host].Networks) > 0 || d.blocked[host] != "" || h.Host != host || h.Boot != d.w.Heard[host].Stint.Boot {
+			continue
+		}
+		m.berths = append(m.berths, berth{host, c.Zone, c.FreeRAM})
+	}
+	return m.berths
 }
 
 // follow takes each evacuation that is under way one step on.

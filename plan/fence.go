@@ -143,7 +143,7 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	case d.w.Now.Sub(d.w.Since) < leaderPause:
 		d.wait(about, "the first seconds of a new leader to pass", "")
 		d.wake(leaderPause - d.w.Now.Sub(d.w.Since))
-	case (lost > d.w.Spec.Brakes.Count || lost*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake):
+	case d.braked(lost):
 		if _, told := d.waits["brake"]; told {
 			break // a person who is woken by a switch needs one line, not two thousand
 		}
@@ -179,6 +179,11 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
 		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
 	}
+}
+
+// braked says whether so many lost hosts are too many to fence one of them.
+func (d *decision) braked(lost int) bool {
+	return (lost > d.w.Spec.Brakes.Count || lost*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake)
 }
 
 // unwatched says whether a boot of a host is silent because somebody stopped its agent:

@@ -19,7 +19,7 @@ const stayed = "left to "
 // ("": any), whether it has room or not. Nova believes in one that died a moment ago.
 func (d *decision) able(host, zone string) bool {
 	c := d.w.Cloud.Computes[host]
-	if !c.Up || c.Disabled || c.Forced || zone != "" && zone != c.Zone {
+	if d.gone[host] || !c.Up || c.Disabled || c.Forced || zone != "" && zone != c.Zone {
 		return false
 	}
 	if _, ours := d.w.Spec.Host(host); !ours {

@@ -26,12 +26,15 @@ func (c *Cloud) routes() {
 	c.mux.HandleFunc("GET /identity/v3/auth/tokens", c.admin("tokens", c.showToken))
 	c.mux.HandleFunc("GET /identity/v3/projects", c.admin("projects", c.listProjects))
 	c.mux.HandleFunc("GET "+nova+"/{$}", c.versions)
+	c.mux.HandleFunc("GET "+placement+"/allocation_candidates", c.admin("allocation_candidates", c.candidates))
+	c.mux.HandleFunc("GET "+placement+"/allocations/{id}", c.admin("allocations/ID", c.allocations))
 	for path, f := range map[string]func(http.ResponseWriter, *request){
 		"GET /os-services": c.listServices, "PUT /os-services/{id}": c.updateService,
 		"GET /os-hypervisors/detail": c.listHypervisors,
 		"GET /servers/detail":        c.listServers, "GET /servers/{id}": c.showServer,
 		"POST /servers/{id}/action": c.act,
 		"GET /os-migrations":        c.listMigrations,
+		"GET /os-aggregates":        c.listAggregates, "GET /os-server-groups": c.listGroups,
 	} {
 		method, rest, _ := strings.Cut(path, " ")
 		c.mux.HandleFunc(method+" "+nova+rest, c.admin(strings.TrimPrefix(rest, "/"), f))
@@ -124,6 +127,7 @@ func (c *Cloud) login(w http.ResponseWriter, r *http.Request) {
 		catalogue = append(catalogue, object{"type": kind, "name": name, "endpoints": endpoints})
 	}
 	add("compute", "nova", base(r)+nova)
+	add("placement", "placement", base(r)+placement)
 	for _, kind := range slices.Sorted(maps.Keys(c.cfg.Endpoints)) {
 		add(kind, kind, c.cfg.Endpoints[kind])
 	}
@@ -335,6 +339,7 @@ func (c *Cloud) listHypervisors(w http.ResponseWriter, r *request) {
 			"state": c.view(h)["state"], "status": c.view(h)["status"], "service": object{"id": h.id, "host": h.name, "disabled_reason": nil}}
 		if r.version < 88 {
 			o["memory_mb"], o["memory_mb_used"], o["free_ram_mb"], o["running_vms"] = h.ram, h.used, h.ram-h.used, len(h.servers)
+			o["vcpus"], o["local_gb"] = h.shape.VCPUs, h.shape.Disk
 		}
 		out = append(out, o)
 	}

@@ -117,7 +117,7 @@ func (c *Cloud) choose(s *server, from, host string) *compute {
 	var best *compute
 	for _, h := range c.computes {
 		switch {
-		case host != "" && h.name != host, h.name == from, h.disabled, h.lost, !c.up(h), s.Zone != "" && s.Zone != h.zone, h.ram-h.used-h.coming() < s.RAM:
+		case host != "" && h.name != host, h.name == from, h.disabled, h.lost, !c.up(h), s.Zone != "" && s.Zone != h.zone, !c.takes(h, s):
 		case best == nil, cmp.Or(cmp.Compare(h.ram-h.used, best.ram-best.used), cmp.Compare(best.name, h.name)) > 0:
 			best = h
 		}
@@ -172,7 +172,7 @@ func (c *Cloud) begin(h *compute, msg *message) bool {
 		c.mark(msg.migration, "failed")
 		s.State, s.task = "error", "rebuilding"
 		return false
-	case h.ram-h.used < s.RAM:
+	case h.capacity("MEMORY_MB")-h.used < s.RAM:
 		c.mark(msg.migration, "failed") // the claim fails, and the server is left as it was
 		s.task = ""
 		return false

@@ -13,6 +13,9 @@
 //	GET  /compute/v2.1/servers/detail, servers/ID     servers
 //	POST /compute/v2.1/servers/ID/action              evacuate, start, stop, reboot, reset
 //	GET  /compute/v2.1/os-migrations                  the record of evacuations
+//	GET  /compute/v2.1/os-aggregates, os-server-groups
+//	GET  /placement/allocation_candidates             the room on all computes
+//	GET  /placement/allocations/ID                    what a server was given
 //
 // There are two truths in it, as there are outside: what Nova has on record, which the API
 // tells, and what runs where, which Runs and Audit tell. It behaves as a real Nova (Zed) was
@@ -88,9 +91,11 @@ func (c *Clock) Advance(d time.Duration) {
 type Server struct {
 	Name, Project string
 	Host          string
-	State         string // "active" if empty
-	Zone          string // that its owner asked for
-	RAM, VCPUs    int    // 512 MiB and 1 if 0
+	State         string            // "active" if empty
+	Zone          string            // that its owner asked for
+	RAM, VCPUs    int               // 512 MiB and 1 if 0
+	Disk          int               // GiB of its flavor, 1 if 0
+	Extra         map[string]string // extra specs of its flavor
 	Volume        bool
 	Locked        bool
 	Metadata      map[string]string
@@ -111,6 +116,7 @@ type server struct {
 type compute struct {
 	name, zone, id, reason string
 	ram, used              int
+	shape                  Shape
 	disabled, forced       bool
 	lost                   bool // its cell is away
 
@@ -137,6 +143,8 @@ type Cloud struct {
 	servers    map[string]*server
 	order      []*server // as they were made
 	migrations []*migration
+	groups     []*group
+	aggregates []Aggregate
 	tokens     map[string]string // token -> user
 	faults     []*Fault
 	calls      map[string]int
@@ -238,7 +246,7 @@ func (c *Cloud) AddCompute(name, zone string, ram int) {
 	if zone == "" {
 		zone = "nova"
 	}
-	c.computes[name] = &compute{name: name, zone: zone, id: c.id(), ram: ram, powered: true, heard: true, ready: true,
+	c.computes[name] = &compute{name: name, zone: zone, id: c.id(), ram: ram, shape: roomy, powered: true, heard: true, ready: true,
 		servers: map[string]*server{}, guests: map[string]bool{}}
 }
 
@@ -255,6 +263,9 @@ func (c *Cloud) add(want Server) *server {
 	}
 	if want.RAM == 0 {
 		want.RAM, want.VCPUs = 512, 1
+	}
+	if want.Disk == 0 {
+		want.Disk = 1
 	}
 	s := &server{Server: want, id: c.id(), created: c.now, updated: c.now}
 	c.servers[s.id] = s

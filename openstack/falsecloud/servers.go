@@ -33,11 +33,15 @@ func (c *Cloud) show(s *server, version int) object {
 			power = 1
 		}
 	}
+	extra := s.Extra
+	if extra == nil {
+		extra = map[string]string{}
+	}
 	o := object{
 		"id": s.id, "name": s.Name, "tenant_id": s.Project, "user_id": "u", "status": status, "created": s.created.UTC().Format(time.RFC3339), "updated": s.updated.UTC().Format(time.RFC3339),
 		"OS-EXT-SRV-ATTR:host": s.Host, "OS-EXT-STS:vm_state": s.State, "OS-EXT-STS:task_state": task, "OS-EXT-STS:power_state": power,
 		"OS-EXT-AZ:availability_zone": zone, "locked": s.Locked, "image": image, "metadata": s.Metadata, "tags": s.Tags, "config_drive": "",
-		"flavor": object{"ram": s.RAM, "vcpus": max(1, s.VCPUs), "disk": 1, "original_name": "m"},
+		"flavor": object{"ram": s.RAM, "vcpus": max(1, s.VCPUs), "disk": s.Disk, "ephemeral": 0, "swap": 0, "original_name": "m", "extra_specs": extra},
 	}
 	if s.fault != "" && status == "ERROR" {
 		o["fault"] = object{"code": 500, "created": s.updated.UTC().Format(time.RFC3339), "message": s.fault}

@@ -1,0 +1,416 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/judge"
+)
+
+// What the loss of computes would come to is told before it comes: the very rules of
+// evacuate.go choose the targets, in the same order, one request after another in a time
+// of their own, and after each the rules of Nova's scheduler (nova.go) say whether it would
+// be taken there. A refusal costs a try and a pause, as it would on the day.
+
+// What an evacuation takes, as it was measured on a real Nova (docs/STATE.md, "Servers of dead
+// computes on the real Nova"). Two beats in a row are missing and the third is late; ears and
+// leader answer within the sums of docs/DESIGN.md section 3.
+const (
+	previewAsks = 40 * time.Millisecond // R at worst
+	// A BMC must say off twice, a second apart; the lab's took 1.0 s in all.
+	previewProof = time.Second
+	// From the proof to the first request that Nova took: 0.5 s. Nova is looked at once a
+	// second meanwhile, twice before the first server is known.
+	previewAccepted, previewLooks = 500 * time.Millisecond, 2 * time.Second
+	// From the request to active: 3.5 s and 4.1 s for one alone; six on one target took
+	// 8.4 s, which is a second for each after the first, and up to 15 s; in the worst case
+	// none begins before the one ahead is done.
+	previewAlone, previewAloneMost = 3500 * time.Millisecond, 4100 * time.Millisecond
+	previewEach                    = time.Second
+	// A request that finds no valid host ends so half a second later.
+	previewRefused = 500 * time.Millisecond
+)
+
+// pace is how fast a target works: one server alone, and each of several.
+type pace struct{ alone, each time.Duration }
+
+var (
+	paceLeast = pace{previewAlone, previewEach}
+	paceMost  = pace{previewAloneMost, previewAloneMost}
+)
+
+// foresight is one World and one survey, and what is looked up in them many times.
+type foresight struct {
+	d     *decision
+	rules *rules
+	sound []berth
+}
+
+func newForesight(w fleet.World, s fleet.Survey) *foresight {
+	f := &foresight{d: newDecision(w)}
+	f.d.byHost = map[string][]fleet.Server{}
+	m := f.d.newMove()
+	f.sound = m.sound()
+	f.rules = newRules(w.Cloud.Computes, &s)
+	for _, id := range fleet.Sorted(s.Servers) {
+		v := s.Servers[id]
+		f.d.byHost[v.Host] = append(f.d.byHost[v.Host], v)
+	}
+	return f
+}
+
+// passenger is a server on its way in a preview.
+type passenger struct {
+	fleet.Server
+	e     fleet.Evacuation
+	fate  fleet.Fate
+	ready time.Duration // no next try before
+	due   time.Duration // when its present try comes to an end
+	under bool          // one is under way
+	over  bool
+}
+
+// kin are servers for which the same targets are looked at.
+type kin struct {
+	from, zone string
+	ram        int
+}
+
+// unroll plays the evacuation of the hosts in virtual time, from the first request on. The
+// fates' RTO is that time.
+func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
+	gone := map[string]bool{}
+	for _, h := range hosts {
+		gone[h] = true
+	}
+	d := *f.d
+	d.gone, d.takers = gone, map[string]bool{}
+	m := d.newMove()
+	m.berths = make([]berth, 0, len(f.sound))
+	for _, b := range f.sound {
+		if !gone[b.host] {
+			m.berths = append(m.berths, b)
+		}
+	}
+	r := f.rules.without(gone)
+	var all, fresh, going []*passenger // going are under way, or in the pause before their next try
+	for _, h := range hosts {
+		for _, s := range m.ordered(h) {
+			if e, known := f.d.w.State.Evacuations[s.ID]; known && e.Ended == "" {
+				continue // it is on its way already
+			}
+			x := &passenger{Server: s, e: fleet.Evacuation{Server: s.ID, From: h}, fate: fleet.Fate{Server: s.ID, Name: s.Name, From: h}}
+			if why := f.d.leave(s); why != "" {
+				x.fate.State, x.fate.Why, x.over = fleet.FateLeft, why, true
+			}
+			if all = append(all, x); !x.over {
+				fresh = append(fresh, x)
+			}
+		}
+	}
+	free := map[string]time.Duration{} // when a target has done what it was given
+	for now := time.Duration(0); ; {
+		// start asks for the next try of one, if a target is free. What all that fit are too busy
+		// for, they are for the next one like it.
+		busy := map[kin]bool{}
+		start := func(x *passenger) bool {
+			like := kin{x.Host, x.Zone, x.RAM}
+			if x.e.Try == 0 && busy[like] {
+				return false
+			}
+			to, ok := m.target(x.e, x.Server)
+			if !ok {
+				busy[like] = busy[like] || x.e.Try == 0
+				return false
+			}
+			host := to
+			if to == "" {
+				host = r.choose(&x.Server)
+			}
+			m.total++
+			x.e.Try, x.e.To, x.under = x.e.Try+1, to, true
+			x.e.At = time.Time{}.Add(now)
+			m.onWay[host]++
+			m.pledged[host] += x.RAM
+			if host == "" || to != "" && r.refuses(host, &x.Server) != "" {
+				x.due = now + previewRefused
+				return true
+			}
+			x.fate.To = host
+			r.take(host, &x.Server)
+			x.due = max(now+p.alone, free[host]+p.each)
+			free[host] = x.due
+			return true
+		}
+		tried, skipped := 0, []*passenger(nil)
+		for ; tried < len(fresh) && m.total < evacuateAtOnce; tried++ {
+			if x := fresh[tried]; start(x) {
+				going = append(going, x)
+			} else {
+				skipped = append(skipped, x)
+			}
+		}
+		if fresh = fresh[tried:]; len(skipped) > 0 {
+			fresh = append(skipped, fresh...)
+		}
+		for _, x := range going {
+			if !x.under && x.ready <= now {
+				start(x)
+			}
+		}
+		// On to what happens next: a try that ends, or a pause that is over.
+		next := time.Duration(-1)
+		for _, x := range going {
+			at := x.ready
+			if x.under {
+				at = x.due
+			}
+			if at > now && (next < 0 || at < next) {
+				next = at
+			}
+		}
+		if next < 0 {
+			break
+		}
+		now = next
+		for _, x := range going {
+			if !x.under || x.due > now {
+				continue
+			}
+			x.under = false
+			m.total--
+			host := cmp.Or(x.fate.To, x.e.To)
+			m.onWay[host]--
+			switch {
+			case x.fate.To != "":
+				x.over = true
+				x.fate.State, x.fate.Tries, x.fate.RTO = fleet.FateMoves, x.e.Try, fleet.Span{Least: now, Most: now}
+				if x.fate.Why = r.unsure(&x.Server); x.fate.Why != "" {
+					x.fate.State = fleet.FateUnsure
+				}
+				continue // its memory stays taken
+			case x.e.To == "":
+				x.over = true
+				x.fate.State, x.fate.Tries, x.fate.Why = fleet.FateUnfit, x.e.Try, r.lacks(&x.Server)
+			default:
+				x.e.Tried = append(x.e.Tried, x.e.To)
+				x.ready = now + max(0, min(2*time.Second<<min(x.e.Try, 8), evacuatePause)-previewRefused)
+			}
+			m.pledged[host] -= x.RAM
+		}
+		going = slices.DeleteFunc(going, func(x *passenger) bool { return x.over })
+	}
+	out := make([]fleet.Fate, 0, len(all))
+	for _, x := range all {
+		if !x.over {
+			x.fate.State, x.fate.Why = fleet.FateUnfit, r.lacks(&x.Server) // Nova is not even asked
+		}
+		out = append(out, x.fate)
+	}
+	return out
+}
+
+// Foresee says what would become of the servers of some computes if these died at once,
+// in a World as the leader has it now and a survey of OpenStack. It decides nothing.
+func Foresee(w fleet.World, s fleet.Survey, hosts []string) fleet.Preview {
+	f := newForesight(w, s)
+	hosts = slices.Compact(slices.Sorted(slices.Values(hosts)))
+	out := fleet.Preview{Hosts: hosts, At: w.Wall, Requests: s.Requests, Held: f.held(hosts)}
+	out.Fates = f.unroll(hosts, paceLeast)
+	latest := map[string]time.Duration{}
+	for _, x := range f.unroll(hosts, paceMost) {
+		latest[x.Server] = x.RTO.Most
+	}
+	before, how := f.before()
+	out.How = how
+	images := 0
+	for i := range out.Fates {
+		x := &out.Fates[i]
+		switch x.State {
+		case fleet.FateLeft:
+			out.Left++
+			continue
+		case fleet.FateUnfit:
+			out.Unfit++
+			continue
+		case fleet.FateUnsure:
+			out.Unsure++
+		}
+		if !s.Servers[x.Server].Volume {
+			images++
+		}
+		x.RTO = fleet.Span{Least: before.Least + x.RTO.Least, Most: before.Most + max(x.RTO.Least, latest[x.Server])}
+		if out.First.Least == 0 || x.RTO.Least < out.First.Least {
+			out.First.Least = x.RTO.Least
+		}
+		if out.First.Most == 0 || x.RTO.Most < out.First.Most {
+			out.First.Most = x.RTO.Most
+		}
+		out.Last.Least, out.Last.Most = max(out.Last.Least, x.RTO.Least), max(out.Last.Most, x.RTO.Most)
+	}
+	if s.Away != "" {
+		out.Notes = append(out.Notes, "Placement did not answer ("+s.Away+"): room is Nova's own count of memory, without overcommitment, reservations, traits and devices")
+	}
+	if images > 0 {
+		out.Notes = append(out.Notes, fmt.Sprintf("%d of them boot from an image: they keep their disks only if these are on storage that all computes share", images))
+	}
+	return out
+}
+
+// before is what comes before the first request, and how all times are computed.
+func (f *foresight) before() (fleet.Span, []string) {
+	t := f.d.w.Spec.Timing
+	silent := fleet.Span{Least: f.d.fatal() - t.SlowBeat, Most: f.d.fatal() + previewAsks}
+	proof := fleet.Span{Least: previewProof, Most: FenceLasts}
+	asked := fleet.Span{Least: previewAccepted, Most: previewAccepted + previewLooks}
+	return fleet.Span{Least: silent.Least + proof.Least + asked.Least, Most: silent.Most + proof.Most + asked.Most}, []string{
+		fmt.Sprintf("silence: %v to %v (a beat each %v; two are missing and the third is late)", silent.Least, silent.Most, t.SlowBeat),
+		fmt.Sprintf("proof by its BMC: %v to %v (off twice, a second apart; what its first level is given at most)", proof.Least, proof.Most),
+		fmt.Sprintf("first request taken by Nova: %v to %v (measured, and two looks at it)", asked.Least, asked.Most),
+		fmt.Sprintf("each server: %v to %v from its request to active (measured), then %v to %v for each more on the same target; at most %d at a time to one target and %d in all; a try that is refused costs its pause",
+			previewAlone, previewAloneMost, previewEach, previewAloneMost, perTarget, evacuateAtOnce),
+		"the guest's own boot comes after that",
+	}
+}
+
+// held says why nothing would be done about the loss of some hosts before a person acts.
+func (f *foresight) held(hosts []string) (out []string) {
+	d := f.d
+	lost := map[string]bool{}
+	for _, name := range slices.Concat(judge.Lost(d.w), fleet.Sorted(d.w.State.Intents), hosts) {
+		lost[name] = true
+	}
+	switch {
+	case d.w.Spec.Mode == "shadow":
+		out = append(out, "the site is in shadow mode: nothing is carried out")
+	case d.disarmed:
+		out = append(out, "fencing is disarmed: mainstay disarm off")
+	}
+	if d.braked(len(lost)) {
+		out = append(out, fmt.Sprintf("the brake: %d lost at once is more than %d, or than %d%% of the site's %d hosts, and nobody is fenced before a person swears for each: mainstay recover oath HOST",
+			len(lost), d.w.Spec.Brakes.Count, d.w.Spec.Brakes.Share, len(d.w.Spec.Hosts)))
+	}
+	for _, name := range hosts {
+		host, _ := d.w.Spec.Host(name)
+		switch h := d.w.State.Holdings[Compute(name)]; {
+		case h.Host == "":
+			out = append(out, fmt.Sprintf("no boot of %s has the right to run servers: none of them is evacuated (mainstay status)", name))
+		case len(host.Fence) == 0:
+			out = append(out, fmt.Sprintf("%s has no fence: a person must swear that it is off (mainstay recover oath %s)", name, name))
+		case d.maintenance(name):
+			out = append(out, fmt.Sprintf("%s is in maintenance, and is not fenced before its end or an oath", name))
+		case d.loops(d.w.State.Members[name]):
+			out = append(out, fmt.Sprintf("%s: %s", name, d.often(d.w.State.Members[name])))
+		}
+	}
+	return out
+}
+
+// Bear says which losses of computes can be borne at present, by a survey of all servers.
+func Bear(w fleet.World, s fleet.Survey) fleet.Capacity {
+	f := newForesight(w, s)
+	out := fleet.Capacity{At: w.Wall, Servers: len(s.Servers), Short: map[string]fleet.Shortage{}, Zones: map[string]fleet.Bearing{}, Away: s.Away, Requests: s.Requests}
+	// Of rigid servers no compute lacks but room: a rule keeps them where they are, however many are lost.
+	rigid := map[string]bool{}
+	tight := map[string]bool{} // zones of which one host's loss does not fit for want of room
+	zones := map[string][]string{}
+	weight := map[string]int{}
+	for i := range w.Spec.Hosts {
+		host := w.Spec.Hosts[i].Name
+		c, known := w.Cloud.Computes[host]
+		if !known || c.Forced || !w.Spec.Hosts[i].HasRole("compute") {
+			continue // of one that is dead its evacuation tells
+		}
+		out.Hosts++
+		zones[c.Zone] = append(zones[c.Zone], host)
+		for _, v := range f.d.byHost[host] {
+			weight[host] += v.RAM
+		}
+		var short fleet.Shortage
+		for _, x := range f.unroll([]string{host}, paceLeast) {
+			if x.State != fleet.FateUnfit {
+				continue
+			}
+			if v := s.Servers[x.Server]; f.rules.without(map[string]bool{host: true}).rigid(&v) {
+				rigid[x.Server] = true
+			} else {
+				tight[c.Zone] = true
+			}
+			if short.Servers++; short.Servers == 1 {
+				short.First, short.Why = cmp.Or(x.Name, x.Server), x.Why
+			}
+		}
+		if short.Servers > 0 {
+			out.Short[host] = short
+		}
+	}
+	for _, zone := range fleet.Sorted(zones) {
+		hosts := zones[zone]
+		slices.SortStableFunc(hosts, func(a, b string) int { return cmp.Or(cmp.Compare(weight[b], weight[a]), cmp.Compare(a, b)) })
+		fits := func(k int) bool {
+			return !slices.ContainsFunc(f.unroll(hosts[:k], paceLeast), func(x fleet.Fate) bool { return x.State == fleet.FateUnfit && !rigid[x.Server] })
+		}
+		b := fleet.Bearing{Hosts: len(hosts), Worst: hosts[0]}
+		if !tight[zone] && fits(1) {
+			low, high := 1, len(hosts) // low fits, high is not known to
+			for low < high-1 {
+				if mid := (low + high) / 2; fits(mid) {
+					low = mid
+				} else {
+					high = mid
+				}
+			}
+			b.K = low
+		}
+		out.Zones[zone] = b
+	}
+	return out
+}
+
+// capacity tells a person which compute's loss would not fit, long before it is lost.
+func (d *decision) capacity() {
+	short := d.w.Capacity.Short
+	if len(short) == 0 || d.w.Spec.OpenStack.Cloud == "" {
+		return
+	}
+	hosts := fleet.Sorted(short)
+	slices.SortStableFunc(hosts, func(a, b string) int { return cmp.Compare(short[b].Servers, short[a].Servers) })
+	first := short[hosts[0]]
+	text := fmt.Sprintf("a person: if %s died, %s of its servers would find no place (%s: %s)", hosts[0], count(first.Servers), first.First, first.Why)
+	if len(hosts) > 1 {
+		text += fmt.Sprintf("; the loss of %s would not fit either", few(hosts[1:]))
+	}
+	d.wait("capacity", text, fmt.Sprintf("mainstay preview 'host %s dies'; more or larger computes, or fewer servers", hosts[0]))
+}
+
+func count(n int) string {
+	if n == 1 {
+		return "one"
+	}
+	return fmt.Sprint(n)
+}
+
+// Question reads what a person asks a preview: "host n017 dies", "hosts n001,n002 die", "hosts
+// n[001-040] die", or nothing, which is about each compute in turn.
+func Question(words []string) (hosts []string, err error) {
+	list := strings.Fields(strings.ReplaceAll(strings.Join(words, " "), ",", " "))
+	if len(list) == 0 {
+		return nil, nil
+	}
+	last := list[len(list)-1]
+	if len(list) < 3 || list[0] != "host" && list[0] != "hosts" || last != "dies" && last != "die" {
+		return nil, fmt.Errorf("a preview cannot answer %q: ask 'host n017 dies' or 'hosts n001,n002 die'", strings.Join(words, " "))
+	}
+	for _, pattern := range list[1 : len(list)-1] {
+		names, err := fleet.Names(pattern)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, names...)
+	}
+	return hosts, nil
+}
