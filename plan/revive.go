@@ -224,7 +224,7 @@ func (d *decision) reviveStep(r fleet.Revival, onWay map[string]int) {
 	case !still && s.State == fleet.ServerActive && s.Task == "" && d.reviveLooked(r):
 		d.reviveEnd(r, "it runs again on "+r.Host)
 	case r.Try > 0:
-		d.reviveTried(r, s, still, onWay)
+		d.reviveTried(r, s, onWay)
 	case still:
 		d.reviveTry(r, s, onWay)
 	case s.State != fleet.ServerActive:
@@ -252,7 +252,7 @@ func (d *decision) reviveLooked(r fleet.Revival) bool {
 }
 
 // reviveTried decides what a try has come to.
-func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, still bool, onWay map[string]int) {
+func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, onWay map[string]int) {
 	f, flying := d.w.Flights[r.Key()]
 	answered := flying && f.Effect != nil
 	age := d.w.Wall.Sub(r.At)
@@ -271,12 +271,15 @@ func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, still bool, onWa
 		}
 		d.reviveAgain(r, s, onWay, f.Effect.Why)
 	case flying && !answered && d.w.Now.Sub(f.Sent) < askLasts:
+	case !flying && r.Epoch == d.w.Epoch && !r.Doubt:
+		d.order(fleet.Order{Key: r.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + r.Server, Step: fleet.CloudReboot,
+			Why: fmt.Sprintf("it crashed on %s, which is well", r.Host)})
 	case s.Task != "" && age < reviveLasts:
 		d.wake(reviveLasts - age)
 	case s.Task != "":
 		r.Failed++
 		d.reviveAgain(r, s, onWay, "Nova's task "+s.Task+" stands still")
-	case s.State == fleet.ServerError:
+	case answered && f.Effect.Outcome == fleet.Done && s.State == fleet.ServerError: // else it may be of before
 		r.Failed++
 		d.reviveAgain(r, s, onWay, cmp.Or(s.Fault, "Nova calls it broken"))
 	case answered && f.Effect.Outcome == fleet.Done && age < reviveSeen:
@@ -289,9 +292,6 @@ func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, still bool, onWa
 	case answered && !r.Doubt && d.w.Now.Sub(f.Arrived) > restMax:
 		r.Doubt = true // a flight is not remembered for ever
 		d.record(fleet.Put("revival/"+r.Server, r, fmt.Sprintf("%s: Nova was asked to start it (try %d), and shows no trace of it yet", title(s), r.Try)))
-	case !flying && r.Epoch == d.w.Epoch && !r.Doubt && still:
-		d.order(fleet.Order{Key: r.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + r.Server, Step: fleet.CloudReboot,
-			Why: fmt.Sprintf("it crashed on %s, which is well", r.Host)})
 	}
 }
 
