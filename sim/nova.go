@@ -462,13 +462,10 @@ func (n *nova) ends(g *guest, crash bool) {
 	})
 }
 
-// said is what a host's agent says of them.
+// said is what a host's agent says of those that crashed; how many run nothing rests on.
 func (n *nova) said(h *host) fleet.Guests {
 	out := fleet.Guests{Asked: true}
 	for _, g := range n.guests {
-		if g.runs[h] {
-			out.Running++
-		}
 		if since, is := g.crashed[h]; is {
 			if out.Crashed == nil {
 				out.Crashed = map[string]time.Time{}
@@ -519,7 +516,13 @@ func (n *nova) lacks() string {
 			return g.ID + " runs, and was stopped"
 		}
 	}
+	if len(n.site.quorum.newest().Ailments) > 0 {
+		return "a compute ails, or did a moment ago"
+	}
 	for _, h := range n.site.hosts {
+		if x := n.nodes[h]; x != nil && x.deaf {
+			return "Nova hears nothing of " + h.name
+		}
 		if x := n.nodes[h]; x != nil && (x.forced || x.disabled) {
 			return fmt.Sprintf("Nova has %s forced down: %v, disabled: %v", h.name, x.forced, x.disabled)
 		}
@@ -623,6 +626,9 @@ func setNova(s *Site, args []string) error {
 	switch args[0] {
 	case "ok":
 		n.away, n.slow, n.lose, n.forget = false, false, 0, 0
+		for _, x := range n.nodes { // in whatever order
+			x.deaf = false
+		}
 	case "away":
 		n.away = true
 	case "slow":
@@ -671,7 +677,7 @@ func (s *Site) moving() bool {
 		}
 	}
 	for _, x := range n.nodes { // the same
-		if x.busy || x.forced || x.disabled {
+		if x.busy || x.forced || x.disabled || x.deaf {
 			return true
 		}
 	}
