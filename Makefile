@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-cut-computes lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -199,6 +199,10 @@ $(MASAKARI)/root:
 # And computes lose one network each, both ways and one way: half an hour.
 lab-cut-computes: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$' -openstack
+
+# And guests crash, libvirt and nova-compute hang: a quarter of an hour.
+lab-guests: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$' -openstack
 
 clean:
 	rm -rf bin dist

@@ -69,6 +69,7 @@ var owners = []struct {
 	{"google.golang.org/grpc", []string{"store"}, "it comes with etcd; between our own processes we speak HTTP and JSON"},
 	{"go.uber.org/zap", []string{"store"}, "it comes with etcd; we log by log/slog"},
 	{"github.com/gophercloud", []string{"openstack"}, "OpenStack in Mainstay's words is openstack's affair"},
+	{"github.com/digitalocean/go-libvirt", []string{"probe"}, "asking a hypervisor how its guests are is probe's affair"},
 	{"github.com/vishvananda", []string{"vip", "lab"}, "addresses and links are vip's affair, and the lab's to break"},
 	{"github.com/mdlayher/netlink", []string{"vip", "lab"}, "addresses and links are vip's affair, and the lab's to break"},
 	{"github.com/google/nftables", []string{"vip", "lab"}, "the kernel guard is vip's affair, and the lab's to break"},

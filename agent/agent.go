@@ -109,9 +109,12 @@ type Config struct {
 	Watchdog func(keep bool) (Watchdog, error)
 	// Tell delivers a report to every voter; it must not block.
 	Tell func(fleet.Report)
-	Now  func() fleet.Moment
-	Wall func() time.Time
-	Log  *slog.Logger
+	// Hypervisor is a compute's, and Disks the directory of its guests' disks; nil elsewhere.
+	Hypervisor Hypervisor
+	Disks      string
+	Now        func() fleet.Moment
+	Wall       func() time.Time
+	Log        *slog.Logger
 }
 
 // Agent is one host's agent. It implements leader.Eyes.
@@ -175,6 +178,7 @@ type Agent struct {
 	watchdog  Watchdog            // of guardLife alone; nil: not opened yet
 	questions map[string]*question
 	frozen    map[string]fleet.Moment // by service: since when its writes wait
+	guests    fleet.Guests
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -328,6 +332,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if me, _ := a.spec.Host(a.cfg.Host); a.cfg.Watchdog != nil {
 		wait.Go(func() { a.guardLife(ctx, me.Watchdog) })
+	}
+	if a.cfg.Hypervisor != nil {
+		wait.Go(func() { a.watchGuests(ctx) })
 	}
 	a.watchServices(ctx, &wait)
 	return a.beat(ctx)
@@ -975,7 +982,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	for k, v := range a.severed {
 		r.Severed[k] = v
 	}
-	r.Fences, r.Parted = a.fences, a.parted()
+	r.Fences, r.Parted, r.Guests = a.fences, a.parted(), a.guests
 	if a.cfg.Balancer != nil {
 		r.Refused = a.cfg.Balancer.Refused()
 	}

@@ -59,6 +59,8 @@ type Report struct {
 	Parted map[string]string `json:"parted,omitempty"`
 	// Pair is the number of the agreement that this host of a pair goes by.
 	Pair uint64 `json:"pair,omitempty"`
+	// Guests are the machines of a compute.
+	Guests Guests `json:"guests,omitzero"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`
@@ -379,9 +381,11 @@ type Plan struct {
 	Asks []Round `json:"asks,omitempty"`
 	// Looks are the hosts whose servers a decision needs to know: OpenStack is asked for
 	// them until no plan names them.
-	Looks  []string `json:"looks,omitempty"`
-	Orders []Order  `json:"orders,omitempty"`
-	Waits  []Wait   `json:"waits,omitempty"`
+	Looks []string `json:"looks,omitempty"`
+	// Servers are those, by id, about which a decision needs Nova's word, wherever they are.
+	Servers []string `json:"servers,omitempty"`
+	Orders  []Order  `json:"orders,omitempty"`
+	Waits   []Wait   `json:"waits,omitempty"`
 	// Wake is the latest Moment at which to decide again although nothing
 	// changed; zero means none.
 	Wake Moment `json:"wake,omitempty"`

@@ -218,6 +218,7 @@ const (
 	CloudEvacuate  = "evacuate"   // to Order.With, or where the scheduler chooses
 	CloudStart     = "start"      // a server that is stopped or in error after its host came back
 	CloudStop      = "stop"       // one that shall not run
+	CloudReboot    = "reboot"     // a server whose guest has crashed, from outside; one that Nova has stopped since is started
 	// CloudReset has Nova write down that the server is in the state Order.With, active or
 	// error, and that nothing is going on with it: what ends an evacuation that was spoilt.
 	// It touches no guest.

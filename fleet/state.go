@@ -35,6 +35,10 @@ type State struct {
 	Evacuations map[string]Evacuation `json:"evacuations,omitempty"`
 	// Cutoffs are, by host, the networks that computes lost.
 	Cutoffs map[string]Cutoff `json:"cutoffs,omitempty"`
+	// Revivals are, by server, those of crashed servers, kept for an hour after the crash.
+	Revivals map[string]Revival `json:"revivals,omitempty"`
+	// Ailments are, by host, what is wrong with computes that live.
+	Ailments map[string]Ailment `json:"ailments,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -201,7 +205,7 @@ const (
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
-// "lag/SERVICE@HOST", "evacuation/SERVER", "cutoff/HOST" and "pair".
+// "lag/SERVICE@HOST", "evacuation/SERVER", "cutoff/HOST", "revival/SERVER", "ailment/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -254,6 +258,8 @@ func (s State) Clone() State {
 	s.Lags = maps.Clone(s.Lags)
 	s.Evacuations = maps.Clone(s.Evacuations)
 	s.Cutoffs = maps.Clone(s.Cutoffs)
+	s.Revivals = maps.Clone(s.Revivals)
+	s.Ailments = maps.Clone(s.Ailments)
 	return s
 }
 
@@ -298,6 +304,10 @@ func (s *State) apply(r Record) error {
 		return set(&s.Evacuations, name, r.Value)
 	case "cutoff":
 		return set(&s.Cutoffs, name, r.Value)
+	case "revival":
+		return set(&s.Revivals, name, r.Value)
+	case "ailment":
+		return set(&s.Ailments, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

@@ -54,7 +54,7 @@ const OpenStackServices = CloudServices + `  rabbitmq: {params: {user: mainstay,
   neutron-rpc: {}
   neutron-linuxbridge-agent: {}
   libvirtd: {hosts: [r1, r2]}
-  nova-compute: {after: [libvirtd, neutron-linuxbridge-agent, rabbitmq, nova-conductor, placement, shared]}
+  nova-compute: {after: [libvirtd, neutron-linuxbridge-agent, rabbitmq, nova-conductor, placement, shared], params: {instances: ` + Shared + `/instances}}
 `
 
 // openStackRoles are the hosts of an OpenStack lab: eight that make the cloud, and one

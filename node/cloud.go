@@ -5,9 +5,24 @@ import (
 	"errors"
 	"sync"
 
+	"mainstay/agent"
 	"mainstay/fleet"
 	"mainstay/openstack"
+	"mainstay/probe/guests"
 )
+
+// hypervisorOf is how a compute's agent asks after its guests, and where their disks are.
+func hypervisorOf(spec fleet.Spec, me fleet.Host) (agent.Hypervisor, string) {
+	if spec.OpenStack.Cloud == "" || !me.HasRole("compute") {
+		return nil, ""
+	}
+	for _, v := range spec.Services {
+		if path := v.Params["instances"]; v.Kind == "compute" && path != "" {
+			return guests.Open(), path
+		}
+	}
+	return guests.Open(), "/var/lib/nova/instances"
+}
 
 // checkCloud tells what would keep this host from looking at the site's cloud and acting on
 // it, which whoever leads does. That Keystone or Nova does not answer now says nothing

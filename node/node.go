@@ -367,10 +367,11 @@ func (n *node) run(asked context.Context) error {
 		c := &cloud{cfg: n.spec.OpenStack}
 		clouds, inCloud, ha = c, c.do, &instanceHA{node: n, cloud: c}
 	}
+	hypervisor, disks := hypervisorOf(n.spec, me)
 	n.agent, err = agent.New(agent.Config{
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: n.env(),
-		Fence: n.fence, Cloud: inCloud, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
+		Fence: n.fence, Cloud: inCloud, Hypervisor: hypervisor, Disks: disks, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
 		Unrenewed: func() string {
 			if said := n.unrenewed.Load(); said != nil {
 				return *said

@@ -239,6 +239,15 @@ func (s *subject) promises(t *testing.T) {
 			s.until(t, id, "active", at(s.b, fleet.ServerActive))
 			s.must(t, fleet.CloudStart, server, "")
 		}},
+		{"a server is rebooted from outside, and one that is stopped is started", func(t *testing.T) {
+			s.must(t, fleet.CloudReboot, server, "")
+			s.refuses(t, fleet.CloudReboot, server, "", "about something else")
+			s.until(t, id, "active", at(s.b, fleet.ServerActive))
+			s.must(t, fleet.CloudStop, server, "")
+			s.until(t, id, "stopped", at(s.b, fleet.ServerStopped))
+			s.must(t, fleet.CloudReboot, server, "")
+			s.until(t, id, "active", at(s.b, fleet.ServerActive))
+		}},
 		{"a server is reset to what it is", func(t *testing.T) {
 			s.must(t, fleet.CloudReset, server, fleet.ServerError)
 			s.until(t, id, "in error", at(s.b, fleet.ServerError))

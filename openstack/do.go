@@ -25,9 +25,9 @@ const longest = 255
 
 // Do carries out one step of fleet.VerbCloud, within ctx, once still has said that it may: it
 // is asked when all is ready for the request, which a login may have held up. What is not
-// answered within 15 s of that is given up. Each step may be asked for twice, but for evacuate:
-// Nova takes a second request for the same server and spoils what the first one did, so who
-// asks again must have seen what became of the first. Errors are *Error.
+// answered within 15 s of that is given up. Each step may be asked for twice, but for evacuate
+// and reboot: Nova takes a second request for the same server, and spoils what the first
+// one did, or reboots it once more; so who asks again must have seen what became of the first. Errors are *Error.
 func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) error {
 	sort, name, _ := strings.Cut(o.Thing, "/")
 	doing := strings.TrimSpace(o.Step + " " + name)
@@ -62,6 +62,8 @@ func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) erro
 		}
 	case "server " + fleet.CloudStart:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return start(ctx, nova, name) }
+	case "server " + fleet.CloudReboot:
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return reboot(ctx, nova, name) }
 	case "server " + fleet.CloudStop:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return stop(ctx, nova, name) }
 	case "server " + fleet.CloudReset:
@@ -207,6 +209,22 @@ func start(ctx context.Context, nova *gophercloud.ServiceClient, id string) erro
 		}
 	}
 	return err
+}
+
+// reboot makes a server run whose guest has ended: start believes Nova, which says for up to
+// ten minutes (sync_power_state_interval) that such a one is running. Nova has stopped it by itself if
+// its nova-compute was told by libvirt.
+func reboot(ctx context.Context, nova *gophercloud.ServiceClient, id string) error {
+	s, err := state(ctx, nova, id)
+	switch {
+	case err != nil:
+		return &unasked{err}
+	case s.Task != "":
+		return &answer{http.StatusConflict, "Nova is about something else with it: " + s.Task}
+	case s.State == fleet.ServerStopped:
+		return act(ctx, nova, id, map[string]any{"os-start": nil})
+	}
+	return act(ctx, nova, id, map[string]any{"reboot": map[string]any{"type": "HARD"}})
 }
 
 // stop stops a server.

@@ -61,10 +61,12 @@ func (d *decision) computes() {
 		case dead:
 			m.recover(h, why)
 		default:
-			d.enable(h, d.cutOff(h))
+			cut := d.cutOff(h)
+			d.enable(h, d.ailing(host, h) || d.brings(h) || cut)
 		}
 	}
 	m.follow()
+	d.revive()
 }
 
 // license gives a boot the right to run servers.

@@ -115,10 +115,13 @@ func (m *move) recover(h fleet.Holding, why string) {
 	}
 	for _, s := range m.ordered(h.Host) {
 		e, known := d.w.State.Evacuations[s.ID]
-		switch why := d.leave(s); {
+		switch why, stays := d.leave(s), d.detained(h.Host, s); {
 		case known && e.From == h.Host && e.Ended == "":
 		case why != "":
 			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
+		case stays != "":
+			waiting++
+			d.wait("server/"+s.ID, stays, "virsh destroy "+s.ID+" on "+h.Host)
 		default:
 			waiting++
 			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State}, s)

@@ -225,7 +225,7 @@ func Kinds() []Kind {
 		{
 			Name:   "compute",
 			Doc:    "a systemd unit of nova-compute: after a boot it is started once the servers of the boot before are settled",
-			Params: []Param{startTimeout, stopTimeout},
+			Params: []Param{startTimeout, stopTimeout, {"instances", "nova-compute's instances_path, of which the agent asks whether it is read-only or hangs", "/var/lib/nova/instances"}},
 			Open:   openCompute,
 		},
 		{

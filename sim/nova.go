@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -35,6 +36,7 @@ type node struct {
 	reason           string
 	queue            []*errandOf // durable: a host that is dead has it still
 	busy             bool
+	deaf             bool // it runs, and neither reports nor takes orders, until it is started anew
 }
 
 // errandOf is an evacuation's message.
@@ -51,6 +53,12 @@ type guest struct {
 	migs []*fleet.Migration
 	// lost are those whose message nobody has any more.
 	lost map[*fleet.Migration]bool
+	// crashed is, while it does not run because it crashed, on which host and since when.
+	crashed map[*host]time.Time
+	// launch counts what was done with it: what was due of an earlier time is void.
+	launch int
+	// cursed: so many starts of it fail.
+	cursed int
 }
 
 // novaDown is Nova's service_down_time, novaBeat its report_interval.
@@ -73,7 +81,7 @@ func (s *Site) hosted(servers, room int) {
 		}
 	}
 	for i := range servers {
-		g := &guest{was: fleet.ServerActive, runs: map[*host]bool{}, lost: map[*fleet.Migration]bool{}}
+		g := &guest{was: fleet.ServerActive, runs: map[*host]bool{}, crashed: map[*host]time.Time{}, lost: map[*fleet.Migration]bool{}}
 		g.Server = fleet.Server{ID: fmt.Sprintf("s%d", i+1), Name: fmt.Sprintf("vm%d", i+1), Host: computes[i%len(computes)].name, RAM: 512, Created: fmt.Sprintf("2027-01-%02d", i+1)}
 		if i%5 == 4 {
 			g.was = fleet.ServerStopped
@@ -98,7 +106,7 @@ func (n *nova) report(h *host) {
 // working says whether the nova-compute of a host does anything.
 func (n *nova) working(h *host) bool {
 	u := h.copy("nova-compute")
-	return h.on && !h.suspended && u.phase == fleet.Running && !u.hung
+	return h.on && !h.suspended && u.phase == fleet.Running && !u.hung && !n.nodes[h].deaf
 }
 
 // reached says whether a host and some controller hear each other.
@@ -127,6 +135,8 @@ func (n *nova) run(g *guest, h *host, on bool) {
 		return
 	}
 	g.runs[h] = true
+	delete(g.crashed, h)
+	g.launch++
 	if len(g.runs) > 1 {
 		var where []string
 		for _, x := range n.site.hosts {
@@ -142,6 +152,7 @@ func (n *nova) run(g *guest, h *host, on bool) {
 func (n *nova) lost(h *host) {
 	for _, g := range n.guests {
 		delete(g.runs, h)
+		delete(g.crashed, h)
 	}
 	if x := n.nodes[h]; x != nil {
 		x.busy = false
@@ -152,6 +163,7 @@ func (n *nova) lost(h *host) {
 // starts again what Nova has there (resume_guests_state_on_host_boot), and takes up the
 // orders that it finds in its queue.
 func (n *nova) started(h *host) {
+	n.nodes[h].deaf = false
 	if n.site.brokers == nil { // somebody else's broker, which somebody else has emptied
 		n.purge("compute." + h.name)
 	}
@@ -163,6 +175,9 @@ func (n *nova) started(h *host) {
 			g.State = g.was // Nova has its power state beside, and calls stopped what is active without power
 		case g.State == fleet.ServerActive && !g.runs[h]:
 			n.run(g, h, true)
+			if g.Task == rebooting {
+				g.Task = ""
+			}
 		}
 	}
 	if n.reached(h) {
@@ -257,6 +272,8 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 	switch o.Step {
 	case fleet.CloudEvacuate:
 		return n.evacuate(g, o.With)
+	case fleet.CloudReboot:
+		return n.reboot(g)
 	case fleet.CloudStop:
 		for h := range g.runs {
 			n.run(g, h, false)
@@ -335,6 +352,10 @@ func (n *nova) work(h *host) {
 	x.queue = x.queue[1:]
 	x.busy = true
 	boot := h.boot
+	if e.mig == nil {
+		n.site.after(n.site.between(1500*millisecond, 4*second), func() { n.rebooted(e.g, h, boot) })
+		return
+	}
 	n.site.after(n.site.between(1500*millisecond, 4*second), func() {
 		if !h.on || h.boot != boot {
 			e.g.lost[e.mig] = true
@@ -362,6 +383,126 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 	}
 }
 
+// rebooting is the task of a server that is started from outside.
+const rebooting = "reboot_started_hard"
+
+// reboot has a server's host start it, whether Nova calls it active, stopped or broken.
+func (n *nova) reboot(g *guest) (fleet.Outcome, string) {
+	h := n.site.names[g.Host]
+	switch {
+	case g.Task != "":
+		return fleet.Broken, "Nova is about something else with it: " + g.Task
+	case !n.up(h):
+		return fleet.Broken, "Service is unavailable at this time."
+	case g.runs[h]:
+		n.site.watch.fail("no running server is rebooted", "%s runs on %s", g.ID, g.Host)
+	}
+	g.Task = rebooting
+	n.site.tell("Nova: reboot %s on %s", g.ID, g.Host)
+	n.nodes[h].queue = append(n.nodes[h].queue, &errandOf{g: g})
+	n.work(h)
+	return fleet.Done, ""
+}
+
+// rebooted is the end of a reboot; what was taken by a host that died is nobody's.
+func (n *nova) rebooted(g *guest, h *host, boot string) {
+	if !h.on || h.boot != boot {
+		return
+	}
+	n.nodes[h].busy = false
+	switch {
+	case g.Task != rebooting || g.Host != h.name: // it was evacuated
+	case g.cursed > 0:
+		g.cursed--
+		g.State, g.Task, g.Fault = fleet.ServerError, "", "internal error: process exited while connecting to monitor"
+	default:
+		g.State, g.Task, g.Fault = fleet.ServerActive, "", ""
+		n.run(g, h, true)
+		n.notice(h)
+		n.site.tell("Nova: %s runs on %s", g.ID, h.name)
+	}
+	n.work(h)
+}
+
+// notice lets a host's agent look at its guests, as libvirt's event does.
+func (n *nova) notice(h *host) {
+	if h.agent != nil {
+		a := h.agent
+		h.agentProcess.in(n.site.between(5*millisecond, 50*millisecond), a.poke)
+	}
+}
+
+// ends is a guest that ends by itself: it crashes, or its owner shuts it down from within. Its
+// nova-compute has Nova write down, 15 s later, that it is stopped.
+func (n *nova) ends(g *guest, crash bool) {
+	h := n.site.names[g.Host]
+	if !g.runs[h] {
+		return // it does not run
+	}
+	delete(g.runs, h)
+	g.launch++
+	launch := g.launch
+	if crash {
+		since := h.wall()
+		n.site.after(n.site.between(second, 1200*millisecond), func() { // seen twice
+			if g.launch == launch && h.on {
+				g.crashed[h] = since
+				n.notice(h)
+			}
+		})
+	} else {
+		g.was = fleet.ServerStopped
+		n.notice(h)
+	}
+	n.site.after(15*second, func() {
+		if g.launch == launch && n.working(h) && n.reached(h) && g.State == fleet.ServerActive && g.Task == "" && g.Host == h.name {
+			g.State = fleet.ServerStopped
+			n.site.tell("Nova: %s is stopped, for it does not run", g.ID)
+		}
+	})
+}
+
+// said is what a host's agent says of those that crashed; how many run nothing rests on.
+func (n *nova) said(h *host) fleet.Guests {
+	out := fleet.Guests{Asked: true}
+	for _, g := range n.guests {
+		if since, is := g.crashed[h]; is {
+			if out.Crashed == nil {
+				out.Crashed = map[string]time.Time{}
+			}
+			out.Crashed[g.ID] = since
+		}
+	}
+	return out
+}
+
+// setGuest: guest SERVER crash | shutdown | curse N | task WORD; the task "none" ends one
+func setGuest(s *Site, args []string) error {
+	if s.nova == nil || len(args) < 2 {
+		return fmt.Errorf("guest SERVER crash, shutdown or curse N, of a site with servers")
+	}
+	i, err := strconv.Atoi(strings.TrimPrefix(args[0], "s"))
+	if err != nil || i < 1 || i > len(s.nova.guests) {
+		return fmt.Errorf("no such server: %s", args[0])
+	}
+	g := s.nova.guests[i-1]
+	switch args[1] {
+	case "crash", "shutdown":
+		s.nova.ends(g, args[1] == "crash")
+		return nil
+	case "curse":
+		if len(args) > 2 {
+			g.cursed, err = strconv.Atoi(args[2])
+			return err
+		}
+	}
+	if args[1] == "task" && len(args) > 2 {
+		g.Task = strings.TrimPrefix(args[2], "none")
+		return nil
+	}
+	return fmt.Errorf("guest SERVER crash, shutdown, curse N or task WORD")
+}
+
 // lacks says what is not as the servers' owners want it.
 func (n *nova) lacks() string {
 	for _, g := range n.guests {
@@ -375,7 +516,13 @@ func (n *nova) lacks() string {
 			return g.ID + " runs, and was stopped"
 		}
 	}
+	if len(n.site.quorum.newest().Ailments) > 0 {
+		return "a compute ails, or did a moment ago"
+	}
 	for _, h := range n.site.hosts {
+		if x := n.nodes[h]; x != nil && x.deaf {
+			return "Nova hears nothing of " + h.name
+		}
 		if x := n.nodes[h]; x != nil && (x.forced || x.disabled) {
 			return fmt.Sprintf("Nova has %s forced down: %v, disabled: %v", h.name, x.forced, x.disabled)
 		}
@@ -413,7 +560,7 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 	if n == nil || l.reigns != reign || !l.on {
 		return
 	}
-	ids := fleet.Sorted(h.member.state().Evacuations)
+	ids := append(fleet.Sorted(h.member.state().Evacuations), l.plan.Servers...)
 	wait := cloudIdle
 	if len(l.plan.Looks)+len(ids) > 0 || l.asking() {
 		wait = cloudSoon
@@ -456,12 +603,20 @@ func (l *leader) asking() bool {
 	return false
 }
 
-// setNova: nova away | ok | slow | lose N | forget N
+// setNova: nova away | ok | slow | lose N | forget N | deaf HOST
 func setNova(s *Site, args []string) error {
 	if s.nova == nil {
 		return fmt.Errorf("the site has no servers")
 	}
 	n, count := s.nova, 0
+	if len(args) == 2 && args[0] == "deaf" {
+		x := n.nodes[s.names[args[1]]]
+		if x == nil {
+			return fmt.Errorf("no compute: %s", args[1])
+		}
+		x.deaf = true
+		return nil
+	}
 	if len(args) > 1 {
 		var err error
 		if count, err = strconv.Atoi(args[1]); err != nil {
@@ -471,6 +626,9 @@ func setNova(s *Site, args []string) error {
 	switch args[0] {
 	case "ok":
 		n.away, n.slow, n.lose, n.forget = false, false, 0, 0
+		for _, x := range n.nodes { // in whatever order
+			x.deaf = false
+		}
 	case "away":
 		n.away = true
 	case "slow":
@@ -505,13 +663,21 @@ func (s *Site) moving() bool {
 	if len(s.quorum.newest().Cutoffs) > 0 {
 		return true
 	}
+	for _, r := range s.quorum.newest().Revivals { // in whatever order: any will do
+		if r.Ended == "" {
+			return true
+		}
+	}
+	if len(s.quorum.newest().Ailments) > 0 {
+		return true
+	}
 	for _, e := range s.quorum.newest().Evacuations { // in whatever order: any will do
 		if e.Ended == "" {
 			return true
 		}
 	}
 	for _, x := range n.nodes { // the same
-		if x.busy || x.forced || x.disabled {
+		if x.busy || x.forced || x.disabled || x.deaf {
 			return true
 		}
 	}

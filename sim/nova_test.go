@@ -92,6 +92,29 @@ func withServers(seed uint64) Story {
 		// Room for one or two more than there are: of a dead compute some have nowhere to go.
 		st.Shape.Room = (st.Shape.Servers-1)/st.Shape.Hosts + 2
 	}
+	if seed%4 == 1 { // the same: guests crash, each twice at most, or are shut down, and a nova-compute hangs
+		dice := rand.New(rand.NewPCG(seed, 0x67756573))
+		for range 2 + dice.IntN(4) {
+			t := 20*time.Second + time.Duration(dice.Int64N(int64(length-60*time.Second))).Truncate(time.Microsecond)
+			group := 3000 + len(st.Commands)
+			add := func(line string) {
+				words := strings.Fields(line)
+				st.Commands = append(st.Commands, Command{At: t, Verb: words[0], Args: words[1:], Group: group})
+			}
+			id := 1 + dice.IntN(st.Shape.Servers)
+			switch dice.IntN(6) {
+			case 0:
+				add(fmt.Sprintf("nova deaf n%d", 1+dice.IntN(st.Shape.Hosts)))
+			case 1:
+				add(fmt.Sprintf("guest s%d shutdown", id))
+			case 2:
+				add(fmt.Sprintf("guest s%d curse 1", id))
+				add(fmt.Sprintf("guest s%d crash", id))
+			default:
+				add(fmt.Sprintf("guest s%d crash", id))
+			}
+		}
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
 	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)

@@ -532,6 +532,7 @@ func init() {
 			return nil
 		}},
 		"nova":   {1, setNova},
+		"guest":  {2, setGuest},
 		"voters": {2, setVoters},
 		"expect": {1, expect},
 	}

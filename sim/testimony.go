@@ -124,5 +124,8 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	}
 	maps.Copy(r.Severed, a.severed)
 	r.Parted = maps.Clone(a.parted)
+	if n := a.host.site.nova; n != nil && n.nodes[a.host] != nil {
+		r.Guests = n.said(a.host)
+	}
 	return r
 }

@@ -109,7 +109,8 @@ type server struct {
 	task, fault      string
 	created, updated time.Time
 	deleted          bool
-	launch           int // counts up: a later event of an earlier launch is void
+	believed         bool // to run, though its guest has crashed
+	launch           int  // counts up: a later event of an earlier launch is void
 }
 
 // compute is one compute host, and what runs on it in truth.
@@ -342,6 +343,23 @@ func (c *Cloud) Start(host string) {
 	c.after(c.cfg.Boot, func() {
 		if h.life == life && h.powered {
 			c.began(h)
+		}
+	})
+}
+
+// Crash ends the process of a server's guest. Nova's record of its power stays as it was until
+// its nova-compute, told by libvirt, has it stopped 15 s later.
+func (c *Cloud) Crash(id string) {
+	defer c.enter()()
+	s := c.servers[id]
+	h := c.computes[s.Host]
+	delete(h.guests, id)
+	s.believed = true
+	s.launch++
+	launch := s.launch
+	c.after(15*time.Second, func() {
+		if s.launch == launch && h.reports() && s.State == "active" && s.task == "" {
+			s.State, s.believed, s.updated = "stopped", false, c.now
 		}
 	})
 }

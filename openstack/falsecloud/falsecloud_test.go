@@ -322,6 +322,27 @@ func TestMeasured(t *testing.T) {
 			s.runs(id, "n1")
 			s.sound()
 		}},
+		{"a guest that crashes: Nova believes that it runs, and has it stopped after 15 s", func(s *stage) {
+			id := s.server("n1")
+			s.cloud.Crash(id)
+			s.pass(5 * time.Second)
+			s.is(id, "n1 active/")
+			s.must(fleet.CloudStart, "server/"+id, "") // Nova says that it runs: nothing to be done
+			s.runs(id)
+			s.must(fleet.CloudReboot, "server/"+id, "")
+			s.pass(2 * time.Second)
+			s.is(id, "n1 active/")
+			s.runs(id, "n1")
+			s.pass(20 * time.Second)
+			s.is(id, "n1 active/") // it runs again: nothing is stopped
+			s.cloud.Crash(id)
+			s.pass(16 * time.Second)
+			s.is(id, "n1 stopped/")
+			s.must(fleet.CloudReboot, "server/"+id, "")
+			s.pass(2 * time.Second)
+			s.is(id, "n1 active/")
+			s.sound()
+		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := play(t, falsecloud.Config{})

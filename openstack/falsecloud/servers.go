@@ -29,7 +29,7 @@ func (c *Cloud) show(s *server, version int) object {
 	power, zone := 0, ""
 	if h := c.computes[s.Host]; h != nil {
 		zone = h.zone
-		if h.guests[s.id] {
+		if h.guests[s.id] || s.believed {
 			power = 1
 		}
 	}
@@ -157,7 +157,7 @@ func (c *Cloud) action(r *request, s *server, action string, how json.RawMessage
 			if s.launch != launch || !h.reports() || s.deleted {
 				return
 			}
-			s.task, s.State, s.fault, s.updated = "", state, "", c.now
+			s.task, s.State, s.fault, s.believed, s.updated = "", state, "", false, c.now
 			if state == "active" {
 				c.run(s, h)
 			} else {

@@ -1,0 +1,274 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// A compute can ail while its guests run well: its nova-compute, or what that needs on its
+// host, does not come up or hangs; libvirt does not answer; the directory of the disks is
+// read-only or does not answer. It gets no new servers then, a person is told, and it is
+// never fenced for it: that would end every guest on it for the sake of those that are
+// not there yet. A time-out is unknown, and unknown closes a compute, but proves nothing.
+//
+// That nova-compute hangs its unit does not show, and a process that waits for its broker in vain
+// looks like one that is idle. So it is judged by what it delivers: Nova hears nothing of it
+// while its host is well. It is restarted for that, as often as its service allows.
+const (
+	// ailsFor is how long something must be wrong before the compute gets no new servers,
+	// hungFor how long Nova must have had nova-compute for down before it is restarted, and
+	// hungPause how long the next restart waits: what it starts with takes its time.
+	ailsFor   = 10 * time.Second
+	hungFor   = 20 * time.Second
+	hungPause = 2 * time.Minute
+)
+
+// ailing keeps the record of what ails a compute whose boot lives, and sees to it; true if the
+// compute must stay disabled.
+func (d *decision) ailing(host *fleet.Host, h fleet.Holding) bool {
+	was, now := d.w.State.Ailments[host.Name], d.ails(host, h)
+	if now == nil {
+		return len(was.Of) > 0
+	}
+	next := fleet.Ailment{Host: host.Name, Of: map[string]fleet.Lost{}}
+	for _, at := range was.Restarted {
+		if d.w.Wall.Sub(at) < crashSpan {
+			next.Restarted = append(next.Restarted, at)
+		}
+	}
+	var text []string
+	for _, what := range fleet.Sorted(now) {
+		l, known := was.Of[what]
+		switch {
+		case !known:
+			l = fleet.Lost{Since: d.w.Wall, Why: now[what]}
+			text = append(text, now[what])
+		case !l.Back.IsZero():
+			l.Back = time.Time{}
+			text = append(text, "again "+now[what])
+		}
+		next.Of[what] = l
+	}
+	for _, what := range fleet.Sorted(was.Of) {
+		l := was.Of[what]
+		switch _, still := now[what]; {
+		case still:
+		case l.Back.IsZero():
+			l.Back = d.w.Wall
+			next.Of[what] = l
+			text = append(text, fmt.Sprintf("%s of %s works again", what, host.Name))
+		case d.w.Wall.Sub(l.Back) < lostCalm:
+			next.Of[what] = l
+			d.wake(lostCalm - d.w.Wall.Sub(l.Back))
+		default:
+			text = append(text, fmt.Sprintf("%s of %s has worked for %v", what, host.Name, lostCalm))
+		}
+	}
+	if restarts, ok := d.restartsCompute(host.Name, next); ok {
+		next.Restarted = append(next.Restarted, d.w.Wall)
+		text = append(text, restarts)
+	}
+	switch {
+	case len(text) == 0:
+	case len(next.Of) == 0:
+		d.record(fleet.Remove("ailment/"+host.Name, strings.Join(text, "; ")))
+	default:
+		d.record(fleet.Put("ailment/"+host.Name, next, strings.Join(text, "; ")))
+	}
+	return d.closed(h, was)
+}
+
+// ails says what ails a compute now; nil if that cannot be judged.
+func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
+	r, current := d.current(host.Name)
+	v := d.w.Verdicts[host.Name]
+	if !current || r.Boot != h.Boot || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || d.w.Now.Sub(d.w.Since) < leaderPause || d.departs(host.Name) != "" {
+		return nil
+	}
+	out := map[string]string{}
+	if r.Guests.Unknown != "" {
+		out[ailsLibvirt] = r.Guests.Unknown
+	}
+	if r.Guests.Disks != "" {
+		out[ailsDisks] = r.Guests.Disks
+	}
+	for _, s := range d.local(host.Name) {
+		state := r.Services[s.Name]
+		why, since := d.unreadyCopy(s, host.Name)
+		switch spent := s.Restarts.Count > 0 && state.Restarts >= s.Restarts.Count; {
+		case why == "":
+		case spent:
+			out[s.Name] = fmt.Sprintf("%s failed again after %d restarts (%s)", s.Name, state.Restarts, blame(state))
+		case since >= copyUnreadyFor:
+			out[s.Name] = s.Name + ": " + why
+		}
+		if _, told := out[s.Name]; !told && s.Kind == "compute" && d.unreported(host.Name, state) {
+			out[s.Name] = "Nova hears nothing of " + s.Name + ", which runs"
+		}
+	}
+	return out
+}
+
+// What can ail a compute beside its services.
+const (
+	ailsLibvirt = "libvirt"
+	ailsDisks   = "disks"
+)
+
+// local lists the nova-compute of a host, and what must be ready before it on the same host:
+// the agent of its network, libvirt, its mounts.
+func (d *decision) local(host string) (out []*fleet.Service) {
+	for i := range d.w.Spec.Services {
+		if v := &d.w.Spec.Services[i]; v.Kind == "compute" && slices.Contains(d.homes[v.Name], host) {
+			out = append(out, v)
+		}
+	}
+	for i := 0; i < len(out); i++ {
+		for _, name := range out[i].After {
+			for k := range d.w.Spec.Services {
+				v := &d.w.Spec.Services[k]
+				if v.Name == name && v.Mode == fleet.ActiveActive && v.Listen.Port == 0 && slices.Contains(d.homes[name], host) && !slices.Contains(out, v) {
+					out = append(out, v)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// unreported says whether Nova has not heard a nova-compute for so long that it calls it down,
+// though it runs on a host that lacks nothing.
+func (d *decision) unreported(host string, s fleet.ServiceState) bool {
+	c, known := d.w.Cloud.Computes[host]
+	fresh := d.w.Wall.Sub(d.w.State.Holdings[Compute(host)].At) < copyUnreadyFor // it may not have reported since it began
+	return known && !fresh && !c.Up && !c.Forced && s.Phase == fleet.Running && d.w.Verdicts[host].Condition == fleet.Healthy && len(d.w.State.Cutoffs[host].Networks) == 0 &&
+		d.w.Cloud.Away == "" && d.w.Cloud.At != 0 && d.w.Now.Sub(d.w.Cloud.At) < restMax
+}
+
+// common says why nothing is done about what ails a compute: it ails so many that it is no fault of theirs.
+func (d *decision) common(what string) string {
+	var ill []string
+	for _, host := range fleet.Sorted(d.w.State.Ailments) {
+		if l, is := d.w.State.Ailments[host].Of[what]; is && l.Back.IsZero() {
+			ill = append(ill, host)
+		}
+	}
+	computes := 0
+	for i := range d.w.Spec.Hosts {
+		if d.w.Spec.Hosts[i].HasRole("compute") {
+			computes++
+		}
+	}
+	if b := d.w.Spec.Brakes; fleet.Armed(fleet.GuardBrake) && len(ill) > 1 && (len(ill) > b.Count || len(ill)*100 > b.Share*computes) {
+		return fmt.Sprintf("%d of %d computes ail so (%s), which is no fault of theirs until shown otherwise", len(ill), computes, few(ill))
+	}
+	return ""
+}
+
+// restartsCompute says whether a nova-compute of which Nova hears nothing shall be restarted
+// now, and why; what was recorded is ordered.
+func (d *decision) restartsCompute(host string, a fleet.Ailment) (string, bool) {
+	for _, v := range d.local(host) {
+		l, is := a.Of[v.Name]
+		s := d.w.Reports[host].Services[v.Name]
+		if v.Kind != "compute" || !is || !l.Back.IsZero() || !d.unreported(host, s) || d.common(v.Name) != "" || d.disarmed || d.lacks(*v, host) != "" {
+			continue
+		}
+		n := len(a.Restarted)
+		if n > 0 && n == len(d.w.State.Ailments[host].Restarted) {
+			o := d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/unheard/%d", v.Name, host, a.Restarted[n-1].Unix()), Verb: fleet.VerbRestart, Thing: v.Thing(),
+				Why: "Nova hears nothing of it, and its host is well"}, host)
+			if f, flying := d.w.Flights[o.Key]; (!flying || f.Effect == nil) && d.w.Wall.Sub(a.Restarted[n-1]) < restMax {
+				d.order(o)
+			}
+		}
+		recent := 0
+		for _, at := range a.Restarted {
+			if v.Restarts.Within == 0 || d.w.Wall.Sub(at) < v.Restarts.Within {
+				recent++
+			}
+		}
+		wait := hungFor - d.w.Wall.Sub(l.Since)
+		if n > 0 {
+			wait = max(wait, hungPause-d.w.Wall.Sub(a.Restarted[n-1]))
+		}
+		switch {
+		case v.Restarts.Count > 0 && recent >= v.Restarts.Count:
+		case wait > 0:
+			d.wake(wait)
+		default:
+			return fmt.Sprintf("%s of %s is restarted: Nova hears nothing of it", v.Name, host), true
+		}
+	}
+	return "", false
+}
+
+// closed keeps new servers from a compute that ails; true if it must stay so.
+func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
+	var bad, anew []string
+	since := time.Time{}
+	for _, what := range fleet.Sorted(a.Of) {
+		l := a.Of[what]
+		if left := ailsFor - d.w.Wall.Sub(l.Since); left > 0 {
+			d.wake(left)
+			continue
+		}
+		many := d.common(what)
+		if l.Back.IsZero() {
+			text, help := l.Why+"; it gets no new servers, and what runs on it runs on", "mainstay why "+what+"; systemctl status on "+h.Host
+			if what == ailsDisks {
+				help = "df and mount on " + h.Host
+			}
+			if many != "" {
+				text = l.Why + "; nothing is done about it: " + many
+			}
+			d.wait(h.Thing, "its host to be whole again: "+text, help)
+		}
+		if many != "" {
+			continue
+		}
+		bad = append(bad, what)
+		if l.Back.IsZero() {
+			anew = append(anew, l.Why)
+			if since.IsZero() || l.Since.Before(since) {
+				since = l.Since
+			}
+		}
+	}
+	if c, known := d.w.Cloud.Computes[h.Host]; known && !c.Disabled && !c.Forced && len(anew) > 0 {
+		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/"+since.UTC().Format(time.RFC3339), disabledBy+strings.Join(anew, "; "))
+	}
+	return len(bad) > 0
+}
+
+// brings says whether a compute that Mainstay keeps disabled still runs machines that Nova has
+// elsewhere, or knows no more. Its own nova-compute removes those that were evacuated when it
+// starts; what is there after that a person must end, for it may write to another's disk.
+func (d *decision) brings(h fleet.Holding) bool {
+	c := d.w.Cloud.Computes[h.Host]
+	g, _, ok := d.living(h.Host)
+	if !ok || len(g.Brought) == 0 || !c.Disabled || !strings.HasPrefix(c.Reason, disabledBy) {
+		return false
+	}
+	d.plan.Servers = append(d.plan.Servers, g.Brought...)
+	var stale []string
+	for _, id := range g.Brought {
+		s, seen := d.w.Cloud.Servers[id]
+		switch {
+		case !seen:
+			return true // Nova has not said yet
+		case s.State == fleet.ServerDeleted, s.Host != h.Host:
+			stale = append(stale, id)
+		}
+	}
+	if len(stale) == 0 {
+		return false
+	}
+	d.wait(h.Thing, fmt.Sprintf("%d of the machines that it runs to end: Nova has them elsewhere (%s); its nova-compute removes them when it starts", len(stale), few(stale)),
+		"virsh destroy "+stale[0]+" on "+h.Host)
+	return true
+}

@@ -1,0 +1,413 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// crashed is a site of three computes that are well, on one of which, n2, the guest of vm has
+// crashed: Nova says that it is active, and was looked at a moment ago.
+func crashed() (w fleet.World, crash time.Time) {
+	w = computed()
+	delete(w.State.Holdings, Compute("n1")) // the dead one is nobody's affair here
+	crash = w.Wall.Add(-3 * time.Second)
+	r := w.Reports["n2"]
+	r.Guests = fleet.Guests{Asked: true, Running: 3, Crashed: map[string]time.Time{"vm": crash}}
+	w.Reports["n2"] = r
+	w.Cloud.Servers["vm"] = fleet.Server{ID: "vm", Name: "vm", Host: "n2", State: fleet.ServerActive}
+	w.State.Revivals = map[string]fleet.Revival{}
+	return w, crash
+}
+
+// revivals is what a plan does about crashed servers, in a few words, sorted.
+func revivals(p fleet.Plan) (out []string) {
+	for _, r := range p.Records {
+		var v fleet.Revival
+		if id, ok := strings.CutPrefix(r.Key, "revival/"); ok && r.Value == nil {
+			out = append(out, "forget "+id)
+		} else if ok && json.Unmarshal(r.Value, &v) == nil {
+			out = append(out, strings.TrimSuffix(fmt.Sprintf("%s try %d failed %d: %s", id, v.Try, v.Failed, v.Ended), ": "))
+		}
+		if strings.HasPrefix(r.Key, "evacuation/") {
+			out = append(out, r.Key)
+		}
+	}
+	for _, o := range p.Orders {
+		if o.Verb == fleet.VerbCloud {
+			out = append(out, o.Step+" "+o.Thing)
+		}
+	}
+	for _, x := range p.Waits {
+		if strings.HasPrefix(x.About, "server/") {
+			what, _, _ := strings.Cut(x.For, ":")
+			out = append(out, "wait: "+what)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestRevive(t *testing.T) {
+	var crash time.Time
+	server := func(w *fleet.World, change func(*fleet.Server)) {
+		s := w.Cloud.Servers["vm"]
+		change(&s)
+		w.Cloud.Servers["vm"] = s
+	}
+	// recorded is a revival whose newest try, if any, was recorded two seconds ago.
+	recorded := func(w *fleet.World, change func(*fleet.Revival)) fleet.Revival {
+		r := fleet.Revival{Server: "vm", Name: "vm", Host: "n2", Boot: "b", Crash: crash, Crashes: []time.Time{crash}, At: w.Wall.Add(-2 * time.Second), Epoch: w.Epoch}
+		if change != nil {
+			change(&r)
+		}
+		w.State.Revivals["vm"] = r
+		return r
+	}
+	tried := func(w *fleet.World, o fleet.Outcome, change func(*fleet.Revival)) {
+		r := recorded(w, func(r *fleet.Revival) {
+			r.Try = 1
+			if change != nil {
+				change(r)
+			}
+		})
+		w.Flights[r.Key()] = fleet.Flight{Sent: w.Now.Add(-1500 * ms), Tries: 1, Arrived: w.Now.Add(-time.Second), Effect: &fleet.Effect{Outcome: o, Why: "so it was"}}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   []string
+	}{
+		{"Nova calls it active: it is recorded", nil, []string{"vm try 0 failed 0"}},
+		{"Nova has not been asked yet", func(w *fleet.World) { delete(w.Cloud.Servers, "vm") }, nil},
+		{"Nova has a task on it", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Task = "migrating" }) }, nil},
+		{"Nova calls it stopped: left, and told", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped }) },
+			[]string{"vm try 0 failed 0: Nova says that it is stopped"}},
+		{"Nova has it elsewhere", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Host = "n3" }) }, []string{"vm try 0 failed 0: Nova has it on n3"}},
+		{"its project is left to its owner", func(w *fleet.World) {
+			server(w, func(s *fleet.Server) { s.Project = "octavia" })
+			w.Spec.OpenStack.Leave = []string{"octavia"}
+		}, []string{"vm try 0 failed 0: its project is left to its owner"}},
+		{"its owner wants no such thing", func(w *fleet.World) {
+			server(w, func(s *fleet.Server) { s.Metadata = map[string]string{"HA_Enabled": "false"} })
+		}, []string{"vm try 0 failed 0: its owner says HA_Enabled: false"}},
+		{"it is on its way from a dead host", func(w *fleet.World) {
+			w.State.Evacuations["vm"] = fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Try: 1, To: "n2", Epoch: w.Epoch, At: w.Wall}
+			server(w, func(s *fleet.Server) {
+				s.Host, s.Migration = "n1", fleet.Migration{ID: 1, Status: "accepted", From: "n1", To: "n2"}
+			})
+		}, nil},
+		{"its host is suspect", func(w *fleet.World) { silent(*w, "n2", 3500*ms) }, nil},
+		{"its hypervisor does not answer any more: nothing is known", func(w *fleet.World) {
+			r := w.Reports["n2"]
+			r.Guests.Unknown = "libvirt does not answer within 5s"
+			w.Reports["n2"] = r
+		}, nil},
+		{"recorded, and Nova asked since: the try", func(w *fleet.World) { recorded(w, nil) }, []string{"vm try 1 failed 0"}},
+		{"recorded, and Nova not asked since", func(w *fleet.World) { recorded(w, func(r *fleet.Revival) { r.At = w.Wall }) }, nil},
+		{"Nova stopped it meanwhile, by itself", func(w *fleet.World) {
+			recorded(w, nil)
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped })
+		}, []string{"vm try 1 failed 0"}},
+		{"Nova is about something else with it now", func(w *fleet.World) {
+			recorded(w, nil)
+			server(w, func(s *fleet.Server) { s.Task = "powering-off" })
+		}, []string{"vm try 0 failed 0: Nova is about something else with it: powering-off"}},
+		{"it runs again", func(w *fleet.World) {
+			recorded(w, nil)
+			r := w.Reports["n2"]
+			r.Guests.Crashed = nil
+			w.Reports["n2"] = r
+		}, []string{"vm try 0 failed 0: it runs again on n2"}},
+		{"its nova-compute is down", func(w *fleet.World) {
+			recorded(w, nil)
+			c := w.Cloud.Computes["n2"]
+			c.Up = false
+			w.Cloud.Computes["n2"] = c
+		}, []string{"wait: the nova-compute of n2 to be up, to start it again"}},
+		{"a person has disarmed", func(w *fleet.World) {
+			recorded(w, nil)
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+		}, []string{"wait: Mainstay to be armed again, to start it again"}},
+		{"three are on their way on that host", func(w *fleet.World) {
+			recorded(w, nil)
+			for _, id := range []string{"a", "b", "c"} {
+				w.State.Revivals[id] = fleet.Revival{Server: id, Host: "n2", Boot: "b", Try: 1, Epoch: w.Epoch, At: w.Wall}
+			}
+		}, nil},
+		{"it crashed a fourth time within the hour", func(w *fleet.World) {
+			recorded(w, func(r *fleet.Revival) { r.Crashes = []time.Time{crash, crash, crash, crash} })
+		}, []string{"wait: a person"}},
+		{"the first of four was more than an hour ago", func(w *fleet.World) {
+			recorded(w, func(r *fleet.Revival) { r.Crashes = []time.Time{crash.Add(-time.Hour), crash, crash, crash} })
+		}, []string{"vm try 1 failed 0"}},
+		{"the try is recorded: Nova is asked", func(w *fleet.World) { recorded(w, func(r *fleet.Revival) { r.Try = 1 }) }, []string{"reboot server/vm"}},
+		{"a former leader's try may be on its way", func(w *fleet.World) {
+			recorded(w, func(r *fleet.Revival) { r.Try, r.Epoch = 1, w.Epoch-1 })
+			w.Since = w.Now.Add(-30 * time.Second)
+		}, nil},
+		{"and later is not", func(w *fleet.World) {
+			recorded(w, func(r *fleet.Revival) { r.Try, r.Epoch, r.At = 1, w.Epoch-1, w.Wall.Add(-cloudLasts-2*time.Second) })
+			w.Since = w.Now.Add(-cloudLasts - time.Second)
+		}, []string{"vm try 2 failed 0"}},
+		{"its answer is lost, and nobody asks again", func(w *fleet.World) { tried(w, fleet.NoWord, nil) }, nil},
+		{"accepted: Nova is about it", func(w *fleet.World) {
+			tried(w, fleet.Done, nil)
+			server(w, func(s *fleet.Server) { s.Task = "reboot_started_hard" })
+		}, nil},
+		{"accepted, and not looked at since: what the host says is of before", func(w *fleet.World) {
+			tried(w, fleet.Done, nil)
+			w.Cloud.At = w.Now.Add(-1200 * ms)
+			r := w.Reports["n2"]
+			r.Guests.Crashed = nil
+			w.Reports["n2"] = r
+		}, nil},
+		{"Nova failed to start it: again after a pause", func(w *fleet.World) {
+			tried(w, fleet.Done, func(r *fleet.Revival) { r.At = w.Wall.Add(-5 * time.Second) })
+			server(w, func(s *fleet.Server) { s.State, s.Fault = fleet.ServerError, "no such disk" })
+		}, []string{"vm try 2 failed 1"}},
+		{"three times: a person", func(w *fleet.World) {
+			tried(w, fleet.Done, func(r *fleet.Revival) { r.Failed = 2 })
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerError })
+		}, []string{"vm try 1 failed 3"}},
+		{"who is told", func(w *fleet.World) { recorded(w, func(r *fleet.Revival) { r.Try, r.Failed = 3, 3 }) }, []string{"wait: a person"}},
+		{"its host died, and no request is on its way", func(w *fleet.World) {
+			recorded(w, nil)
+			w.State.Evacuations["vm"] = fleet.Evacuation{Server: "vm", From: "n2", Boot: "b", Try: 1, To: "n3", Epoch: w.Epoch, At: w.Wall}
+		}, []string{"vm try 0 failed 0: its host died, and it is evacuated", "evacuate server/vm"}},
+		{"what is over is forgotten after an hour", func(w *fleet.World) {
+			recorded(w, func(r *fleet.Revival) {
+				r.Ended, r.Crashes, r.At = "it runs again on n2", []time.Time{crash.Add(-time.Hour)}, w.Wall.Add(-time.Hour)
+			})
+			r := w.Reports["n2"]
+			r.Guests.Crashed = nil
+			w.Reports["n2"] = r
+		}, []string{"forget vm"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, at := crashed()
+			crash = at
+			if c.change != nil {
+				c.change(&w)
+			}
+			_, p := Turn(w)
+			slices.Sort(c.want)
+			if got := revivals(p); !slices.Equal(got, c.want) {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestOneDeedAtATime: a server that Nova was asked to reboot is evacuated only once that is answered,
+// and one that a later boot of its host runs not at all.
+func TestOneDeedAtATime(t *testing.T) {
+	r := fleet.Revival{Server: "vm", Host: "n1", Boot: "b", Try: 1, At: time.Unix(0, 0)}
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   bool
+	}{
+		{"nothing else", func(*fleet.World) {}, true},
+		{"on its way", func(w *fleet.World) { w.Flights[r.Key()] = fleet.Flight{Sent: w.Now.Add(-5 * time.Second)} }, false},
+		{"on its way for too long", func(w *fleet.World) { w.Flights[r.Key()] = fleet.Flight{Sent: w.Now.Add(-askLasts)} }, true},
+		{"answered", func(w *fleet.World) {
+			w.Flights[r.Key()] = fleet.Flight{Sent: w.Now.Add(-5 * time.Second), Arrived: w.Now, Effect: &fleet.Effect{Outcome: fleet.NoWord}}
+		}, true},
+		{"a former leader's", func(w *fleet.World) {
+			x := r
+			x.Epoch = w.Epoch - 1
+			w.State.Revivals["vm"], w.Since = x, w.Now.Add(-10*time.Second)
+		}, false},
+		{"a later boot runs it", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.Server = "other" })
+			w.State.Evacuations = map[string]fleet.Evacuation{"other": {Server: "other", From: "n1", Boot: "b", Ended: "on n2"}}
+			reboot(*w, "n1", "x")
+			x := w.Reports["n1"]
+			x.Guests = fleet.Guests{Asked: true, Brought: []string{"vm"}}
+			w.Reports["n1"] = x
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := computed()
+			r.Epoch = w.Epoch
+			w.State.Revivals = map[string]fleet.Revival{"vm": r}
+			c.change(&w)
+			_, p := Turn(w)
+			if got := slices.Contains(revivals(p), "evacuation/vm"); got != c.want {
+				t.Errorf("evacuated: %v, want %v: %q", got, c.want, revivals(p))
+			}
+		})
+	}
+}
+
+// ailments is what a plan does about a compute that ails, in a few words.
+func ailments(p fleet.Plan) (out []string) {
+	for _, r := range p.Records {
+		if strings.HasPrefix(r.Key, "ailment/") {
+			out = append(out, r.Text)
+		}
+	}
+	for _, o := range p.Orders {
+		if o.Verb == fleet.VerbCloud || o.Verb == fleet.VerbRestart || o.Verb == fleet.VerbFence {
+			out = append(out, strings.TrimSpace(string(o.Verb)+" "+o.Step)+" "+o.Thing)
+		}
+	}
+	for _, x := range p.Waits {
+		if strings.HasPrefix(x.About, "compute/n2") {
+			out = append(out, "wait: "+x.For)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestAiling(t *testing.T) {
+	told := func(w *fleet.World, change func(*fleet.Report)) {
+		r := w.Reports["n2"]
+		change(&r)
+		w.Reports["n2"] = r
+	}
+	ill := func(w *fleet.World, what, why string, ago time.Duration) {
+		w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{what: {Since: w.Wall.Add(-ago), Why: why}}}
+	}
+	deaf := func(w *fleet.World) {
+		c := w.Cloud.Computes["n2"]
+		c.Up = false
+		w.Cloud.Computes["n2"] = c
+	}
+	const mute, hidden = "libvirt does not answer within 5s", "Nova hears nothing of nova-compute, which runs"
+	closed := "; it gets no new servers, and what runs on it runs on"
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   []string
+	}{
+		{"all is well", func(*fleet.World) {}, nil},
+		{"libvirt does not answer", func(w *fleet.World) { told(w, func(r *fleet.Report) { r.Guests.Unknown = mute }) }, []string{mute}},
+		{"for a while: no new servers, and no fence", func(w *fleet.World) {
+			told(w, func(r *fleet.Report) { r.Guests.Unknown = mute })
+			ill(w, "libvirt", mute, 11*time.Second)
+		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + mute + closed}},
+		{"it answers again", func(w *fleet.World) { ill(w, "libvirt", mute, time.Minute) },
+			[]string{"libvirt of n2 works again", "cloud disable compute/n2", "wait: its host to be whole again: " + mute + closed}},
+		{"the disks are read-only", func(w *fleet.World) { told(w, func(r *fleet.Report) { r.Guests.Disks = "/x is read-only" }) }, []string{"/x is read-only"}},
+		{"Nova hears nothing of nova-compute", deaf, []string{hidden}},
+		{"it is restarted", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "nova-compute", hidden, 21*time.Second)
+		}, []string{"cloud disable compute/n2", "nova-compute of n2 is restarted: Nova hears nothing of it", "wait: its host to be whole again: " + hidden + closed}},
+		{"as recorded", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "nova-compute", hidden, 21*time.Second)
+			a := w.State.Ailments["n2"]
+			a.Restarted = []time.Time{w.Wall.Add(-time.Second)}
+			w.State.Ailments["n2"] = a
+		}, []string{"cloud disable compute/n2", "restart service/nova-compute", "wait: its host to be whole again: " + hidden + closed}},
+		{"but not more often than its service allows", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "nova-compute", hidden, 10*time.Minute)
+			a := w.State.Ailments["n2"]
+			for _, ago := range []time.Duration{9, 6, 3} {
+				a.Restarted = append(a.Restarted, w.Wall.Add(-ago*time.Minute))
+			}
+			w.State.Ailments["n2"] = a
+		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + hidden + closed}},
+		{"it is forced down: Nova was told so", func(w *fleet.World) {
+			deaf(w)
+			c := w.Cloud.Computes["n2"]
+			c.Forced = true
+			w.Cloud.Computes["n2"] = c
+			w.State.Holdings[Compute("n2")] = fleet.Holding{Thing: Compute("n2"), Host: "n2", Boot: "b", Generation: 1, From: fleet.Stint{Host: "n9"}}
+		}, nil},
+		{"all computes ail so: it is not their fault", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "nova-compute", hidden, time.Minute)
+			w.State.Ailments["n3"] = fleet.Ailment{Host: "n3", Of: map[string]fleet.Lost{"nova-compute": {Since: w.Wall.Add(-time.Minute), Why: hidden}}}
+			c := w.Cloud.Computes["n3"]
+			c.Up = false
+			w.Cloud.Computes["n3"] = c
+		}, []string{"wait: its host to be whole again: " + hidden + "; nothing is done about it: 2 of 3 computes ail so (n2, n3), which is no fault of theirs until shown otherwise"}},
+		{"the agent of its network failed as often as it may", func(w *fleet.World) {
+			told(w, func(r *fleet.Report) {
+				r.Services["agent"] = fleet.ServiceState{Phase: fleet.Failed, Restarts: 3, Why: "exit 1", Unready: r.Wall.Add(-time.Second)}
+			})
+			w.Spec.Services = append(w.Spec.Services, fleet.Service{Name: "agent", Mode: fleet.ActiveActive, Roles: []string{"compute"}, Hosts: []string{"n2"}, Restarts: fleet.Restarts{Count: 3, Within: 10 * time.Minute}})
+			w.Spec.Services[0].After = []string{"agent"}
+		}, []string{"agent failed again after 3 restarts (exit 1)"}},
+		{"it is in maintenance", func(w *fleet.World) {
+			told(w, func(r *fleet.Report) { r.Guests.Unknown = mute })
+			w.State.Wishes["maintenance-n2"] = fleet.Wish{ID: "maintenance-n2", Verb: "maintenance", Host: "n2"}
+		}, nil},
+		{"healed: it is enabled a minute later", func(w *fleet.World) {
+			l := fleet.Lost{Since: w.Wall.Add(-time.Hour), Why: mute, Back: w.Wall.Add(-lostCalm)}
+			w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{"libvirt": l}}
+		}, []string{"libvirt of n2 has worked for 1m0s"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := computed()
+			delete(w.State.Holdings, Compute("n1"))
+			w.State.Ailments = map[string]fleet.Ailment{}
+			w.Spec.Services = []fleet.Service{{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Roles: []string{"compute"}, Restarts: fleet.Restarts{Count: 3, Within: 10 * time.Minute}}}
+			for _, host := range []string{"n2", "n3"} {
+				r := w.Reports[host]
+				r.Services = map[string]fleet.ServiceState{"nova-compute": {Phase: fleet.Running, Ready: true}}
+				r.Guests.Asked = true
+				w.Reports[host] = r
+				w.State.Holdings[Compute(host)] = fleet.Holding{Thing: Compute(host), Host: host, Boot: "b", Generation: 1, At: w.Wall.Add(-time.Hour)}
+			}
+			c.change(&w)
+			_, p := Turn(w)
+			got := ailments(p)
+			got = slices.DeleteFunc(got, func(s string) bool { return strings.Contains(s, "compute/n3") || strings.Contains(s, "of n3") })
+			slices.Sort(c.want)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestBrings: a compute that Mainstay disabled gets new servers only when it runs nothing that Nova has
+// elsewhere.
+func TestBrings(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		word *fleet.Server
+		want string // of the plan: "" enables
+	}{
+		{"it is Nova's here", &fleet.Server{ID: "vm", Host: "n2", State: fleet.ServerActive}, ""},
+		{"Nova has it elsewhere", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, "virsh destroy vm on n2"},
+		{"Nova knows it no more", &fleet.Server{ID: "vm", State: fleet.ServerDeleted}, "virsh destroy vm on n2"},
+		{"Nova has not said", nil, "nothing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := computed()
+			delete(w.State.Holdings, Compute("n1"))
+			delete(w.Cloud.Servers, "vm")
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Disabled: true, Reason: disabledBy + "off", Zone: "nova"}
+			r := w.Reports["n2"]
+			r.Guests = fleet.Guests{Asked: true, Running: 1, Brought: []string{"vm"}}
+			w.Reports["n2"] = r
+			if c.word != nil {
+				w.Cloud.Servers["vm"] = *c.word
+			}
+			_, p := Turn(w)
+			enabled := slices.ContainsFunc(p.Orders, func(o fleet.Order) bool { return o.Step == fleet.CloudEnable })
+			help := ""
+			for _, x := range p.Waits {
+				if x.About == Compute("n2") {
+					help = x.Help
+				}
+			}
+			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || !slices.Contains(p.Servers, "vm") {
+				t.Errorf("enabled %v, help %q, asks for %v", enabled, help, p.Servers)
+			}
+		})
+	}
+}
