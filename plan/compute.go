@@ -61,10 +61,12 @@ func (d *decision) computes() {
 		case dead:
 			m.recover(h, why)
 		default:
-			d.enable(h, d.cutOff(h))
+			cut := d.cutOff(h)
+			d.enable(h, m.rests(h) || cut)
 		}
 	}
 	m.follow()
+	m.departures()
 }
 
 // license gives a boot the right to run servers.
@@ -135,6 +137,11 @@ func (d *decision) expects(host string) bool {
 			return true
 		}
 	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.Ended == "" && p.To == host {
+			return true
+		}
+	}
 	return false
 }
 
@@ -171,10 +178,17 @@ func (d *decision) leaving(host, boot string) string {
 	return "its servers, which are being evacuated,"
 }
 
-// begun says whether a server has been asked to leave the boot of a holding.
+// begun says whether a server has been asked to leave the boot of a holding, and may not
+// have stayed.
 func (d *decision) begun(h fleet.Holding) bool {
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
 		if e := d.w.State.Evacuations[id]; e.From == h.Host && e.Boot == h.Boot {
+			return true
+		}
+	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		// Its guest may run elsewhere: were its nova-compute to start it here, it would run twice.
+		if p := d.w.State.Departures[id]; p.From == h.Host && p.Boot == h.Boot && p.Ended == "" {
 			return true
 		}
 	}

@@ -48,10 +48,13 @@ type move struct {
 	pledged map[string]int // by target: MiB that they will take
 	total   int
 	stay    map[string]bool // hosts whose next boot gets what nobody took
+	// departing is how many are live-migrated, draining why each host is left by its servers.
+	departing int
+	draining  map[string]string
 }
 
 func (d *decision) newMove() *move {
-	m := &move{decision: d, onWay: map[string]int{}, pledged: map[string]int{}, stay: map[string]bool{}}
+	m := &move{decision: d, onWay: map[string]int{}, pledged: map[string]int{}, stay: map[string]bool{}, draining: map[string]string{}}
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
 		e := d.w.State.Evacuations[id]
 		if e.Ended != "" {
@@ -62,6 +65,13 @@ func (d *decision) newMove() *move {
 		to := cmp.Or(e.To, s.Migration.To)
 		m.onWay[to]++
 		m.pledged[to] += s.RAM
+	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.Ended == "" {
+			m.departing++
+			m.onWay[p.To]++
+			m.pledged[p.To] += d.w.Cloud.Servers[id].RAM
+		}
 	}
 	return m
 }
@@ -111,7 +121,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
 		default:
 			waiting++
-			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State}, s)
+			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Pinned: stray(s)}, s)
 		}
 	}
 	switch {
@@ -186,6 +196,9 @@ func (m *move) try(e fleet.Evacuation, s fleet.Server) {
 // all that fit are busy.
 func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
 	d := m.decision
+	if e.Pinned != "" && !d.w.Cloud.Computes[e.Pinned].Forced {
+		return m.pinned(e)
+	}
 	zone := d.w.Cloud.Computes[e.From].Zone
 	best, room, busy := "", 0, false
 	for _, host := range fleet.Sorted(d.w.Cloud.Computes) {
@@ -305,6 +318,7 @@ func (m *move) end(e fleet.Evacuation, how string) {
 // serves nobody meanwhile: the pauses grow, and a person is told.
 func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
 	d := m.decision
+	m.found(e, why)
 	if left := min(2*time.Second<<min(e.Try, 8), evacuatePause) - d.w.Wall.Sub(e.At); left > 0 {
 		d.wait("server/"+s.ID, fmt.Sprintf("the next try to evacuate it; the last one, number %d: %s", e.Try, why), "openstack server migration list; mainstay why server/"+s.ID)
 		d.wake(left)
@@ -322,5 +336,9 @@ func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
 	case !slices.Contains(e.Tried, where):
 		e.Tried = append(slices.Clone(e.Tried), where)
 	}
+	// Its own former try is in nobody's way: three of them would wait for each other.
+	last := cmp.Or(e.To, s.Migration.To)
+	m.onWay[last]--
+	m.pledged[last] -= s.RAM
 	m.try(e, s)
 }
