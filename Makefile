@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -195,6 +195,10 @@ $(MASAKARI)/root:
 	cd $(MASAKARI) && for f in *.deb; do dpkg-deb -x $$f unpacked; done
 	dpkg-deb -f $(MASAKARI)/python3-masakari-monitors_*.deb Depends | tr ',' '\n' | sed 's/^ *//; s/[ (|].*//' | grep '^python3-' | grep -v masakari > $(MASAKARI)/needs
 	mv $(MASAKARI)/unpacked $@
+
+# And computes are drained for maintenance: their guests go on, elsewhere.
+lab-migrate: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$' -openstack
 
 # And computes lose one network each, both ways and one way: half an hour.
 lab-cut-computes: build $(KERNEL)/softdog.ko

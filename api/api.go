@@ -77,6 +77,8 @@ type Status struct {
 	Wishes []fleet.Wish `json:"wishes,omitempty"`
 	// Evacuations are the ways of servers from dead computes, those under way first.
 	Evacuations []fleet.Evacuation `json:"evacuations,omitempty"`
+	// Departures are those of servers that are live-migrated from computes that live.
+	Departures []fleet.Departure `json:"departures,omitempty"`
 	// Away is why OpenStack does not answer; "" if it does, or is not asked.
 	Away string `json:"away,omitempty"`
 	// Disarmed says who forbade all fencing and moving, and why; empty if nobody did.
@@ -316,6 +318,11 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		for _, id := range fleet.Sorted(w.State.Evacuations) {
 			if e := w.State.Evacuations[id]; (e.Ended != "") == over {
 				s.Evacuations = append(s.Evacuations, e)
+			}
+		}
+		for _, id := range fleet.Sorted(w.State.Departures) {
+			if p := w.State.Departures[id]; (p.Ended != "") == over {
+				s.Departures = append(s.Departures, p)
 			}
 		}
 	}

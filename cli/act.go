@@ -126,30 +126,6 @@ func givenUp(ctx context.Context, c *api.Client, s api.Status, wish fleet.Wish) 
 	return ""
 }
 
-func (a *app) maintenanceCommand() *cobra.Command {
-	var why string
-	cmd := &cobra.Command{
-		Use: "maintenance HOST on|off", Short: "Take a host out of service, or back into it", Args: cobra.ExactArgs(2),
-		Long: `With on, what the host holds moves away by its own word, its servers drain, and
-nothing on it is restarted or fenced. What runs on runs on: stop it yourself if
-you must. The rules that keep two hosts from holding one thing stay in force.`,
-		Example: "  mainstay maintenance c2 on --why 'new disks'\n  mainstay maintenance c2 off",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.ask(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-				switch args[1] {
-				case "on":
-					return a.wish(ctx, c, fleet.Wish{Verb: "maintenance", Host: args[0], Why: why}, "%s leaves service: what it holds moves away; mainstay status shows when nothing is left on it", args[0])
-				case "off":
-					return a.unwish(ctx, c, "maintenance-"+args[0], "%s is in service again", args[0])
-				}
-				return &exit{exitUsage, fmt.Errorf("%q: want on or off", args[1])}
-			})
-		},
-	}
-	cmd.Flags().StringVar(&why, "why", "", "what for; shown in status")
-	return cmd
-}
-
 func (a *app) disarmCommand() *cobra.Command {
 	var why string
 	cmd := &cobra.Command{

@@ -244,7 +244,7 @@ func writeEvacuations(out io.Writer, s api.Status) {
 	if s.Away != "" {
 		fmt.Fprintf(out, "\nOPENSTACK DOES NOT ANSWER: %s\n", s.Away)
 	}
-	if len(s.Evacuations) == 0 {
+	if len(s.Evacuations)+len(s.Departures) == 0 {
 		return
 	}
 	fmt.Fprintln(out)
@@ -264,6 +264,13 @@ func writeEvacuations(out io.Writer, s api.Status) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(e.Name, e.Server), e.From, to, e.Try, e.At.Local().Format(time.DateTime), state)
 	}
+	for _, p := range s.Departures {
+		state := "live-migrated: " + cmp.Or(p.Ended, "on its way")
+		if p.Stays {
+			state = "stays: " + p.Ended
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", p.Title(), p.From, cmp.Or(p.To, "(Nova chooses)"), p.Try, p.At.Local().Format(time.DateTime), state)
+	}
 	_ = w.Flush() // what it writes to says so at its next line
 }
 
@@ -274,6 +281,9 @@ func wishText(w fleet.Wish) string {
 		if word != "" {
 			text += " " + word
 		}
+	}
+	if w.Drain {
+		text += " with drain"
 	}
 	if w.To != "" {
 		text += " to " + w.To

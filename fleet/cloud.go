@@ -21,6 +21,9 @@ type OpenStack struct {
 	// Lost says, by network, what follows for a compute that is cut off from it and lives:
 	// LossDisable where nothing is said.
 	Lost map[string]Loss `json:"lost,omitempty"`
+	// Migration is the network over which computes send each other their guests: where that
+	// is lost, nothing can be live-migrated.
+	Migration string `json:"migration,omitempty"`
 }
 
 // Loss is what follows when a compute has lost a network, each with those before it.
@@ -30,11 +33,12 @@ type Loss string
 const (
 	LossAlarm    Loss = "alarm"    // it is told
 	LossDisable  Loss = "disable"  // it gets no new servers until the network is back
+	LossDrain    Loss = "drain"    // its servers are live-migrated to others
 	LossEvacuate Loss = "evacuate" // it is fenced, and its servers are evacuated
 )
 
 // Losses are the words for it, the least first.
-func Losses() []Loss { return []Loss{LossAlarm, LossDisable, LossEvacuate} }
+func Losses() []Loss { return []Loss{LossAlarm, LossDisable, LossDrain, LossEvacuate} }
 
 // Below says whether this is less than that.
 func (l Loss) Below(o Loss) bool { return slices.Index(Losses(), l) < slices.Index(Losses(), o) }
@@ -66,7 +70,8 @@ type Cloud struct {
 	Away string `json:"away,omitempty"`
 	// Computes are the services nova-compute, by Nova's name of their host.
 	Computes map[string]Compute `json:"computes,omitempty"`
-	// Servers are, by id, those on the hosts of Looked and those of State.Evacuations.
+	// Servers are, by id, those on the hosts of Looked, and those of State.Evacuations and
+	// State.Departures.
 	Servers map[string]Server `json:"servers,omitempty"`
 	// Looked is, by host, when the newest look began that read all servers on it. A host
 	// that was not looked at is not a host without servers.
@@ -142,6 +147,9 @@ type Server struct {
 	Tags     []string          `json:"tags,omitempty"`
 	// Migration is the newest of its evacuations that Nova has on record.
 	Migration Migration `json:"migration,omitzero"`
+	// Live is the newest of its live migrations of the last day. It is asked for where a
+	// decision needs it: of servers that are on their way, that Nova calls migrating or in error.
+	Live Migration `json:"live,omitzero"`
 }
 
 // States of a server that a decision tells apart; there are others.
@@ -149,12 +157,18 @@ const (
 	ServerActive  = "active"
 	ServerStopped = "stopped"
 	ServerError   = "error"
+	ServerPaused  = "paused"
 	// ServerDeleted: it was asked for by its id, and Nova has no such server.
 	ServerDeleted = "deleted"
 )
 
-// Migration is Nova's record of one evacuation. Nova makes it before it answers the
-// request, so it tells whether a request whose answer was lost had been accepted.
+// TaskMigrating is a server's task from the answer to a live migration to its end: Nova
+// refuses a second one meanwhile.
+const TaskMigrating = "migrating"
+
+// Migration is Nova's record of one evacuation, or of one live migration. That of an
+// evacuation Nova makes before it answers the request, so it tells whether a request whose
+// answer was lost had been accepted; that of a live migration a moment later.
 type Migration struct {
 	ID     int    `json:"id"` // counts up through one cell of the cloud: compare those of one server only
 	Status string `json:"status"`
@@ -200,6 +214,10 @@ type Evacuation struct {
 	Ended string   `json:"ended,omitempty"`
 	// Over is when it ended.
 	Over time.Time `json:"over,omitzero"`
+	// Pinned is the only compute on which it may be built anew while that one lives: a live
+	// migration to it was on its way when From died, and its guest may run there. Nova's compute
+	// service there looks, and refuses then.
+	Pinned string `json:"pinned,omitempty"`
 }
 
 // Key names the order of the newest try: no two tries share it.
@@ -216,9 +234,11 @@ const (
 	CloudForceDown = "force-down" // assert that the compute is dead: right after the proof
 	CloudLift      = "lift"       // take that back
 	CloudEvacuate  = "evacuate"   // to Order.With, or where the scheduler chooses
-	CloudStart     = "start"      // a server that is stopped or in error after its host came back
-	CloudStop      = "stop"       // one that shall not run
-	CloudReboot    = "reboot"     // a server whose guest has crashed, from outside; one that Nova has stopped since is started
+	// CloudMigrate live-migrates a server to Order.With, or where the scheduler chooses.
+	CloudMigrate = "live-migrate"
+	CloudStart   = "start"  // a server that is stopped or in error after its host came back
+	CloudStop    = "stop"   // one that shall not run
+	CloudReboot  = "reboot" // a server whose guest has crashed, from outside; one that Nova has stopped since is started
 	// CloudReset has Nova write down that the server is in the state Order.With, active or
 	// error, and that nothing is going on with it: what ends an evacuation that was spoilt.
 	// It touches no guest.

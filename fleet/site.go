@@ -73,6 +73,7 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 				{"cloud", r.text(&s.OpenStack.Cloud, "an entry of clouds.yaml")},
 				{"config", r.text(&s.OpenStack.Config, "the path of a clouds.yaml")},
 				{"leave", r.list(&s.OpenStack.Leave, "a list of projects, by name or id")},
+				{"migration", r.text(&s.OpenStack.Migration, "a network of the site")},
 				{"lost", func(f field) { s.OpenStack.Lost = r.losses(f) }},
 			})
 		}},
@@ -93,9 +94,9 @@ func byName[T any](list []T, name func(T) string) {
 // losses reads what follows the loss of each network.
 func (r *reader) losses(f field) map[string]Loss {
 	out := map[string]Loss{}
-	for _, e := range r.entries(f, "{NETWORK: alarm, disable or evacuate}") {
+	for _, e := range r.entries(f, "{NETWORK: alarm, disable, drain or evacuate}") {
 		text := ""
-		r.text(&text, "alarm, disable or evacuate")(e)
+		r.text(&text, "alarm, disable, drain or evacuate")(e)
 		out[e.name] = Loss(text)
 	}
 	return out

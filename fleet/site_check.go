@@ -142,8 +142,13 @@ func (c *checker) openstack() {
 			c.fault(at, "openstack", name, "is not a network", "a name that stands under networks")
 		}
 		if l := o.Lost[name]; !slices.Contains(Losses(), l) {
-			c.fault(at, "openstack", string(l), "is not what may follow", "alarm, disable or evacuate")
+			c.fault(at, "openstack", string(l), "is not what may follow", "alarm, disable, drain or evacuate")
+		} else if l == LossDrain && name == c.s.MigrationNetwork() {
+			c.fault(at, "openstack", string(l), "cannot follow: guests are sent over this network, and it is the one that is lost", "disable or evacuate; or the network that nova.conf names in live_migration_inbound_addr as openstack/migration")
 		}
+	}
+	if m := o.Migration; m != "" && !slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == m }) {
+		c.fault("openstack/migration", "openstack", m, "is not a network", "a name that stands under networks")
 	}
 	if !slices.ContainsFunc(c.s.Hosts, func(h Host) bool { return h.HasRole("compute") }) {
 		c.warn("openstack", "openstack", "", "no host has the role compute, so there is nobody whose servers could be evacuated", "the computes under hosts, by the names that openstack compute service list shows")

@@ -72,6 +72,7 @@ func Keys() []Key {
 		{"openstack/cloud", "the entry of clouds.yaml by which Mainstay reaches the site's own cloud, as a user with the role admin; with it the servers of a compute that is proved dead are evacuated", "none: no server is looked at or moved"},
 		{"openstack/config", "that file, on each voter (whoever leads uses it), for root alone; a secure.yaml beside it is read too", "/etc/mainstay/clouds.yaml"},
 		{"openstack/leave", "projects, by name or id, whose servers are left to their owner: Octavia heals its amphorae itself", "none"},
-		{"openstack/lost", "by network, {storage: evacuate}, what follows for a compute that has lost it for 10 s and lives: alarm; disable (it gets no new servers until the network has been back for a minute); evacuate (after 30 s it is fenced as well, and its servers are evacuated: right for storage). Nothing but the alarm where brakes/share or brakes/count of the hosts have lost it", "disable"},
+		{"openstack/migration", "the network over which computes send each other guests (nova.conf: live_migration_inbound_addr): while it is lost nothing is live-migrated", "management, where there is one of that name"},
+		{"openstack/lost", "by network, {storage: evacuate}, what follows for a compute that has lost it for 10 s and lives: alarm; disable (it gets no new servers until the network has been back for a minute); drain (after 30 s its servers are live-migrated to others as well; one that cannot be stays and is told); evacuate (after 30 s it is fenced as well, and its servers are evacuated: right for storage). Nothing but the alarm where brakes/share or brakes/count of the hosts have lost it", "disable"},
 	}
 }

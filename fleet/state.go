@@ -33,6 +33,8 @@ type State struct {
 	Lags map[string]Lag `json:"lags,omitempty"`
 	// Evacuations are, by server, those under way, and those of hosts that are not back yet.
 	Evacuations map[string]Evacuation `json:"evacuations,omitempty"`
+	// Departures are, by server, those that leave a compute that lives, or did or could not.
+	Departures map[string]Departure `json:"departures,omitempty"`
 	// Cutoffs are, by host, the networks that computes lost.
 	Cutoffs map[string]Cutoff `json:"cutoffs,omitempty"`
 	// Revivals are, by server, those of crashed servers, kept for an hour after the crash.
@@ -184,6 +186,8 @@ type Wish struct {
 	// be put in, and why: nothing goes on then.
 	Upgrade bool   `json:"upgrade,omitempty"`
 	Stuck   string `json:"stuck,omitempty"`
+	// Drain, of maintenance: the servers of a compute are live-migrated to others.
+	Drain bool `json:"drain,omitempty"`
 }
 
 // Deed returns the record of something that a person does beside the plan (a new site
@@ -205,7 +209,7 @@ const (
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
-// "lag/SERVICE@HOST", "evacuation/SERVER", "cutoff/HOST", "revival/SERVER", "ailment/HOST" and "pair".
+// "lag/SERVICE@HOST", "evacuation/SERVER", "departure/SERVER", "cutoff/HOST", "revival/SERVER", "ailment/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -257,6 +261,7 @@ func (s State) Clone() State {
 	s.Bootstraps = maps.Clone(s.Bootstraps)
 	s.Lags = maps.Clone(s.Lags)
 	s.Evacuations = maps.Clone(s.Evacuations)
+	s.Departures = maps.Clone(s.Departures)
 	s.Cutoffs = maps.Clone(s.Cutoffs)
 	s.Revivals = maps.Clone(s.Revivals)
 	s.Ailments = maps.Clone(s.Ailments)
@@ -302,6 +307,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Lags, name, r.Value)
 	case "evacuation":
 		return set(&s.Evacuations, name, r.Value)
+	case "departure":
+		return set(&s.Departures, name, r.Value)
 	case "cutoff":
 		return set(&s.Cutoffs, name, r.Value)
 	case "revival":

@@ -91,6 +91,11 @@ func (l *Leader) want(w fleet.World, p fleet.Plan) {
 			next.servers = append(next.servers, id)
 		}
 	}
+	for _, id := range fleet.Sorted(w.State.Departures) {
+		if w.State.Departures[id].Ended == "" {
+			next.servers = append(next.servers, id)
+		}
+	}
 	next.servers = slices.Compact(slices.Sorted(slices.Values(append(next.servers, p.Servers...))))
 	next.soon = len(next.hosts)+len(next.servers) > 0
 	for _, f := range l.flights { // in whatever order: any will do

@@ -154,6 +154,9 @@ func (n *node) Wish(ctx context.Context, w fleet.Wish) error {
 		if _, ok := n.spec.Host(w.Host); !ok {
 			return n.noHost(w.Host)
 		}
+		if host, _ := n.spec.Host(w.Host); w.Drain && (n.spec.OpenStack.Cloud == "" || !host.HasRole("compute")) {
+			return api.Refuse(http.StatusConflict, "", "%s is no compute of an OpenStack that this site's file names: it has no servers to be live-migrated", w.Host)
+		}
 		w.ID = "maintenance-" + w.Host
 	case "disarm":
 		w.ID = "disarm"

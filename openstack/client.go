@@ -79,7 +79,8 @@ type Client struct {
 	ids       map[string]string // of the computes' services, by host
 	rooms     map[string]room   // by host, as last told
 	left      map[string]string // the projects of cfg.Leave that are named there: id to name
-	history   history           // has a lock of its own
+	history   history           // of evacuations; has a lock of its own
+	live      history           // of live migrations
 }
 
 // Open reads the credentials of cfg.Cloud from cfg.Config (and a secure.yaml beside it).
@@ -98,7 +99,8 @@ func Open(cfg fleet.OpenStack) (*Client, error) {
 		http: http.Client{Transport: &http.Transport{TLSClientConfig: l.tls, MaxIdleConnsPerHost: width, IdleConnTimeout: time.Minute}},
 		door: make(chan struct{}, 1),
 		ids:  map[string]string{}, rooms: map[string]room{},
-		history: history{door: make(chan struct{}, 1), newest: map[string]evacuation{}},
+		history: newHistory("evacuation", 0),
+		live:    newHistory("live-migration", 24*time.Hour),
 	}, nil
 }
 

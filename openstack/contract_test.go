@@ -184,6 +184,27 @@ func (s *subject) promises(t *testing.T) {
 				t.Errorf("refused, and yet on record: %+v", v)
 			}
 		}},
+		{"a live migration to where nobody can be is refused, or accepted and over with an error on its record", func(t *testing.T) {
+			s.refuses(t, fleet.CloudMigrate, server, "nosuch", "nosuch could not be found")
+			s.must(t, fleet.CloudDisable, b, "")
+			s.must(t, fleet.CloudMigrate, server, s.b)
+			v := s.until(t, id, "refused", func(v fleet.Server) bool { return v.Live.ID > 0 && v.Task == "" && v.Live.Status == "error" })
+			if v.Host != s.a || v.State != fleet.ServerActive || v.Live.From != s.a {
+				t.Errorf("%+v", v)
+			}
+			s.must(t, fleet.CloudEnable, b, "")
+		}},
+		{"a server is live-migrated, one at a time, and is there when its record says completed", func(t *testing.T) {
+			for _, way := range [][2]string{{s.a, s.b}, {s.b, s.a}} {
+				before := s.look(t, nil, id).Servers[id].Live.ID
+				s.must(t, fleet.CloudMigrate, server, way[1])
+				s.refuses(t, fleet.CloudMigrate, server, way[1], "task_state migrating")
+				v := s.until(t, id, "there", func(v fleet.Server) bool { return at(way[1], fleet.ServerActive)(v) && v.Live.Status == "completed" })
+				if v.Live.ID <= before || v.Live.From != way[0] || v.Live.To != way[1] || v.Migration.ID != 0 {
+					t.Errorf("%+v; it had %d before", v, before)
+				}
+			}
+		}},
 		{"a compute is disabled, with the reason, once or twice", func(t *testing.T) {
 			for range 2 {
 				s.must(t, fleet.CloudDisable, a, "")

@@ -32,7 +32,7 @@ func (c *Client) Examine(ctx context.Context, computes []string) (found []string
 	for _, host := range fleet.Sorted(lost) {
 		found = append(found, fmt.Sprintf("Nova does not reach the cell of %s: nothing on it is looked at or evacuated until it does", host))
 	}
-	if err := records(ctx, nova, func([]record) (bool, error) { return false, nil }); err != nil {
+	if err := records(ctx, nova, "evacuation", func([]record) (bool, error) { return false, nil }); err != nil {
 		found = append(found, c.advise(fmt.Errorf("list the evacuations: %w", plain(err))))
 	}
 	c.mu.Lock()

@@ -83,9 +83,14 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 			l.servers[id] = s
 		}
 	}
+	// Those who look at no server ask for no record of live migrations: there are many.
+	migrated := error(nil)
+	if len(hosts)+len(further) > 0 {
+		migrated = c.live.read(ctx, nova, l.servers, further)
+	}
 	// Servers first, then what became of their evacuations: a look never shows an older
 	// record beside a newer server.
-	if err := c.history.read(ctx, nova, l.servers, further); err != nil {
+	if err := errors.Join(c.history.read(ctx, nova, l.servers, further), migrated); err != nil {
 		errs = append(errs, err)
 		l.servers = nil // without the record nobody knows whether one is on its way
 	} else {
@@ -101,7 +106,7 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 		left := c.left
 		c.mu.Unlock()
 		for id, s := range out.Servers {
-			s.Migration = c.history.of(id)
+			s.Migration, s.Live = c.history.of(id), c.live.of(id)
 			if name, ok := left[s.Project]; ok {
 				s.Project = name
 			}
@@ -407,15 +412,21 @@ func (l *look) one(ctx context.Context, id string) (fleet.Server, error) {
 	return s.words(full)
 }
 
-// history is Nova's record of evacuations, newest of each server. It is read newest first,
-// and no further back than may have changed since the last time. Nova's own filter for that,
+// history is Nova's record of one sort of migration, newest of each server. It is read newest first,
+// and no further back than may have changed since the last time, nor than age before the newest. Nova's own filter for that,
 // changes-since, leaves out what was never changed after it was made: an evacuation that
 // was accepted and then lost, of all things.
 type history struct {
+	sort   string        // Nova's migration_type
+	age    time.Duration // how far back the first reading goes; 0: to the beginning
 	door   chan struct{} // one reader at a time; a mutex that a context can leave
 	mu     sync.Mutex
 	newest map[string]evacuation
 	seen   time.Time // when the newest record was made, by Nova's clocks; all older ones are read
+}
+
+func newHistory(sort string, age time.Duration) history {
+	return history{sort: sort, age: age, door: make(chan struct{}, 1), newest: map[string]evacuation{}}
 }
 
 type evacuation struct {
@@ -432,11 +443,11 @@ func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, ser
 	case h.door <- struct{}{}:
 		defer func() { <-h.door }()
 	case <-ctx.Done():
-		return fmt.Errorf("list the evacuations: %w", ctx.Err())
+		return fmt.Errorf("list the %ss: %w", h.sort, ctx.Err())
 	}
 	until := h.bound(servers, further)
 	newest, made := map[string]evacuation{}, time.Time{}
-	err := records(ctx, nova, func(part []record) (bool, error) {
+	err := records(ctx, nova, h.sort, func(part []record) (bool, error) {
 		old := false
 		for _, r := range part {
 			t, err := time.Parse("2006-01-02T15:04:05", r.Created[:min(19, len(r.Created))])
@@ -450,12 +461,12 @@ func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, ser
 			if t.After(made) {
 				made = t
 			}
-			old = t.Before(until)
+			old = t.Before(until) || h.age > 0 && t.Before(made.Add(-h.age))
 		}
 		return !old, nil
 	})
 	if err != nil {
-		return fmt.Errorf("list the evacuations: %w", plain(err))
+		return fmt.Errorf("list the %ss: %w", h.sort, plain(err))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -528,10 +539,10 @@ type record struct {
 	Created string `json:"created_at"`
 }
 
-// records lists evacuations, newest first.
-func records(ctx context.Context, nova *gophercloud.ServiceClient, f func([]record) (more bool, err error)) error {
+// records lists migrations of one sort, newest first.
+func records(ctx context.Context, nova *gophercloud.ServiceClient, sort string, f func([]record) (more bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
-	q := url.Values{"migration_type": {"evacuation"}, "limit": {strconv.Itoa(page)}}
+	q := url.Values{"migration_type": {sort}, "limit": {strconv.Itoa(page)}}
 	return list(ctx, nova, "os-migrations", "migrations", q, func(r record) string { return r.UUID }, f)
 }

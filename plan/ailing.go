@@ -99,6 +99,9 @@ func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
 	for _, s := range d.local(host.Name) {
 		state := r.Services[s.Name]
 		why, since := d.unreadyCopy(s, host.Name)
+		if s.Kind == "compute" {
+			since = min(since, d.w.Wall.Sub(h.At)) // before that it was not allowed to run
+		}
 		switch spent := s.Restarts.Count > 0 && state.Restarts >= s.Restarts.Count; {
 		case why == "":
 		case spent:

@@ -62,10 +62,13 @@ func (d *decision) computes() {
 			m.recover(h, why)
 		default:
 			cut := d.cutOff(h)
-			d.enable(h, d.ailing(host, h) || d.brings(h) || cut)
+			// Each of them sees to its own, whatever the others say.
+			rests, ails, brings := m.rests(h), d.ailing(host, h), d.brings(h)
+			d.enable(h, rests || ails || brings || cut)
 		}
 	}
 	m.follow()
+	m.departures()
 	d.revive()
 }
 
@@ -137,6 +140,11 @@ func (d *decision) expects(host string) bool {
 			return true
 		}
 	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.Ended == "" && p.To == host {
+			return true
+		}
+	}
 	return false
 }
 
@@ -173,10 +181,17 @@ func (d *decision) leaving(host, boot string) string {
 	return "its servers, which are being evacuated,"
 }
 
-// begun says whether a server has been asked to leave the boot of a holding.
+// begun says whether a server has been asked to leave the boot of a holding, and may not
+// have stayed.
 func (d *decision) begun(h fleet.Holding) bool {
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
 		if e := d.w.State.Evacuations[id]; e.From == h.Host && e.Boot == h.Boot {
+			return true
+		}
+	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		// Its guest may run elsewhere: were its nova-compute to start it here, it would run twice.
+		if p := d.w.State.Departures[id]; p.From == h.Host && p.Boot == h.Boot && p.Ended == "" {
 			return true
 		}
 	}

@@ -49,6 +49,9 @@ type move struct {
 	total   int
 	stay    map[string]bool // hosts whose next boot gets what nobody took
 	berths  []berth         // that may be given servers at present, by name; nil before sound has looked
+	// departing is how many are live-migrated, draining why each host is left by its servers.
+	departing int
+	draining  map[string]string
 }
 
 // berth is a compute that may be given servers.
@@ -58,7 +61,7 @@ type berth struct {
 }
 
 func (d *decision) newMove() *move {
-	m := &move{decision: d, onWay: map[string]int{}, pledged: map[string]int{}, stay: map[string]bool{}}
+	m := &move{decision: d, onWay: map[string]int{}, pledged: map[string]int{}, stay: map[string]bool{}, draining: map[string]string{}}
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
 		e := d.w.State.Evacuations[id]
 		if e.Ended != "" {
@@ -72,6 +75,13 @@ func (d *decision) newMove() *move {
 		to := cmp.Or(e.To, s.Migration.To)
 		m.onWay[to]++
 		m.pledged[to] += s.RAM
+	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.Ended == "" {
+			m.departing++
+			m.onWay[p.To]++
+			m.pledged[p.To] += d.w.Cloud.Servers[id].RAM
+		}
 	}
 	return m
 }
@@ -124,7 +134,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 			d.wait("server/"+s.ID, stays, "virsh destroy "+s.ID+" on "+h.Host)
 		default:
 			waiting++
-			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State}, s)
+			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Pinned: stray(s)}, s)
 		}
 	}
 	switch {
@@ -198,6 +208,9 @@ func (m *move) try(e fleet.Evacuation, s fleet.Server) {
 // Nova's scheduler chooses: it knows rules that are not seen from here, and so each
 // third try is its own. ok is false while all that fit are busy.
 func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
+	if e.Pinned != "" && !m.w.Cloud.Computes[e.Pinned].Forced {
+		return m.pinned(e)
+	}
 	zone := m.w.Cloud.Computes[e.From].Zone
 	best, room, busy := "", 0, false
 	for _, c := range m.sound() {
@@ -330,6 +343,7 @@ func (m *move) end(e fleet.Evacuation, how string) {
 // serves nobody meanwhile: the pauses grow, and a person is told.
 func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
 	d := m.decision
+	m.found(e, why)
 	if left := min(2*time.Second<<min(e.Try, 8), evacuatePause) - d.w.Wall.Sub(e.At); left > 0 {
 		d.wait("server/"+s.ID, fmt.Sprintf("the next try to evacuate it; the last one, number %d: %s", e.Try, why), "openstack server migration list; mainstay why server/"+s.ID)
 		d.wake(left)
@@ -346,6 +360,12 @@ func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
 		e.Tried = nil // all were tried: from the beginning
 	case !slices.Contains(e.Tried, where):
 		e.Tried = append(slices.Clone(e.Tried), where)
+	}
+	// Its own former try is in nobody's way: three of them would wait for each other.
+	if !failed(e, s) { // else it was not counted
+		last := cmp.Or(e.To, s.Migration.To)
+		m.onWay[last]--
+		m.pledged[last] -= s.RAM
 	}
 	m.try(e, s)
 }

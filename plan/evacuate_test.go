@@ -198,6 +198,19 @@ func TestEvacuate(t *testing.T) {
 			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
 			server(*w, goes(7, "pre-migrating", ""))
 		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
+		{"three that were left to Nova's scheduler came to nothing: they do not wait for each other", func(w *fleet.World) {
+			for _, host := range []string{"n2", "n3"} {
+				compute(*w, host, func(c *fleet.Compute) { c.FreeRAM = 0 })
+			}
+			for _, id := range []string{"vm", "a", "b"} {
+				at := w.Wall.Add(-unscheduled - time.Second)
+				if id != "vm" {
+					at = w.Wall
+				}
+				w.State.Evacuations[id] = fleet.Evacuation{Server: id, From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 1, Epoch: w.Epoch, At: at}
+				w.Cloud.Servers[id] = fleet.Server{ID: id, Host: "n1", State: fleet.ServerActive, RAM: 512, Task: "rebuilding", Migration: fleet.Migration{ID: 7, Status: "pre-migrating", From: "n1"}}
+			}
+		}, []string{"evacuation/vm try 2 to ", "compute/n1 waits"}},
 		{"somebody else moved it", func(w *fleet.World) {
 			evacuating(*w, nil)
 			server(*w, func(s *fleet.Server) { s.Host = "n3" })

@@ -66,6 +66,7 @@ func TestLost(t *testing.T) {
 		{"for long", 40 * time.Second, nil, "fence n2, disable n2, wait"},
 		{"for long, and the file says alarm", 40 * time.Second, then(fleet.LossAlarm), "wait"},
 		{"for long, and the file says disable", 40 * time.Second, then(fleet.LossDisable), "disable n2, wait"},
+		{"for long, and the file says drain: nobody is fenced", 40 * time.Second, then(fleet.LossDrain), "disable n2, wait"},
 		{"for long, and the file says nothing", 40 * time.Second, func(w *fleet.World) { w.Spec.OpenStack.Lost = nil }, "disable n2, wait"},
 		{"for long, and it has no servers", 40 * time.Second, func(w *fleet.World) {
 			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true}

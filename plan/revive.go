@@ -96,7 +96,8 @@ func (d *decision) crashes(host string, taken map[string]bool) {
 	for _, id := range fleet.Sorted(g.Crashed) {
 		r, known := d.w.State.Revivals[id]
 		same := known && r.Host == host && r.Crash.Equal(g.Crashed[id]) && !r.Busy
-		if same || known && d.asking(r) || d.evacuated(id) {
+		p, leaves := d.w.State.Departures[id]
+		if same || known && d.asking(r) || d.evacuated(id) || leaves && p.Ended == "" {
 			continue
 		}
 		d.plan.Servers = append(d.plan.Servers, id)

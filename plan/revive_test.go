@@ -343,7 +343,7 @@ func TestAiling(t *testing.T) {
 		{"it is in maintenance", func(w *fleet.World) {
 			told(w, func(r *fleet.Report) { r.Guests.Unknown = mute })
 			w.State.Wishes["maintenance-n2"] = fleet.Wish{ID: "maintenance-n2", Verb: "maintenance", Host: "n2"}
-		}, nil},
+		}, []string{"cloud disable compute/n2"}}, // by the maintenance itself
 		{"healed: it is enabled a minute later", func(w *fleet.World) {
 			l := fleet.Lost{Since: w.Wall.Add(-time.Hour), Why: mute, Back: w.Wall.Add(-lostCalm)}
 			w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{"libvirt": l}}

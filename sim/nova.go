@@ -26,6 +26,7 @@ type nova struct {
 	lose   int // of a thousand answers
 	forget int // so many evacuations lose their message between two of Nova's processes
 	room   int // how many servers a compute has room for
+	breaks int // of a thousand live migrations break in the middle
 	calls  int // under way
 }
 
@@ -51,6 +52,9 @@ type guest struct {
 	was  string // its state as its owner wants it
 	runs map[*host]bool
 	migs []*fleet.Migration
+	// lives are its live migrations, asked when the newest was asked for.
+	lives []*fleet.Migration
+	asked at
 	// lost are those whose message nobody has any more.
 	lost map[*fleet.Migration]bool
 	// crashed is, while it does not run because it crashed, on which host and since when.
@@ -167,10 +171,12 @@ func (n *nova) started(h *host) {
 	if n.site.brokers == nil { // somebody else's broker, which somebody else has emptied
 		n.purge("compute." + h.name)
 	}
+	left := n.resets(h)
 	for _, g := range n.guests {
 		switch {
-		case g.Host != h.name:
+		case g.Host != h.name && g.moved(h):
 			n.run(g, h, false)
+		case g.Host != h.name, left[g]:
 		case g.State == fleet.ServerActive && !g.runs[h] && g.was == fleet.ServerStopped:
 			g.State = g.was // Nova has its power state beside, and calls stopped what is active without power
 		case g.State == fleet.ServerActive && !g.runs[h]:
@@ -241,6 +247,9 @@ func (n *nova) look(hosts []string, ids []string) fleet.Cloud {
 			if len(g.migs) > 0 {
 				v.Migration = *g.migs[len(g.migs)-1]
 			}
+			if len(g.lives) > 0 {
+				v.Live = *g.lives[len(g.lives)-1]
+			}
 			c.Servers[g.ID] = v
 		}
 	}
@@ -274,6 +283,17 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 		return n.evacuate(g, o.With)
 	case fleet.CloudReboot:
 		return n.reboot(g)
+	case fleet.CloudMigrate:
+		g.asked = n.site.now
+		return n.migrate(g, o.With)
+	case fleet.CloudStart:
+		home := n.site.names[g.Host]
+		if !n.working(home) {
+			return fleet.Refused, "its compute is down"
+		}
+		g.State, g.Task, g.Fault = fleet.ServerActive, "", ""
+		n.run(g, home, true)
+		return fleet.Done, ""
 	case fleet.CloudStop:
 		for h := range g.runs {
 			n.run(g, h, false)
@@ -281,7 +301,7 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 		g.State = fleet.ServerStopped
 		return fleet.Done, ""
 	case fleet.CloudReset:
-		g.State = o.With
+		g.State, g.Task = o.With, ""
 		n.site.tell("Nova: %s is %s again", g.ID, g.State)
 		return fleet.Done, ""
 	}
@@ -321,6 +341,18 @@ func (n *nova) schedule(g *guest, m *fleet.Migration, to string) {
 		m.Status, g.lost[m] = "pre-migrating", true
 		return
 	}
+	best := n.best(g, to)
+	if best == nil {
+		g.State, g.Task, g.Fault, m.Status = fleet.ServerError, "", "No valid host was found.", "error"
+		return
+	}
+	m.To, m.Status = best.name, "pre-migrating"
+	n.nodes[best].queue = append(n.nodes[best].queue, &errandOf{g, m})
+	n.work(best)
+}
+
+// best is the emptiest host that could take a server, or the one that was asked for if it can.
+func (n *nova) best(g *guest, to string) *host {
 	room := n.look(nil, nil).Computes
 	var best *host
 	for _, h := range n.site.hosts {
@@ -332,13 +364,7 @@ func (n *nova) schedule(g *guest, m *fleet.Migration, to string) {
 			best = h
 		}
 	}
-	if best == nil {
-		g.State, g.Task, g.Fault, m.Status = fleet.ServerError, "", "No valid host was found.", "error"
-		return
-	}
-	m.To, m.Status = best.name, "pre-migrating"
-	n.nodes[best].queue = append(n.nodes[best].queue, &errandOf{g, m})
-	n.work(best)
+	return best
 }
 
 // work lets a nova-compute take its orders, one by one. What it has taken when it dies is
@@ -374,6 +400,11 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 	if g.Task != "rebuilding" || e.mig != g.migs[len(g.migs)-1] || e.mig.Status != "pre-migrating" {
 		g.State, g.Task, e.mig.Status = fleet.ServerError, "", "failed"
 		s.tell("Nova: %s carries out an order of the past, and %s is called broken", h.name, g.ID)
+		return
+	}
+	if g.runs[h] {
+		g.State, g.Task, g.Fault, e.mig.Status = fleet.ServerError, "", "Instance "+g.ID+" already exists.", "failed"
+		s.tell("Nova: %s already exists on %s", g.ID, h.name)
 		return
 	}
 	g.Host, g.State, g.Task, e.mig.Status = h.name, g.was, "", "done"
@@ -561,6 +592,11 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 		return
 	}
 	ids := append(fleet.Sorted(h.member.state().Evacuations), l.plan.Servers...)
+	for _, id := range fleet.Sorted(h.member.state().Departures) {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
 	wait := cloudIdle
 	if len(l.plan.Looks)+len(ids) > 0 || l.asking() {
 		wait = cloudSoon
@@ -603,18 +639,26 @@ func (l *leader) asking() bool {
 	return false
 }
 
-// setNova: nova away | ok | slow | lose N | forget N | deaf HOST
+// setNova: nova away | ok | slow | lose N | forget N | break N | end SERVER | deaf HOST
 func setNova(s *Site, args []string) error {
 	if s.nova == nil {
 		return fmt.Errorf("the site has no servers")
 	}
 	n, count := s.nova, 0
-	if len(args) == 2 && args[0] == "deaf" {
+	switch {
+	case len(args) == 2 && args[0] == "deaf":
 		x := n.nodes[s.names[args[1]]]
 		if x == nil {
 			return fmt.Errorf("no compute: %s", args[1])
 		}
 		x.deaf = true
+		return nil
+	case len(args) == 2 && args[0] == "end":
+		for _, g := range n.guests {
+			if g.ID == args[1] {
+				clear(g.runs)
+			}
+		}
 		return nil
 	}
 	if len(args) > 1 {
@@ -625,7 +669,7 @@ func setNova(s *Site, args []string) error {
 	}
 	switch args[0] {
 	case "ok":
-		n.away, n.slow, n.lose, n.forget = false, false, 0, 0
+		n.away, n.slow, n.lose, n.forget, n.breaks = false, false, 0, 0, 0
 		for _, x := range n.nodes { // in whatever order
 			x.deaf = false
 		}
@@ -635,6 +679,8 @@ func setNova(s *Site, args []string) error {
 		n.slow = true
 	case "lose":
 		n.lose = count
+	case "break":
+		n.breaks = count
 	case "forget":
 		n.forget = count
 	default:
@@ -673,6 +719,16 @@ func (s *Site) moving() bool {
 	}
 	for _, e := range s.quorum.newest().Evacuations { // in whatever order: any will do
 		if e.Ended == "" {
+			return true
+		}
+	}
+	for _, p := range s.quorum.newest().Departures { // the same
+		if p.Ended == "" {
+			return true
+		}
+	}
+	for _, w := range s.quorum.newest().Wishes { // the same
+		if w.Drain {
 			return true
 		}
 	}

@@ -73,7 +73,7 @@ func withServers(seed uint64) Story {
 		networks := []string{"management", "storage", "tenant"}[:st.Shape.Networks]
 		st.Shape.Lost = map[string]fleet.Loss{}
 		for _, network := range networks {
-			st.Shape.Lost[network] = pick(dice, fleet.Losses()...)
+			st.Shape.Lost[network] = pick(dice, fleet.LossAlarm, fleet.LossDisable, fleet.LossEvacuate)
 		}
 		for range 3 + dice.IntN(6) {
 			t := 20*time.Second + time.Duration(dice.Int64N(int64(length-80*time.Second))).Truncate(time.Microsecond)
@@ -115,11 +115,71 @@ func withServers(seed uint64) Story {
 			}
 		}
 	}
+	if seed%3 != 2 {
+		drained(&st, seed)
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
 	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)
 	st.Commands = append(st.Commands, end)
 	return st
+}
+
+// drained has computes of a story drained, by a person or for a lost network, with dice of its
+// own; and source or target lost, restarted or cut off while a guest is on its way.
+func drained(st *Story, seed uint64) {
+	dice := rand.New(rand.NewPCG(seed, 0x647261696e))
+	span := func(low, top time.Duration) time.Duration {
+		return low + time.Duration(dice.Int64N(int64(top-low))).Truncate(time.Microsecond)
+	}
+	if st.Shape.Lost == nil {
+		st.Shape.Lost = map[string]fleet.Loss{}
+	}
+	for _, network := range []string{"storage", "tenant"}[:st.Shape.Networks-1] {
+		if dice.IntN(2) == 0 {
+			st.Shape.Lost[network] = fleet.LossDrain
+		}
+	}
+	for range 3 + dice.IntN(5) {
+		t := span(20*time.Second, length-90*time.Second)
+		group := 3000 + len(st.Commands)
+		add := func(after time.Duration, line string) {
+			words := strings.Fields(line)
+			st.Commands = append(st.Commands, Command{At: t + after, Verb: words[0], Args: words[1:], Group: group})
+		}
+		i := dice.IntN(st.Shape.Hosts)
+		h, other := fmt.Sprintf("n%d", 1+i), fmt.Sprintf("n%d", 1+(i+1+dice.IntN(max(1, st.Shape.Hosts-1)))%st.Shape.Hosts)
+		begin := time.Duration(0)
+		if dice.IntN(3) == 0 && st.Shape.Networks > 1 {
+			begin = 30 * time.Second
+			add(0, fmt.Sprintf("cut %s %s both", h, networkNames[1+dice.IntN(st.Shape.Networks-1)]))
+			add(span(20*time.Second, 85*time.Second), "heal "+h)
+		} else {
+			add(0, fmt.Sprintf("maintenance %s on drain", h))
+			add(span(5*time.Second, 85*time.Second), fmt.Sprintf("maintenance %s off", h))
+		}
+		for range 1 + dice.IntN(3) {
+			lost := begin + span(0, 30*time.Second)
+			switch dice.IntN(8) {
+			case 0, 1:
+				add(lost, "poweroff "+h)
+				add(lost+span(0, 20*time.Second), pick(dice, "start "+h, fmt.Sprintf("start %s quick", h)))
+			case 2, 3:
+				add(lost, "poweroff "+other)
+				add(lost+span(0, 20*time.Second), pick(dice, "start "+other, fmt.Sprintf("start %s quick", other)))
+			case 4:
+				add(lost, fmt.Sprintf("crash %s nova-compute", pick(dice, h, other)))
+			case 5:
+				add(lost, pick(dice, "transfer", fmt.Sprintf("nova forget %d", 1+dice.IntN(2))))
+			case 6:
+				add(lost, fmt.Sprintf("nova break %d", 200+dice.IntN(600)))
+				add(lost+span(0, 30*time.Second), "nova ok")
+			case 7:
+				add(lost, fmt.Sprintf("nova lose %d", 200+dice.IntN(700)))
+				add(lost+span(0, 30*time.Second), "nova ok")
+			}
+		}
+	}
 }
 
 // TestServerSeeds: whatever happens to computes, leaders and Nova, no server runs twice, none

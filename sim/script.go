@@ -241,6 +241,9 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
+		if s.nova != nil && s.elapsed() > end-bound+120*second {
+			s.nova.mends()
+		}
 		if on, off := s.stuck(); on != nil && s.elapsed() > end-bound+60*second {
 			s.sworn(on, off)
 			s.after(10*second, off.powerOn)
@@ -479,7 +482,7 @@ func init() {
 		"maintenance": {2, onHost(func(s *Site, h *host, rest []string) error {
 			r := fleet.Remove("wish/maintenance-"+h.name, "root ends the maintenance of "+h.name)
 			if rest[0] == "on" {
-				r = fleet.Put("wish/maintenance-"+h.name, fleet.Wish{ID: "maintenance-" + h.name, Verb: "maintenance", Host: h.name, By: "root", At: h.wall()}, "root takes "+h.name+" out of service")
+				r = fleet.Put("wish/maintenance-"+h.name, fleet.Wish{ID: "maintenance-" + h.name, Verb: "maintenance", Host: h.name, By: "root", At: h.wall(), Drain: len(rest) > 1 && rest[1] == "drain"}, "root takes "+h.name+" out of service")
 			}
 			s.wish(r)
 			return nil

@@ -384,7 +384,7 @@ func (c *Cloud) listMigrations(w http.ResponseWriter, r *request) {
 	var list []*migration
 	for _, m := range slices.Backward(c.migrations) { // newest first
 		switch q := r.FormValue; {
-		case q("migration_type") != "" && q("migration_type") != "evacuation",
+		case q("migration_type") != "" && q("migration_type") != m.sort,
 			q("source_compute") != "" && q("source_compute") != m.from,
 			q("instance_uuid") != "" && q("instance_uuid") != m.server.id,
 			q("status") != "" && q("status") != m.status,
@@ -400,7 +400,7 @@ func (c *Cloud) listMigrations(w http.ResponseWriter, r *request) {
 		if m.to != "" {
 			to = m.to
 		}
-		out = append(out, object{"id": m.id, "uuid": m.uuid, "status": m.status, "migration_type": "evacuation", "instance_uuid": m.server.id,
+		out = append(out, object{"id": m.id, "uuid": m.uuid, "status": m.status, "migration_type": m.sort, "instance_uuid": m.server.id,
 			"source_compute": m.from, "dest_compute": to, "created_at": stamp(m.created), "updated_at": stamp(m.updated)})
 	}
 	linked(w, r, "migrations", out, more)

@@ -22,10 +22,10 @@ import (
 //	the dead destination returns                                    it does the old message, the sound server is in error  begin
 //	the source returns                                              its records done become completed; before that it is not lifted  began
 
-// migration is Nova's record of one evacuation.
+// migration is Nova's record of one evacuation, or of one live migration.
 type migration struct {
 	id               int
-	uuid             string
+	uuid, sort       string
 	server           *server
 	status, from, to string
 	created, updated time.Time // updated is zero until the first change: no filter by time finds it
@@ -70,7 +70,7 @@ func (c *Cloud) evacuate(s *server, host string, stop bool) *refusal {
 		return &refusal{400, fmt.Sprintf("Compute service of %s is still in use.", s.Host)}
 	}
 	s.task, s.updated = "rebuilding", c.now
-	m := &migration{id: len(c.migrations) + 1, uuid: c.id(), server: s, status: "accepted", from: s.Host, to: host, created: c.now}
+	m := &migration{id: len(c.migrations) + 1, uuid: c.id(), sort: "evacuation", server: s, status: "accepted", from: s.Host, to: host, created: c.now}
 	c.migrations = append(c.migrations, m)
 	msg := &message{migration: m, was: s.State, stop: stop}
 	c.after(c.cfg.Schedule, func() { c.conduct(msg, host) })
@@ -172,6 +172,11 @@ func (c *Cloud) begin(h *compute, msg *message) bool {
 		c.mark(msg.migration, "failed")
 		s.State, s.task = "error", "rebuilding"
 		return false
+	case h.guests[s.id]:
+		// A live migration left it here when its source died.
+		c.mark(msg.migration, "failed")
+		s.State, s.task, s.fault = "error", "", fmt.Sprintf("Instance %s already exists.", s.id)
+		return false
 	case h.capacity("MEMORY_MB")-h.used < s.RAM:
 		c.mark(msg.migration, "failed") // the claim fails, and the server is left as it was
 		s.task = ""
@@ -217,8 +222,9 @@ func (c *Cloud) finish(h *compute, msg *message) {
 // the records of it, and then takes what waits in its queue.
 func (c *Cloud) began(h *compute) {
 	h.ready = true
+	c.resets(h)
 	for _, m := range c.migrations {
-		if m.from == h.name && m.status == "done" {
+		if m.sort == "evacuation" && m.from == h.name && m.status == "done" {
 			delete(h.guests, m.server.id)
 			c.mark(m, "completed")
 		}

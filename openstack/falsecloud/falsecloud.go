@@ -11,8 +11,8 @@
 //	PUT  /compute/v2.1/os-services/ID                 disable, enable, force down, lift
 //	GET  /compute/v2.1/os-hypervisors/detail          their memory
 //	GET  /compute/v2.1/servers/detail, servers/ID     servers
-//	POST /compute/v2.1/servers/ID/action              evacuate, start, stop, reboot, reset
-//	GET  /compute/v2.1/os-migrations                  the record of evacuations
+//	POST /compute/v2.1/servers/ID/action              evacuate, live-migrate, start, stop, reboot, reset
+//	GET  /compute/v2.1/os-migrations                  the record of evacuations and live migrations
 //	GET  /compute/v2.1/os-aggregates, os-server-groups
 //	GET  /placement/allocation_candidates             the room on all computes
 //	GET  /placement/allocations/ID                    what a server was given
@@ -436,6 +436,12 @@ func (c *Cloud) Runs() map[string][]string {
 	return out
 }
 
+// Destroy ends a server's guest on a host behind Nova's back, as virsh does.
+func (c *Cloud) Destroy(id, host string) {
+	defer c.enter()()
+	delete(c.computes[host].guests, id)
+}
+
 // Audit says what is wrong in truth, or on record: a server that ran twice at once, one that
 // is active and does not run exactly once where Nova has it, one that is stopped and runs, and
 // one that is in neither state. Nothing said: every server is as it should be.
@@ -467,5 +473,11 @@ func (c *Cloud) Calls() map[string]int {
 // Evacuations is how many of them Nova has taken, of all servers.
 func (c *Cloud) Evacuations() int {
 	defer c.enter()()
-	return len(c.migrations)
+	n := 0
+	for _, m := range c.migrations {
+		if m.sort == "evacuation" {
+			n++
+		}
+	}
+	return n
 }

@@ -282,6 +282,50 @@ func TestMeasured(t *testing.T) {
 			}
 			s.sound()
 		}},
+		{"the source of a live migration dies: on which side the guest runs Nova does not say, and the target looks", func(s *stage) {
+			early, late := s.server("n1"), s.server("n1")
+			s.must(fleet.CloudMigrate, "server/"+late, "n2")
+			s.pass(1500 * time.Millisecond)
+			s.must(fleet.CloudMigrate, "server/"+early, "n2")
+			s.pass(1600 * time.Millisecond) // the one has gone on there, the other has not
+			s.lose("n1")
+			for _, id := range []string{early, late} {
+				if v := s.see(id); v.Host != "n1" || v.Task != fleet.TaskMigrating || v.Live.Status != "running" || v.Live.To != "n2" {
+					s.Errorf("%+v", v)
+				}
+				s.evacuate(id, "n2")
+			}
+			s.pass(10 * time.Second)
+			s.is(early, "n2 active/ done")
+			s.is(late, "n1 error/ failed")
+			s.runs(late, "n2")
+			if v := s.see(late); !strings.Contains(v.Fault, "already exists") {
+				s.Errorf("%+v", v)
+			}
+			s.cloud.Destroy(late, "n2")
+			s.evacuate(late, "n2")
+			s.pass(4 * time.Second)
+			s.sound()
+		}},
+		{"the target of a live migration dies before or after its guest goes on there", func(s *stage) {
+			early, late := s.server("n1"), s.server("n1")
+			s.must(fleet.CloudMigrate, "server/"+late, "n2")
+			s.pass(1500 * time.Millisecond)
+			s.must(fleet.CloudMigrate, "server/"+early, "n2")
+			s.pass(1600 * time.Millisecond)
+			s.cloud.Kill("n2")
+			s.pass(10 * time.Second)
+			s.is(early, "n1 active/")
+			s.runs(early, "n1")
+			if v := s.see(late); v.Host != "n1" || v.Task != fleet.TaskMigrating || v.Live.Status != "completed" {
+				s.Errorf("%+v", v)
+			}
+			s.runs(late)
+			s.must(fleet.CloudReset, "server/"+late, fleet.ServerError)
+			s.must(fleet.CloudStart, "server/"+late, "")
+			s.pass(4 * time.Second)
+			s.sound()
+		}},
 		{"a stopped server stays stopped", func(s *stage) {
 			id := s.cloud.AddServer(falsecloud.Server{Name: "s", Host: "n1", State: "stopped"})
 			s.lose("n1")
@@ -409,7 +453,7 @@ func TestScale(t *testing.T) {
 		return c, calls
 	}
 	c, calls := look(rack, nil)
-	if len(c.Computes) != 1000 || len(c.Servers) != 40*each || calls["GET os-services"] != 1 || calls["GET os-hypervisors/detail"] != 1 || calls["GET servers/detail"] != 40 || calls["GET os-migrations"] != 1 {
+	if len(c.Computes) != 1000 || len(c.Servers) != 40*each || calls["GET os-services"] != 1 || calls["GET os-hypervisors/detail"] != 1 || calls["GET servers/detail"] != 40 || calls["GET os-migrations"] != 2 {
 		t.Fatalf("%d computes, %d servers, %v", len(c.Computes), len(c.Servers), calls)
 	}
 	ids := fleet.Sorted(c.Servers)
@@ -418,7 +462,7 @@ func TestScale(t *testing.T) {
 	}
 	s.pass(time.Minute)
 	c, calls = look(nil, ids)
-	if len(c.Servers) != 40*each || calls["GET servers/detail"] != 1 || calls["GET servers/{id}"] != 0 || calls["GET os-migrations"] > 2 {
+	if len(c.Servers) != 40*each || calls["GET servers/detail"] != 1 || calls["GET servers/{id}"] != 0 || calls["GET os-migrations"] > 3 {
 		t.Fatalf("%d servers, %v", len(c.Servers), calls)
 	}
 	for _, id := range ids {

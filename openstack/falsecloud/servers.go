@@ -1,6 +1,7 @@
 package falsecloud
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -179,6 +180,21 @@ func (c *Cloud) action(r *request, s *server, action string, how json.RawMessage
 		}
 		host, _ := ask["host"].(string)
 		return c.evacuate(s, host, r.version >= 95)
+	case "os-migrateLive":
+		var ask struct {
+			Host  *string
+			Block string `json:"block_migration"`
+		}
+		d := json.NewDecoder(bytes.NewReader(how))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&ask); err != nil || ask.Block != "auto" || !bytes.Contains(how, []byte(`"host"`)) {
+			return &refusal{400, "Invalid input for field/attribute os-migrateLive."}
+		}
+		host := ""
+		if ask.Host != nil {
+			host = *ask.Host
+		}
+		return c.migrate(s, host)
 	case "os-start":
 		if no := can("stopped"); no != nil {
 			return no

@@ -1,0 +1,329 @@
+package plan
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// drainedWorld is the site of lostStorage with n2 in maintenance with drain, disabled in Nova and
+// looked at: it has one server, vm, which runs.
+func drainedWorld() fleet.World {
+	w := lostStorage(0)
+	plug(w, "n2")
+	w.State.Departures = map[string]fleet.Departure{}
+	w.State.Wishes["maintenance-n2"] = fleet.Wish{ID: "maintenance-n2", Verb: "maintenance", Host: "n2", By: "ann", At: w.Wall.Add(-time.Minute), Drain: true}
+	w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Disabled: true, Reason: disabledBy + "maintenance by ann", Zone: "nova", FreeRAM: 4096, Servers: 1}
+	w.Cloud.Looked = map[string]fleet.Moment{"n2": w.Cloud.At}
+	w.Cloud.Servers = map[string]fleet.Server{"vm": {ID: "vm", Name: "vm", Host: "n2", State: fleet.ServerActive, RAM: 512}}
+	return w
+}
+
+// departing is a try of the server under way, asked for by this leader so long ago.
+func departing(w fleet.World, ago time.Duration, change func(*fleet.Departure)) fleet.Departure {
+	p := fleet.Departure{Server: "vm", Name: "vm", From: "n2", Boot: "b", Why: "maintenance by ann", Try: 1, To: "n1", Epoch: w.Epoch, At: w.Wall.Add(-ago)}
+	if change != nil {
+		change(&p)
+	}
+	w.State.Departures["vm"] = p
+	return p
+}
+
+func TestDrain(t *testing.T) {
+	server := func(w *fleet.World, change func(*fleet.Server)) {
+		s := w.Cloud.Servers["vm"]
+		change(&s)
+		w.Cloud.Servers["vm"] = s
+	}
+	live := func(id int, status, to, task string) func(*fleet.Server) {
+		return func(s *fleet.Server) {
+			s.Task, s.Live = task, fleet.Migration{ID: id, Status: status, From: "n2", To: to}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   string
+	}{
+		{"first it is recorded", nil, "vm try 1 to n1, wait compute/n2"},
+		{"maintenance without drain moves nothing", func(w *fleet.World) {
+			x := w.State.Wishes["maintenance-n2"]
+			x.Drain = false
+			w.State.Wishes["maintenance-n2"] = x
+		}, ""},
+		{"and keeps new servers from it", func(w *fleet.World) {
+			x := w.State.Wishes["maintenance-n2"]
+			x.Drain = false
+			w.State.Wishes["maintenance-n2"] = x
+			c := w.Cloud.Computes["n2"]
+			c.Disabled, c.Reason = false, ""
+			w.Cloud.Computes["n2"] = c
+		}, "disable compute/n2"},
+		{"the maintenance is over: it is enabled", func(w *fleet.World) { delete(w.State.Wishes, "maintenance-n2") }, "enable compute/n2"},
+		{"it could get new servers yet", func(w *fleet.World) {
+			c := w.Cloud.Computes["n2"]
+			c.Disabled, c.Reason = false, ""
+			w.Cloud.Computes["n2"] = c
+		}, "disable compute/n2, wait compute/n2"},
+		{"Nova takes it for down", func(w *fleet.World) {
+			c := w.Cloud.Computes["n2"]
+			c.Up = false
+			w.Cloud.Computes["n2"] = c
+		}, "wait compute/n2"},
+		{"the network is lost over which guests are sent", func(w *fleet.World) {
+			w.Spec.OpenStack.Migration = "storage"
+			unplug(*w, "n2")
+		}, "cutoff, wait compute/n2"},
+		{"then Nova is asked", func(w *fleet.World) { departing(*w, time.Second, nil) }, "live-migrate server/vm to n1, wait compute/n2"},
+		{"but not twice", func(w *fleet.World) {
+			p := departing(*w, 5*time.Second, nil)
+			w.Flights[p.Key()] = fleet.Flight{Sent: w.Now.Add(-4 * time.Second), Arrived: w.Now.Add(-2 * time.Second), Effect: &fleet.Effect{Outcome: fleet.NoWord}}
+		}, "wait compute/n2"},
+		{"nor late", func(w *fleet.World) { departing(*w, 40*time.Second, nil) }, "wait compute/n2"},
+		{"nor by another leader", func(w *fleet.World) {
+			departing(*w, time.Second, func(p *fleet.Departure) { p.Epoch-- })
+		}, "wait compute/n2"},
+		{"nobody knows of it for so long that nothing of it can act", func(w *fleet.World) { departing(*w, cloudLasts+time.Second, nil) }, "vm try 2 to n3, wait compute/n2"},
+		{"refused: the next target", func(w *fleet.World) {
+			p := departing(*w, 6*time.Second, nil)
+			w.Flights[p.Key()] = fleet.Flight{Sent: w.Now.Add(-4 * time.Second), Arrived: w.Now.Add(-2 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Refused, Why: "no"}}
+		}, "vm try 2 to n3, wait compute/n2"},
+		{"it is on its way", func(w *fleet.World) {
+			departing(*w, 6*time.Second, nil)
+			server(w, live(7, "running", "n1", fleet.TaskMigrating))
+		}, "wait compute/n2"},
+		{"of an earlier one the record says nothing", func(w *fleet.World) {
+			departing(*w, 6*time.Second, func(p *fleet.Departure) { p.After = 7 })
+			server(w, live(7, "error", "n1", fleet.TaskMigrating))
+		}, "wait compute/n2"},
+		{"it is there", func(w *fleet.World) {
+			departing(*w, 6*time.Second, nil)
+			server(w, live(7, "completed", "n1", ""))
+			server(w, func(s *fleet.Server) { s.Host = "n1" })
+		}, "vm: on n1, wait compute/n2"},
+		{"it broke: the next target", func(w *fleet.World) {
+			departing(*w, 6*time.Second, nil)
+			server(w, live(7, "failed", "n1", ""))
+		}, "vm try 2 to n3, wait compute/n2"},
+		{"it broke three times: it stays", func(w *fleet.World) {
+			departing(*w, 6*time.Second, func(p *fleet.Departure) { p.Try = drainTries })
+			server(w, live(7, "failed", "n1", ""))
+		}, "vm stays, wait compute/n2"},
+		{"it stays, and is not tried again", func(w *fleet.World) {
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended, p.Stays = "failed", true })
+		}, "wait compute/n2"},
+		{"the drain is taken back before it was asked for", func(w *fleet.World) {
+			departing(*w, time.Second, nil)
+			delete(w.State.Wishes, "maintenance-n2")
+		}, "enable compute/n2, vm stays"},
+		{"the drain is taken back while it is on its way: it arrives", func(w *fleet.World) {
+			departing(*w, time.Second, nil)
+			delete(w.State.Wishes, "maintenance-n2")
+			server(w, live(7, "running", "n1", fleet.TaskMigrating))
+		}, "enable compute/n2"},
+		{"disarmed", func(w *fleet.World) { w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"} }, "wait compute/n2"},
+		{"servers of a dead host are on their way: they come first", func(w *fleet.World) {
+			w.State.Evacuations["x"] = fleet.Evacuation{Server: "x", From: "n9", Boot: "b", Try: 1, Epoch: w.Epoch, At: w.Wall}
+		}, "wait compute/n2"},
+		{"one is on its way from there already", func(w *fleet.World) {
+			departing(*w, 6*time.Second, nil)
+			server(w, live(7, "running", "n1", fleet.TaskMigrating))
+			w.Cloud.Servers["wm"] = fleet.Server{ID: "wm", Host: "n2", State: fleet.ServerActive}
+		}, "wait compute/n2"},
+		{"what is stopped stays, and nothing else is there: the host is free", func(w *fleet.World) {
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped })
+		}, "holding"},
+		{"what Nova calls broken stays, and is told", func(w *fleet.World) {
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerError })
+		}, "wait compute/n2"},
+		{"completed, and on the source still: noted", func(w *fleet.World) {
+			departing(*w, time.Minute, nil)
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+		}, "vm strayed, wait compute/n2"},
+		{"for long, and the target lives: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-strayFor) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+		}, "wait compute/n2, wait server/vm"},
+		{"for long, and the target is proved dead: it is started anew", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-strayFor) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+		}, "reset server/vm to error, wait compute/n2"},
+		{"but not at once: a look may have been older than the record", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-time.Second) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+		}, "wait compute/n2"},
+		{"its host is rebooted, and the try came to nothing: there is no second one", func(w *fleet.World) {
+			departing(*w, time.Minute, nil)
+			server(w, live(7, "failed", "n1", ""))
+			reboot(*w, "n2", "x")
+			w.State.Members["n2"] = fleet.Member{Host: "n2", Admitted: "x"}
+			w.State.Proofs["n2"] = fleet.Proof{Host: "n2", Boot: "b", Kind: "reboot"}
+		}, "force-down compute/n2, wait compute/n2"},
+		{"its host is rebooted meanwhile: it is not given back what may run elsewhere", func(w *fleet.World) {
+			departing(*w, time.Minute, nil)
+			delete(w.State.Wishes, "maintenance-n2")
+			server(w, live(7, "running", "n1", fleet.TaskMigrating))
+			reboot(*w, "n2", "x")
+			w.State.Members["n2"] = fleet.Member{Host: "n2", Admitted: "x"}
+			w.State.Proofs["n2"] = fleet.Proof{Host: "n2", Boot: "b", Kind: "reboot"}
+		}, "force-down compute/n2, wait compute/n2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := drainedWorld()
+			if c.change != nil {
+				c.change(&w)
+			}
+			_, p := Turn(w)
+			if got := drains(p); got != c.want {
+				t.Errorf("got  %q\nwant %q\n%v", got, c.want, p.Waits)
+			}
+		})
+	}
+}
+
+// drains is what a plan does about n2 and its server, in a few words, sorted.
+func drains(p fleet.Plan) string {
+	var out []string
+	for _, r := range p.Records {
+		var x fleet.Departure
+		switch {
+		case strings.HasPrefix(r.Key, "cutoff/"), strings.HasPrefix(r.Key, "holding/"):
+			kind, _, _ := strings.Cut(r.Key, "/")
+			out = append(out, kind)
+		case strings.HasPrefix(r.Key, "departure/") && r.Value != nil && json.Unmarshal(r.Value, &x) == nil:
+			switch {
+			case x.Stays:
+				out = append(out, "vm stays")
+			case x.Ended != "":
+				out = append(out, "vm: "+x.Ended)
+			case !x.Strayed.IsZero():
+				out = append(out, "vm strayed")
+			default:
+				out = append(out, "vm try "+string(rune('0'+x.Try))+" to "+x.To)
+			}
+		}
+	}
+	for _, o := range p.Orders {
+		if o.Verb == fleet.VerbCloud {
+			line := o.Step + " " + o.Thing
+			if o.With != "" {
+				line += " to " + o.With
+			}
+			out = append(out, line)
+		}
+	}
+	for _, x := range p.Waits {
+		if x.About == "compute/n2" || strings.HasPrefix(x.About, "server/") {
+			out = append(out, "wait "+x.About)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+// TestStray: where the guest of a dead source's server may run.
+func TestStray(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		status, to  string
+		task, state string
+		evacuated   int
+		want        string
+	}{
+		{"the guest was not let go yet", "preparing", "n2", fleet.TaskMigrating, fleet.ServerActive, 0, ""},
+		{"no target was found", "accepted", "", fleet.TaskMigrating, fleet.ServerActive, 0, ""},
+		{"it was on its way", "running", "n2", fleet.TaskMigrating, fleet.ServerActive, 0, "n2"},
+		{"it has arrived, and Nova has not", "completed", "n2", fleet.TaskMigrating, fleet.ServerActive, 0, "n2"},
+		{"it left long ago, and came back", "completed", "n2", "", fleet.ServerActive, 0, ""},
+		{"it never left", "failed", "n2", "", fleet.ServerActive, 0, ""},
+		{"a nova-compute that was started again ended it", "error", "n2", "", fleet.ServerActive, 0, "n2"},
+		{"no valid host", "error", "", "", fleet.ServerActive, 0, ""},
+		{"it has been evacuated since", "running", "n2", fleet.TaskMigrating, fleet.ServerActive, 9, ""},
+	} {
+		s := fleet.Server{Host: "n1", State: c.state, Task: c.task, Live: fleet.Migration{ID: 7, Status: c.status, From: "n1", To: c.to}, Migration: fleet.Migration{ID: c.evacuated}}
+		if got := stray(s); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// TestPinned: whose guest may run on one compute is built anew on no other one, and its host
+// gets it back no more.
+func TestPinned(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   []string
+	}{
+		{"on the target alone", nil, []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"the target is silent: nowhere", func(w *fleet.World) {
+			x := w.Cloud.Computes["n3"]
+			x.Up = false
+			w.Cloud.Computes["n3"] = x
+		}, []string{"compute/n1 waits", "server/vm waits"}},
+		{"the target is dead too: elsewhere", func(w *fleet.World) {
+			w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Forced: true, Disabled: true, Zone: "nova"}
+		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
+		{"it is there: a person is told, and nobody else is asked", func(w *fleet.World) {
+			e := evacuating(*w, func(e *fleet.Evacuation) { e.To, e.Pinned, e.At = "n3", "n3", w.Wall.Add(-5*time.Second) })
+			answered(*w, e, fleet.Done)
+			s := w.Cloud.Servers["vm"]
+			s.State, s.Task, s.Fault, s.Migration = fleet.ServerError, "", "Instance vm already exists.", fleet.Migration{ID: 8, Status: "failed", From: "n1", To: "n3"}
+			w.Cloud.Servers["vm"] = s
+		}, []string{"compute/n1 waits", "evacuation/vm try 2 to n3", "server/vm waits"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := computed()
+			s := w.Cloud.Servers["vm"]
+			s.Task, s.Live = fleet.TaskMigrating, fleet.Migration{ID: 7, Status: "running", From: "n1", To: "n3"}
+			w.Cloud.Servers["vm"] = s
+			if c.change != nil {
+				c.change(&w)
+			}
+			_, p := Turn(w)
+			if got := evacuations(p); !slices.Equal(got, c.want) {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestAstray: a dead host whose server may run elsewhere is not turned on to take it back,
+// though no other compute could.
+func TestAstray(t *testing.T) {
+	for to, back := range map[string]bool{"": true, "n3": false} {
+		w := computed()
+		for _, host := range []string{"n2", "n3"} {
+			w.Cloud.Computes[host] = fleet.Compute{ID: host, Zone: "nova"}
+		}
+		s := w.Cloud.Servers["vm"]
+		s.Live = fleet.Migration{ID: 7, Status: "running", From: "n1", To: to}
+		w.Cloud.Servers["vm"] = s
+		_, p := Turn(w)
+		if got := slices.ContainsFunc(p.Waits, func(x fleet.Wait) bool { return strings.Contains(x.For, "for itself to be back") }); got != back {
+			t.Errorf("sent to %q: %v", to, p.Waits)
+		}
+	}
+}
+
+// TestPushed: a compute is drained for a lost network only by its own word, and where the file says so.
+func TestPushed(t *testing.T) {
+	for _, c := range []struct {
+		then fleet.Loss
+		mute bool
+		want bool
+	}{{fleet.LossDrain, true, true}, {fleet.LossDrain, false, false}, {fleet.LossDisable, true, false}, {fleet.LossEvacuate, true, false}} {
+		w := lostStorage(40 * time.Second)
+		w.Spec.OpenStack.Lost = map[string]fleet.Loss{"storage": c.then}
+		w.Reports["n2"].Links["storage"] = !c.mute
+		if _, p := Turn(w); slices.Contains(p.Looks, "n2") != c.want {
+			t.Errorf("%s, its own word %v: looks at %v", c.then, c.mute, p.Looks)
+		}
+	}
+}
