@@ -37,6 +37,9 @@ var virtual = map[string]string{
 	"h90-crash-before-its-host-dies":   noNova,
 	"h91-crash-nobody-could-ask":       noNova,
 	"h92-crash-in-the-midst-of-a-move": noNova,
+	"h93-aggregate-then-leader":        noOwners,
+	"h94-gate-never-ready":             noOwners,
+	"e-reserved":                       noOwners,
 	"f6-watchdog":                      noWatchdog,
 	"h18-watchdog":                     noWatchdog,
 	"h35-cut-off-with-a-watchdog":      noWatchdog,
@@ -103,6 +106,7 @@ const (
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
 	noNova     = "a Nova and a libvirt; make lab-guests plays a crash, a libvirt and a nova-compute that hang on real ones"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
+	noOwners   = "the servers of these hosts have no Nova, and so no owner, no lock and no aggregate"
 	noPair     = "two voters and no third; make lab-two plays their faults on a site of its own"
 	noScore    = "a score that is set from outside: Debian's Stateful has its own"
 )

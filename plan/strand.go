@@ -37,7 +37,7 @@ func (d *decision) nobody(s fleet.Server) bool {
 		some = slices.ContainsFunc(fleet.Sorted(d.w.Cloud.Computes), func(host string) bool { return d.able(host, s.Zone) })
 		d.takers[s.Zone] = some
 	}
-	return !some
+	return !some && !d.mayReserve(s, nil)
 }
 
 // servers are those that Nova has on a host, as far as it was looked at.
@@ -75,7 +75,7 @@ func (d *decision) stranded(h fleet.Holding) bool {
 		e, known := d.w.State.Evacuations[s.ID]
 		switch known = known && e.From == h.Host && e.Boot == h.Boot; {
 		case known && e.Ended != "": // it stays, or came back
-		case known && failed(e, s) && (e.To == "" || d.nobody(s)):
+		case known && failed(e, s) && (e.To == "" && !d.mayReserve(s, e.Tried) || d.nobody(s)):
 		case !known && d.nobody(s):
 		default:
 			return false
