@@ -70,13 +70,6 @@ const (
 	AntiAffinity = "anti-affinity"
 )
 
-// Aggregate is a set of computes of which somebody has said something.
-type Aggregate struct {
-	Name  string            `json:"name"`
-	Hosts []string          `json:"hosts,omitempty"`
-	Says  map[string]string `json:"says,omitempty"`
-}
-
 // Span is how long something takes, at the least and at the most.
 type Span struct {
 	Least time.Duration `json:"least"`

@@ -287,7 +287,7 @@ type Order struct {
 	Level      int      `json:"level,omitempty"` // of the host's fence, counted from 0
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go; of cloud: one in cloud.go
-	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs, or the mark of renounce; of a database's start: of the one that gives its data; of go-on and even: the other host; of evacuate: where to, "" leaves it to Nova; of purge: the queue
+	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs, or the mark of renounce; of a database's start: of the one that gives its data; of go-on and even: the other host; of evacuate: where to, "" leaves it to Nova; of join and leave: the aggregate's id; of purge: the queue
 	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
@@ -384,8 +384,10 @@ type Plan struct {
 	Looks []string `json:"looks,omitempty"`
 	// Servers are those, by id, about which a decision needs Nova's word, wherever they are.
 	Servers []string `json:"servers,omitempty"`
-	Orders  []Order  `json:"orders,omitempty"`
-	Waits   []Wait   `json:"waits,omitempty"`
+	// Gates are the questions to servers that others wait for; asked with each look.
+	Gates  []Gate  `json:"gates,omitempty"`
+	Orders []Order `json:"orders,omitempty"`
+	Waits  []Wait  `json:"waits,omitempty"`
 	// Wake is the latest Moment at which to decide again although nothing
 	// changed; zero means none.
 	Wake Moment `json:"wake,omitempty"`

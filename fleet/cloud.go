@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -24,6 +25,13 @@ type OpenStack struct {
 	// Migration is the network over which computes send each other their guests: where that
 	// is lost, nothing can be live-migrated.
 	Migration string `json:"migration,omitempty"`
+	// Reserved are the computes that are kept empty, and disabled, until the servers of a
+	// lost one fit nowhere else.
+	Reserved []string `json:"reserved,omitempty"`
+	// Ready are the networks of servers' addresses that voters reach and may ask whether a
+	// server is ready. An owner chooses the addresses of his networks: asked anywhere, voters
+	// would call the site's own services on his word.
+	Ready []netip.Prefix `json:"ready,omitempty"`
 }
 
 // Loss is what follows when a compute has lost a network, each with those before it.
@@ -76,6 +84,11 @@ type Cloud struct {
 	// Looked is, by host, when the newest look began that read all servers on it. A host
 	// that was not looked at is not a host without servers.
 	Looked map[string]Moment `json:"looked,omitempty"`
+	// Aggregates are all of Nova's, by id, where the site has computes in reserve.
+	Aggregates map[string]Aggregate `json:"aggregates,omitempty"`
+	// Gates is what came of the gates that the newest look asked, by server: "" if the
+	// answer was as it should be, else why not.
+	Gates map[string]string `json:"gates,omitempty"`
 }
 
 // Follows returns c as it follows an earlier look: what c has no answer to stays as it was
@@ -85,7 +98,7 @@ func (c Cloud) Follows(before Cloud) Cloud {
 		return c
 	}
 	if c.At == 0 {
-		c.At, c.Computes = before.At, before.Computes
+		c.At, c.Computes, c.Aggregates = before.At, before.Computes, before.Aggregates
 	}
 	looked, servers := maps.Clone(before.Looked), map[string]Server{}
 	if looked == nil {
@@ -135,6 +148,8 @@ type Server struct {
 	Task   string `json:"task,omitempty"`
 	Fault  string `json:"fault,omitempty"`
 	Locked bool   `json:"locked,omitempty"`
+	// LockedFor is the reason that was given with the lock.
+	LockedFor string `json:"locked_for,omitempty"`
 	// Zone is the availability zone that its owner asked for, "" any. Releases before 2024.2
 	// do not say: the one of its host then stands here.
 	Zone    string `json:"zone,omitempty"`
@@ -145,6 +160,8 @@ type Server struct {
 	// Metadata and Tags are the owner's, HA_Enabled among them.
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Tags     []string          `json:"tags,omitempty"`
+	// Addresses are its own, those from outside (floating) first: of one with a gate only.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// Migration is the newest of its evacuations that Nova has on record.
 	Migration Migration `json:"migration,omitzero"`
 	// Live is the newest of its live migrations of the last day. It is asked for where a
@@ -218,6 +235,13 @@ type Evacuation struct {
 	// migration to it was on its way when From died, and its guest may run there. Nova's compute
 	// service there looks, and refuses then.
 	Pinned string `json:"pinned,omitempty"`
+	// Lock says what is known of the lock that Mainstay puts on it while it moves; "" once
+	// that is gone, or none was put there.
+	Lock string `json:"lock,omitempty"`
+	// Project and Group are those of its restart group, and Gate its question, if it has one.
+	Project string `json:"project,omitempty"`
+	Group   string `json:"group,omitempty"`
+	Gate    *Gate  `json:"gate,omitempty"`
 }
 
 // Key names the order of the newest try: no two tries share it.

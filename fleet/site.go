@@ -75,6 +75,8 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 				{"leave", r.list(&s.OpenStack.Leave, "a list of projects, by name or id")},
 				{"migration", r.text(&s.OpenStack.Migration, "a network of the site")},
 				{"lost", func(f field) { s.OpenStack.Lost = r.losses(f) }},
+				{"reserved", r.list(&s.OpenStack.Reserved, "a list of hosts, the computes kept in reserve")},
+				{"ready", func(f field) { s.OpenStack.Ready = r.prefixes(f) }},
 			})
 		}},
 	})
@@ -98,6 +100,22 @@ func (r *reader) losses(f field) map[string]Loss {
 		text := ""
 		r.text(&text, "alarm, disable, drain or evacuate")(e)
 		out[e.name] = Loss(text)
+	}
+	return out
+}
+
+// prefixes reads openstack/ready.
+func (r *reader) prefixes(f field) (out []netip.Prefix) {
+	const want = "a list of networks of servers' addresses, such as 203.0.113.0/24"
+	elements, _ := r.elements(f, want)
+	for _, e := range elements {
+		text, _ := scalarText(e.node)
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || p != p.Masked() {
+			r.bad(e, "openstack", "is no network", want)
+			continue
+		}
+		out = append(out, p)
 	}
 	return out
 }

@@ -118,7 +118,7 @@ func (c *checker) site() {
 
 func (c *checker) openstack() {
 	o := c.s.OpenStack
-	if o.Cloud == "" && o.Config == "" && len(o.Leave) == 0 && len(o.Lost) == 0 {
+	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready) == 0 {
 		return
 	}
 	if o.Cloud == "" {
@@ -150,7 +150,32 @@ func (c *checker) openstack() {
 	if m := o.Migration; m != "" && !slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == m }) {
 		c.fault("openstack/migration", "openstack", m, "is not a network", "a name that stands under networks")
 	}
-	if !slices.ContainsFunc(c.s.Hosts, func(h Host) bool { return h.HasRole("compute") }) {
+	computes := 0
+	for i := range c.s.Hosts {
+		if c.s.Hosts[i].HasRole("compute") {
+			computes++
+		}
+	}
+	for i, name := range o.Reserved {
+		at := fmt.Sprintf("openstack/reserved/%d", i)
+		switch h, known := c.s.Host(name); {
+		case !known || !h.HasRole("compute"):
+			c.fault(at, "openstack", name, "is not a compute", "a host with the role compute, which is kept empty")
+		case slices.Contains(o.Reserved[:i], name):
+			c.fault(at, "duplicate", name, "stands here a second time", "each host once")
+		}
+	}
+	if n := len(o.Reserved); n > 0 && n >= computes {
+		c.fault("openstack/reserved", "openstack", "", "keeps every compute in reserve", "fewer, so that some of them run servers")
+	}
+	for i, p := range o.Ready {
+		for _, n := range c.s.Networks {
+			if n.CIDR.Overlaps(p) {
+				c.fault(fmt.Sprintf("openstack/ready/%d", i), "openstack", p.String(), "holds addresses of the site's network "+n.Name+", where an owner's word would have voters call the site's own services", "networks of servers alone, such as that of the floating addresses")
+			}
+		}
+	}
+	if computes == 0 {
 		c.warn("openstack", "openstack", "", "no host has the role compute, so there is nobody whose servers could be evacuated", "the computes under hosts, by the names that openstack compute service list shows")
 	}
 }

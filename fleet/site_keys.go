@@ -74,5 +74,7 @@ func Keys() []Key {
 		{"openstack/leave", "projects, by name or id, whose servers are left to their owner: Octavia heals its amphorae itself", "none"},
 		{"openstack/migration", "the network over which computes send each other guests (nova.conf: live_migration_inbound_addr): while it is lost nothing is live-migrated", "management, where there is one of that name"},
 		{"openstack/lost", "by network, {storage: evacuate}, what follows for a compute that has lost it for 10 s and lives: alarm; disable (it gets no new servers until the network has been back for a minute); drain (after 30 s its servers are live-migrated to others as well; one that cannot be stays and is told); evacuate (after 30 s it is fenced as well, and its servers are evacuated: right for storage). Nothing but the alarm where brakes/share or brakes/count of the hosts have lost it", "disable"},
+		{"openstack/reserved", "computes that are kept empty and disabled, [n040, n041], until the servers of a lost one fit on no other of its zone: then the next of them joins the lost one's aggregates and is enabled. It is given back by itself once that one is back and nothing is on it", "none"},
+		{"openstack/ready", "networks of servers' addresses, [203.0.113.0/24], such as the floating ones, that every voter reaches and may ask a server whether it is ready (its owner's HA_Ready: tcp:PORT or http:PORT/PATH); none of the site's own. Elsewhere nobody is asked, and a server is ready as soon as it is active", "none"},
 	}
 }

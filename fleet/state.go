@@ -41,6 +41,10 @@ type State struct {
 	Revivals map[string]Revival `json:"revivals,omitempty"`
 	// Ailments are, by host, what is wrong with computes that live.
 	Ailments map[string]Ailment `json:"ailments,omitempty"`
+	// Groups are, by PROJECT/NAME, the restart groups that are waited for, and Reserves, by
+	// host, the computes of the reserve that are in use.
+	Groups   map[string]RestartGroup `json:"groups,omitempty"`
+	Reserves map[string]Reserve      `json:"reserves,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -209,7 +213,8 @@ const (
 // Record is one change of State: Value replaces what is at Key; no Value
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
-// "lag/SERVICE@HOST", "evacuation/SERVER", "departure/SERVER", "cutoff/HOST", "revival/SERVER", "ailment/HOST" and "pair".
+// "lag/SERVICE@HOST", "evacuation/SERVER", "departure/SERVER", "cutoff/HOST", "revival/SERVER",
+// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -265,6 +270,8 @@ func (s State) Clone() State {
 	s.Cutoffs = maps.Clone(s.Cutoffs)
 	s.Revivals = maps.Clone(s.Revivals)
 	s.Ailments = maps.Clone(s.Ailments)
+	s.Groups = maps.Clone(s.Groups)
+	s.Reserves = maps.Clone(s.Reserves)
 	return s
 }
 
@@ -315,6 +322,10 @@ func (s *State) apply(r Record) error {
 		return set(&s.Revivals, name, r.Value)
 	case "ailment":
 		return set(&s.Ailments, name, r.Value)
+	case "group":
+		return set(&s.Groups, name, r.Value)
+	case "reserve":
+		return set(&s.Reserves, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

@@ -98,6 +98,9 @@ var virtual = map[string]string{
 	"h96-source-dies-after-its-guest-left":    noMoment,
 	"h97-source-reboots-after-its-guest-left": noMoment,
 	"h98-target-dies-with-the-guest":          noMoment,
+	"h93-aggregate-then-leader":               noOwners,
+	"h94-gate-never-ready":                    noOwners,
+	"e-reserved":                              noOwners,
 }
 
 const (
@@ -106,6 +109,7 @@ const (
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
 	noNova     = "a Nova and a libvirt; make lab-guests plays a crash, a libvirt and a nova-compute that hang on real ones"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
+	noOwners   = "the servers of these hosts have no Nova, and so no owner, no lock and no aggregate"
 	noPair     = "two voters and no third; make lab-two plays their faults on a site of its own"
 	noMoment   = "the half second between a guest's going on at its target and Nova's word; make lab-migrate moves real guests"
 	noScore    = "a score that is set from outside: Debian's Stateful has its own"

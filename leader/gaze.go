@@ -16,6 +16,8 @@ type Clouds interface {
 	Look(ctx context.Context, began fleet.Moment, hosts, servers []string) (fleet.Cloud, error)
 	// Survey asks how much room there is, and for the servers on the hosts, or for all.
 	Survey(ctx context.Context, began fleet.Moment, hosts []string) (fleet.Survey, error)
+	// Ask puts the gates' questions, and says of each server's "" or why it is not ready.
+	Ask(ctx context.Context, gates []fleet.Gate) map[string]string
 }
 
 // How often OpenStack is looked at: while a decision depends on it, and else; and how long
@@ -29,6 +31,7 @@ const (
 // gaze is what the present plan needs to know of OpenStack.
 type gaze struct {
 	hosts, servers []string
+	gates          []fleet.Gate
 	soon           bool
 	// deeds counts what has been done there: each is looked at.
 	deeds int
@@ -49,7 +52,7 @@ func (l *Leader) watchCloud(ctx context.Context) {
 		case next := <-l.gazes:
 			wait := gazeIdle
 			switch {
-			case next.deeds != want.deeds, !slices.Equal(next.hosts, want.hosts), !slices.Equal(next.servers, want.servers):
+			case next.deeds != want.deeds, !slices.Equal(next.hosts, want.hosts), !slices.Equal(next.servers, want.servers), len(next.gates) > len(want.gates):
 				wait = 0
 			case next.soon:
 				wait = gazeSoon
@@ -62,7 +65,10 @@ func (l *Leader) watchCloud(ctx context.Context) {
 		looked = time.Now()
 		began := l.Now()
 		look, cancel := context.WithTimeout(ctx, gazeLasts)
+		asked := make(chan map[string]string, 1)
+		go func() { asked <- l.Clouds.Ask(look, want.gates) }()
 		seen, err := l.Clouds.Look(look, began, want.hosts, want.servers)
+		seen.Gates = <-asked
 		cancel()
 		if err != nil && seen.Away == "" {
 			seen.Away = err.Error()
@@ -85,9 +91,9 @@ func (l *Leader) want(w fleet.World, p fleet.Plan) {
 	if l.Clouds == nil {
 		return
 	}
-	next := gaze{hosts: slices.Clone(p.Looks), deeds: l.deeds}
+	next := gaze{hosts: slices.Clone(p.Looks), gates: p.Gates, deeds: l.deeds}
 	for _, id := range fleet.Sorted(w.State.Evacuations) {
-		if w.State.Evacuations[id].Ended == "" {
+		if e := w.State.Evacuations[id]; e.Ended == "" || e.Lock != "" {
 			next.servers = append(next.servers, id)
 		}
 	}
@@ -98,6 +104,7 @@ func (l *Leader) want(w fleet.World, p fleet.Plan) {
 	}
 	next.servers = slices.Compact(slices.Sorted(slices.Values(append(next.servers, p.Servers...))))
 	next.soon = len(next.hosts)+len(next.servers) > 0
+	next.soon = len(next.hosts)+len(next.servers)+len(next.gates) > 0
 	for _, f := range l.flights { // in whatever order: any will do
 		next.soon = next.soon || f.Order.Verb == fleet.VerbCloud
 	}

@@ -28,6 +28,9 @@ func (c *clouds) Look(_ context.Context, began fleet.Moment, _, _ []string) (fle
 	return fleet.Cloud{At: began, Computes: seen}, nil
 }
 
+// Ask asks no server anything.
+func (c *clouds) Ask(context.Context, []fleet.Gate) map[string]string { return nil }
+
 func (c *clouds) Survey(_ context.Context, began fleet.Moment, _ []string) (fleet.Survey, error) {
 	c.surveys.Add(1)
 	if c.away.Load() {

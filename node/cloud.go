@@ -8,6 +8,7 @@ import (
 	"mainstay/agent"
 	"mainstay/fleet"
 	"mainstay/openstack"
+	"mainstay/probe"
 	"mainstay/probe/guests"
 )
 
@@ -83,6 +84,41 @@ func (c *cloud) Survey(ctx context.Context, began fleet.Moment, hosts []string) 
 		return fleet.Survey{}, err
 	}
 	return client.Survey(ctx, began, hosts)
+}
+
+// Ask asks the servers whose gates these are, all at once, each at its addresses in their
+// order until one answers as it should.
+func (c *cloud) Ask(ctx context.Context, gates []fleet.Gate) map[string]string {
+	if len(gates) == 0 {
+		return nil
+	}
+	said := make([]string, len(gates))
+	width := make(chan struct{}, 32)
+	var all sync.WaitGroup
+	for i, g := range gates {
+		all.Go(func() {
+			width <- struct{}{}
+			defer func() { <-width }()
+			for _, to := range g.Addresses {
+				r, err := probe.Probe(ctx, to, g.Check)
+				switch {
+				case err != nil:
+					said[i] = err.Error()
+				case r.OK:
+					said[i] = ""
+					return
+				default:
+					said[i] = r.Why
+				}
+			}
+		})
+	}
+	all.Wait()
+	out := make(map[string]string, len(gates))
+	for i, g := range gates {
+		out[g.Server] = said[i]
+	}
+	return out
 }
 
 // do carries out an order, and says what became of it.

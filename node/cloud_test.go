@@ -2,13 +2,18 @@ package node
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	"mainstay/fleet"
 	"mainstay/openstack/falsecloud"
+	"mainstay/plan"
 )
 
 // TestCheckCloud: a voter is told, long before it leads, what keeps it from the cloud.
@@ -55,5 +60,40 @@ func TestCheckCloud(t *testing.T) {
 	write("swordfish")
 	if got := look("n[1-3]", "c1"); !strings.Contains(got, "warning: openstack: log in to Keystone: 401") || strings.Contains(got, "swordfish") {
 		t.Errorf("a wrong password: %s", got)
+	}
+}
+
+// TestAskGates: a server is ready when one of its addresses answers as it should.
+func TestAskGates(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(s.Close)
+	at, err := netip.ParseAddrPort(s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := netip.MustParseAddr("127.9.9.9") // the server listens on 127.0.0.1 alone
+	gate := func(server, text string, to ...netip.Addr) fleet.Gate {
+		check, err := plan.Gate(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fleet.Gate{Server: server, Check: check, Addresses: to}
+	}
+	port := strconv.Itoa(int(at.Port()))
+	got := (&cloud{}).Ask(t.Context(), []fleet.Gate{
+		gate("well", "http:"+port+"/healthz", at.Addr()), gate("second", "tcp:"+port, nobody, at.Addr()),
+		gate("unwell", "http:"+port+"/", at.Addr()), gate("nowhere", "tcp:"+port, nobody),
+	})
+	for server, want := range map[string]string{"well": "", "second": "", "unwell": "503", "nowhere": "refused"} {
+		if why, asked := got[server]; !asked || want == "" && why != "" || !strings.Contains(why, want) {
+			t.Errorf("%s: %q, %v; want %q", server, why, asked, want)
+		}
+	}
+	if got := (&cloud{}).Ask(t.Context(), nil); got != nil {
+		t.Errorf("nobody was to be asked: %v", got)
 	}
 }

@@ -37,6 +37,7 @@ var (
 	realComputes = flag.String("computes", "", "two of its computes, n1,n2")
 	realImage    = flag.String("image", "", "id of an image")
 	realFlavor   = flag.String("flavor", "", "id of a flavour")
+	realSet      = flag.String("aggregate", "", "id of an aggregate without a zone that has none of the two")
 	realRevive   = flag.String("revive", "", "command that restarts nova-compute on the host named behind it")
 )
 
@@ -48,7 +49,11 @@ type subject struct {
 	remove func(t *testing.T, id string)
 	revive func(t *testing.T, host string) // nil: cannot
 	pass   func()                          // a moment of time
-	bound  int                             // so many of them are long enough for anything
+	lock   func(t *testing.T, id, reason string)
+	halve  func() // nil: no aggregate's change can be answered as failed
+	// aggregate is the id of one without a zone that has neither host; "": there is none.
+	aggregate string
+	bound     int // so many of them are long enough for anything
 }
 
 func yes() error { return nil }
@@ -82,7 +87,11 @@ func (s *subject) do(t *testing.T, step, thing, with string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	return s.client.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: "the contract's test"}, yes)
+	why := "the contract's test"
+	if step == fleet.CloudLock {
+		why = fleet.LockReason + why
+	}
+	return s.client.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: why}, yes)
 }
 
 func (s *subject) must(t *testing.T, step, thing, with string) {
@@ -178,6 +187,49 @@ func (s *subject) promises(t *testing.T) {
 			s.remove(t, third)
 			s.until(t, third, "deleted", func(v fleet.Server) bool { return v.State == fleet.ServerDeleted })
 		}},
+		{"a server is locked with our reason, once or twice, and unlocked; another's lock stays", func(t *testing.T) {
+			for range 2 {
+				s.must(t, fleet.CloudLock, server, "")
+				if v := s.look(t, nil, id).Servers[id]; !v.Locked || !v.Ours() || v.LockedFor != fleet.LockReason+"the contract's test" {
+					t.Fatalf("%+v", v)
+				}
+			}
+			if s.lock != nil {
+				s.lock(t, id, "its owner's")
+				s.must(t, fleet.CloudLock, server, "")
+				s.must(t, fleet.CloudUnlock, server, "")
+				if v := s.look(t, nil, id).Servers[id]; !v.Locked || v.Ours() {
+					t.Fatalf("another's lock is gone, or ours: %+v", v)
+				}
+				s.lock(t, id, fleet.LockReason+"again")
+			}
+			for range 2 {
+				s.must(t, fleet.CloudUnlock, server, "")
+				if v := s.look(t, nil, id).Servers[id]; v.Locked {
+					t.Fatalf("%+v", v)
+				}
+			}
+		}},
+		{"a compute joins an aggregate and leaves it, once or twice, whatever was answered", func(t *testing.T) {
+			if s.aggregate == "" {
+				t.Log("not seen: no aggregate was named")
+				return
+			}
+			for _, in := range []bool{true, false} {
+				step := map[bool]string{true: fleet.CloudJoin, false: fleet.CloudPart}[in]
+				if s.halve != nil {
+					s.halve()
+				}
+				for range 2 {
+					s.must(t, step, a, s.aggregate)
+					if v, there := s.look(t, nil).Aggregates[s.aggregate]; !there || v.Name == "" || v.Has(s.a) != in {
+						t.Fatalf("%s: %+v", step, v)
+					}
+				}
+			}
+			s.refuses(t, fleet.CloudJoin, "compute/nosuch", s.aggregate, "nosuch")
+		}},
+		{"a locked server is evacuated all the same", func(t *testing.T) { s.must(t, fleet.CloudLock, server, "") }},
 		{"nobody is evacuated from a compute that is up", func(t *testing.T) {
 			s.refuses(t, fleet.CloudEvacuate, server, "", "still in use")
 			if v := s.look(t, nil, id).Servers[id]; v.Migration.ID != 0 || v.Task != "" {
@@ -245,9 +297,10 @@ func (s *subject) promises(t *testing.T) {
 				t.Fatalf("its record: %+v; it had %d before", m, before)
 			}
 			v := s.until(t, id, "moved", at(s.b, fleet.ServerActive))
-			if ended, well := v.Migration.Ended(); !ended || !well || v.Migration.Status != "done" {
+			if ended, well := v.Migration.Ended(); !ended || !well || v.Migration.Status != "done" || !v.Ours() {
 				t.Errorf("%+v", v)
 			}
+			s.must(t, fleet.CloudUnlock, server, "")
 		}},
 		{"one that has moved is not moved again, for its new host is up", func(t *testing.T) {
 			s.refuses(t, fleet.CloudEvacuate, server, "", s.b+" is still in use")
@@ -344,6 +397,7 @@ func TestContract(t *testing.T) {
 				remove: func(t *testing.T, id string) { remove(t, f, id) },
 				revive: func(_ *testing.T, host string) { f.Kill(host); f.Start(host) },
 				pass:   func() { clock.Advance(250 * time.Millisecond) },
+				lock:   func(_ *testing.T, id, reason string) { f.Lock(id, reason) }, halve: func() { f.HalveAggregates(1) }, aggregate: f.AddAggregate(falsecloud.Aggregate{Name: "ssd"}),
 			}
 			s.promises(t)
 		})
@@ -364,7 +418,7 @@ func remove(t *testing.T, f *falsecloud.Cloud, id string) {
 // realSubject is the cloud of the flags.
 func realSubject(t *testing.T) *subject {
 	t.Helper()
-	client, err := openstack.Open(fleet.OpenStack{Cloud: *realCloud, Config: *realConfig})
+	client, err := openstack.Open(fleet.OpenStack{Cloud: *realCloud, Config: *realConfig, Reserved: []string{"n9"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +442,12 @@ func realSubject(t *testing.T) *subject {
 		t.Fatal(err)
 	}
 	nova.Microversion = "2.87"
-	s := &subject{client: client, a: a, b: b, pass: func() { time.Sleep(time.Second) }, bound: 240}
+	s := &subject{client: client, a: a, b: b, pass: func() { time.Sleep(time.Second) }, bound: 240, aggregate: *realSet}
+	s.lock = func(t *testing.T, id, reason string) {
+		if _, err := nova.Post(t.Context(), nova.ServiceURL("servers", id, "action"), map[string]any{"lock": map[string]any{"locked_reason": reason}}, nil, &gophercloud.RequestOpts{OkCodes: []int{202}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.boot = func(t *testing.T, host string) string {
 		var made struct {
 			Server struct{ ID string }
@@ -436,7 +495,7 @@ func serve(t *testing.T, cfg falsecloud.Config) (*falsecloud.Cloud, *falsecloud.
 // open makes a clouds.yaml and opens it.
 func open(t *testing.T, keystone, user, password string) *openstack.Client {
 	t.Helper()
-	c, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: entry(t, keystone, user, password)})
+	c, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: entry(t, keystone, user, password), Reserved: []string{"n9"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,13 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,6 +70,20 @@ func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) erro
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
 			return liveMigrate(ctx, nova, name, o.With)
 		}
+	case "compute " + fleet.CloudJoin, "compute " + fleet.CloudPart:
+		if _, err := strconv.Atoi(o.With); err != nil {
+			return &Error{fleet.Refused, doing, fmt.Sprintf("an aggregate is named by its id, a number, not by %q", o.With)}
+		}
+		doing += " aggregate " + o.With
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return belong(ctx, nova, o.With, name, o.Step == fleet.CloudJoin)
+		}
+	case "server " + fleet.CloudLock:
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return lock(ctx, nova, name, cut(cmp.Or(o.Why, fleet.LockReason), longest))
+		}
+	case "server " + fleet.CloudUnlock:
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return unlock(ctx, nova, name) }
 	case "server " + fleet.CloudStart:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return start(ctx, nova, name) }
 	case "server " + fleet.CloudReboot:
@@ -257,11 +274,64 @@ func stop(ctx context.Context, nova *gophercloud.ServiceClient, id string) error
 	return err
 }
 
+// lock locks a server that nobody has locked. Nova would take a second lock, and it would make
+// the first one, perhaps its owner's, ours.
+func lock(ctx context.Context, nova *gophercloud.ServiceClient, id, reason string) error {
+	s, err := state(ctx, nova, id)
+	switch {
+	case err != nil:
+		return &unasked{err}
+	case s.Locked:
+		return nil
+	}
+	return act(ctx, nova, id, map[string]any{"lock": map[string]any{"locked_reason": reason}})
+}
+
+// unlock takes Mainstay's own lock from a server, and no other.
+func unlock(ctx context.Context, nova *gophercloud.ServiceClient, id string) error {
+	s, err := state(ctx, nova, id)
+	switch {
+	case err != nil:
+		return &unasked{err}
+	case !s.Locked || !strings.HasPrefix(s.Reason, fleet.LockReason):
+		return nil
+	}
+	return act(ctx, nova, id, map[string]any{"unlock": nil})
+}
+
+// belong puts a host into an aggregate, or takes it out. Nova writes that down, and then tells
+// Placement: when that fails it says that all has failed, and 409 or 404 to each later request for what is
+// done. So an error is asked whether it was one; the next look shows the same.
+func belong(ctx context.Context, nova *gophercloud.ServiceClient, aggregate, host string, in bool) error {
+	step := "add_host"
+	if !in {
+		step = "remove_host"
+	}
+	ask, cancel := context.WithTimeout(ctx, patience)
+	_, err := nova.Post(ask, nova.ServiceURL("os-aggregates", aggregate, "action"), map[string]any{step: map[string]any{"host": host}}, nil, &gophercloud.RequestOpts{OkCodes: []int{200}}) //nolint:bodyclose // gophercloud does
+	cancel()
+	if err == nil {
+		return nil
+	}
+	var said struct {
+		Aggregate struct{ Hosts []string }
+	}
+	look, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, failed := nova.Get(look, nova.ServiceURL("os-aggregates", aggregate), &said, nil) //nolint:bodyclose // gophercloud does
+	if failed == nil && slices.Contains(said.Aggregate.Hosts, host) == in {
+		return nil
+	}
+	return err
+}
+
 // condition is what a server is at.
 type condition struct {
-	State string `json:"OS-EXT-STS:vm_state"`
-	Task  string `json:"OS-EXT-STS:task_state"`
-	Power int    `json:"OS-EXT-STS:power_state"`
+	State  string `json:"OS-EXT-STS:vm_state"`
+	Task   string `json:"OS-EXT-STS:task_state"`
+	Power  int    `json:"OS-EXT-STS:power_state"`
+	Locked bool   `json:"locked"`
+	Reason string `json:"locked_reason"`
 }
 
 func state(ctx context.Context, nova *gophercloud.ServiceClient, id string) (condition, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"sync"
@@ -38,7 +39,7 @@ type room struct{ servers, freeRAM int }
 // What was answered is returned even with an error, which says what was not: the computes
 // are all there or At is zero, a host's servers are all there or the host is not in Looked.
 // A server that no longer exists has the state fleet.ServerDeleted. No more than four
-// requests are on their way at a time: two for all computes, one for each of hosts, one for
+// requests are on their way at a time: two for all computes, one for the aggregates where the site has reserves, one for each of hosts, one for
 // the evacuations; and one for what has moved elsewhere.
 func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []string) (fleet.Cloud, error) {
 	var out fleet.Cloud
@@ -48,7 +49,7 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 	}
 	l := look{c: c, nova: nova, servers: map[string]fleet.Server{}, width: make(chan struct{}, width)}
 
-	var computes, rooms error
+	var computes, rooms, aggregates error
 	var found map[string]fleet.Compute
 	var lost map[string]bool
 	hosts, further = unique(hosts), unique(further)
@@ -56,6 +57,9 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 	failures := make([]error, len(hosts))
 	l.begin(func() { found, lost, computes = l.computes(ctx) })
 	l.begin(func() { rooms = l.rooms(ctx) })
+	if len(c.cfg.Reserved) > 0 {
+		l.begin(func() { out.Aggregates, aggregates = l.aggregates(ctx) })
+	}
 	for i, h := range hosts {
 		l.begin(func() { seen[i], failures[i] = l.on(ctx, h) })
 	}
@@ -66,7 +70,7 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 		out.At, out.Computes = began, found
 		c.fill(found)
 	}
-	errs = append(errs, computes, rooms)
+	errs = append(errs, computes, rooms, aggregates)
 	for i, h := range hosts {
 		if failures[i] == nil && computes != nil && len(seen[i]) == 0 {
 			// It could be in a cell that does not answer: that shows among the computes only.
@@ -274,6 +278,7 @@ type server struct {
 	Zone     string            `json:"OS-EXT-AZ:availability_zone"`
 	Pinned   *string           `json:"pinned_availability_zone"`
 	Locked   bool              `json:"locked"`
+	Reason   string            `json:"locked_reason"`
 	Created  string            `json:"created"`
 	Image    any               `json:"image"` // "": it boots from a volume
 	Metadata map[string]string `json:"metadata"`
@@ -289,6 +294,24 @@ type server struct {
 	Fault struct {
 		Message string `json:"message"`
 	} `json:"fault"`
+	Addresses map[string][]struct {
+		Addr string `json:"addr"`
+		Type string `json:"OS-EXT-IPS:type"`
+	} `json:"addresses"`
+}
+
+// own lists its addresses, the floating ones first.
+func (s server) own() (out []netip.Addr) {
+	for _, floating := range []bool{true, false} {
+		for _, network := range fleet.Sorted(s.Addresses) {
+			for _, a := range s.Addresses[network] {
+				if addr, err := netip.ParseAddr(a.Addr); err == nil && (a.Type == "floating") == floating {
+					out = append(out, addr)
+				}
+			}
+		}
+	}
+	return out
 }
 
 // words is s as the carriers have it. full says that the answer tells which zone the owner
@@ -299,8 +322,11 @@ func (s server) words(full bool) (fleet.Server, error) {
 	}
 	image, none := s.Image.(string)
 	out := fleet.Server{
-		ID: s.ID, Name: s.Name, Project: s.Project, Host: s.Host, State: s.State, Task: s.Task, Fault: s.Fault.Message, Locked: s.Locked,
+		ID: s.ID, Name: s.Name, Project: s.Project, Host: s.Host, State: s.State, Task: s.Task, Fault: s.Fault.Message, Locked: s.Locked, LockedFor: s.Reason,
 		Zone: s.Zone, RAM: s.Flavor.RAM, VCPUs: s.Flavor.VCPUs, Volume: none && image == "", Created: s.Created, Metadata: s.Metadata, Tags: s.Tags,
+	}
+	if out.Metadata[fleet.MetaReady] != "" {
+		out.Addresses = s.own()
 	}
 	if full {
 		out.Zone = ""
@@ -545,4 +571,31 @@ func records(ctx context.Context, nova *gophercloud.ServiceClient, sort string, 
 	defer cancel()
 	q := url.Values{"migration_type": {sort}, "limit": {strconv.Itoa(page)}}
 	return list(ctx, nova, "os-migrations", "migrations", q, func(r record) string { return r.UUID }, f)
+}
+
+// aggregate is what is read of one.
+type aggregate struct {
+	ID    int      `json:"id"`
+	Name  string   `json:"name"`
+	Zone  string   `json:"availability_zone"`
+	Hosts []string `json:"hosts"`
+}
+
+// aggregates lists all of them; they come on one page.
+func (l *look) aggregates(ctx context.Context) (map[string]fleet.Aggregate, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	found := map[string]fleet.Aggregate{}
+	err := list(ctx, l.nova, "os-aggregates", "aggregates", url.Values{}, nil, func(all []aggregate) (bool, error) {
+		for _, a := range all {
+			id := strconv.Itoa(a.ID)
+			found[id] = fleet.Aggregate{ID: id, Name: a.Name, Zone: a.Zone, Hosts: unique(a.Hosts)}
+		}
+		return false, nil
+	})
+	if err != nil {
+		l.c.forget(err)
+		return nil, fmt.Errorf("list the aggregates: %w", plain(err))
+	}
+	return found, nil
 }

@@ -98,18 +98,23 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 	}
 	r := f.rules.without(gone)
 	var all, fresh, going []*passenger // going are under way, or in the pause before their next try
+	var ready []due
 	for _, h := range hosts {
-		for _, s := range m.ordered(h) {
-			if e, known := f.d.w.State.Evacuations[s.ID]; known && e.Ended == "" {
-				continue // it is on its way already
-			}
-			x := &passenger{Server: s, e: fleet.Evacuation{Server: s.ID, From: h}, fate: fleet.Fate{Server: s.ID, Name: s.Name, From: h}}
-			if why := f.d.leave(s); why != "" {
-				x.fate.State, x.fate.Why, x.over = fleet.FateLeft, why, true
-			}
-			if all = append(all, x); !x.over {
-				fresh = append(fresh, x)
-			}
+		for _, s := range m.servers(h) {
+			ready = append(ready, due{fleet.Evacuation{Server: s.ID, From: h}, s})
+		}
+	}
+	for _, y := range m.ordered(ready) {
+		s, h := y.server, y.From
+		if e, known := f.d.w.State.Evacuations[s.ID]; known && e.Ended == "" {
+			continue // it is on its way already
+		}
+		x := &passenger{Server: s, e: fleet.Evacuation{Server: s.ID, From: h}, fate: fleet.Fate{Server: s.ID, Name: s.Name, From: h}}
+		if why := f.d.leave(s); why != "" {
+			x.fate.State, x.fate.Why, x.over = fleet.FateLeft, why, true
+		}
+		if all = append(all, x); !x.over {
+			fresh = append(fresh, x)
 		}
 	}
 	free := map[string]time.Duration{} // when a target has done what it was given

@@ -64,12 +64,21 @@ func (d *decision) computes() {
 			cut := d.cutOff(h)
 			// Each of them sees to its own, whatever the others say.
 			rests, ails, brings := m.rests(h), d.ailing(host, h), d.brings(h)
-			d.enable(h, rests || ails || brings || cut)
+			cut = rests || ails || brings || cut
+			if d.reserved(host.Name) {
+				m.keep(h, cut)
+			} else {
+				d.enable(h, cut)
+			}
 		}
 	}
+	m.setOff()
 	m.follow()
 	m.departures()
 	d.revive()
+	m.groups()
+	m.unlock()
+	d.reserves()
 }
 
 // license gives a boot the right to run servers.
@@ -91,11 +100,7 @@ func (d *decision) license(host string, old fleet.Holding, why string) {
 	d.record(fleet.Put("holding/"+Compute(host), fleet.Holding{
 		Thing: Compute(host), Host: host, Boot: boot, Generation: old.Generation + 1, From: old.Holder(), Why: why, At: d.w.Wall,
 	}, fmt.Sprintf("boot %s of %s may run servers: %s", boot, host, why)))
-	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
-		if e := d.w.State.Evacuations[id]; e.From == host && e.Ended != "" {
-			d.record(fleet.Remove("evacuation/"+id, "its host is back; history keeps the way it took"))
-		}
-	}
+	d.forgetWays(host)
 }
 
 // purged says whether nothing waits in the broker for a host whose former boot was given
@@ -268,7 +273,7 @@ func (d *decision) enable(h fleet.Holding, cut bool) {
 	case c.Forced:
 		d.cloud(fleet.CloudLift, h.Thing, cloudKey(fleet.CloudLift, h), "boot "+h.Boot+" of it lives, and may run servers")
 	case c.Disabled && c.Up && !cut:
-		d.cloud(fleet.CloudEnable, h.Thing, cloudKey(fleet.CloudEnable, h), "its service works again")
+		d.cloud(fleet.CloudEnable, h.Thing, cloudKey(fleet.CloudEnable, h), cmp.Or(d.inUse(h.Host), "its service works again"))
 	}
 }
 

@@ -119,7 +119,12 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 			onWay++
 		}
 	}
-	for _, s := range m.ordered(h.Host) {
+	var all []due
+	for _, s := range d.servers(h.Host) {
+		all = append(all, due{fleet.Evacuation{Server: s.ID}, s})
+	}
+	for _, x := range m.ordered(all) {
+		s := x.server
 		p, known := d.w.State.Departures[s.ID]
 		known = known && p.From == h.Host && p.Boot == h.Boot
 		switch reason := Fixed(&d.w.Spec, s); {

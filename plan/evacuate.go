@@ -52,6 +52,14 @@ type move struct {
 	// departing is how many are live-migrated, draining why each host is left by its servers.
 	departing int
 	draining  map[string]string
+	order     *ordering // nil: no server comes after others
+	due       []due
+}
+
+// due is a server that may be asked for in this turn.
+type due struct {
+	fleet.Evacuation
+	server fleet.Server
 }
 
 // berth is a compute that may be given servers.
@@ -123,7 +131,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 			onWay++
 		}
 	}
-	for _, s := range m.ordered(h.Host) {
+	for _, s := range m.servers(h.Host) {
 		e, known := d.w.State.Evacuations[s.ID]
 		switch why, stays := d.leave(s), d.detained(h.Host, s); {
 		case known && e.From == h.Host && e.Ended == "":
@@ -134,7 +142,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 			d.wait("server/"+s.ID, stays, "virsh destroy "+s.ID+" on "+h.Host)
 		default:
 			waiting++
-			m.try(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Pinned: stray(s)}, s)
+			m.due = append(m.due, due{fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Lock: e.Lock, Pinned: stray(s)}, s})
 		}
 	}
 	switch {
@@ -147,23 +155,16 @@ func (m *move) recover(h fleet.Holding, why string) {
 	}
 }
 
-func title(s fleet.Server) string { return cmp.Or(s.Name, s.ID) }
-
-// ordered returns the servers on a host in the order in which they leave it: those whose
-// owners asked for high availability in Masakari's words first, then the oldest.
-func (m *move) ordered(host string) []fleet.Server {
-	out := slices.Clone(m.servers(host))
-	rank := func(s fleet.Server) int {
-		if strings.EqualFold(s.Metadata["HA_Enabled"], "true") {
-			return 0
+// setOff tries the servers of all dead hosts in their order.
+func (m *move) setOff() {
+	for _, x := range m.ordered(m.due) {
+		if !m.waits(x.server) {
+			m.try(x.Evacuation, x.server)
 		}
-		return 1
 	}
-	slices.SortStableFunc(out, func(a, b fleet.Server) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
-	})
-	return out
 }
+
+func title(s fleet.Server) string { return cmp.Or(s.Name, s.ID) }
 
 // leave says why a server is left where it is; "" if it is evacuated.
 func (d *decision) leave(s fleet.Server) string {
@@ -186,12 +187,19 @@ func (m *move) try(e fleet.Evacuation, s fleet.Server) {
 	if e.Try == 0 && m.total >= evacuateAtOnce {
 		return
 	}
-	to, ok := m.target(e, s)
-	if !ok {
+	to, busy := m.berth(e, s)
+	if to == "" && (busy || !scheduled(e) && m.fromReserve(e, s) || !m.chooses(s)) {
 		return
 	}
 	if e.Try == 0 {
 		m.total++
+	}
+	e = m.told(e, s)
+	switch {
+	case s.Ours() && e.Try == 1: // one request was made for it, and this is what came of that
+		e.Lock = fleet.LockSeen
+	case !s.Locked || s.Ours() && e.Lock == "":
+		e.Lock = fleet.LockAsked
 	}
 	e.Try, e.To, e.After, e.Epoch, e.At, e.Doubt = e.Try+1, to, s.Migration.ID, d.w.Epoch, d.w.Wall, false
 	m.onWay[to]++
@@ -208,30 +216,37 @@ func (m *move) try(e fleet.Evacuation, s fleet.Server) {
 // Nova's scheduler chooses: it knows rules that are not seen from here, and so each
 // third try is its own. ok is false while all that fit are busy.
 func (m *move) target(e fleet.Evacuation, s fleet.Server) (to string, ok bool) {
+	to, busy := m.berth(e, s)
+	return to, to != "" || !busy && m.chooses(s)
+}
+
+// chooses says whether Nova's scheduler may be left the choice now: a dozen at once would all go to one host.
+func (m *move) chooses(s fleet.Server) bool { return !m.nobody(s) && m.onWay[""] < perTarget }
+
+// berth is the target itself, a reserve in use only where no other fits; busy says that all
+// that fit are.
+func (m *move) berth(e fleet.Evacuation, s fleet.Server) (best string, busy bool) {
 	if e.Pinned != "" && !m.w.Cloud.Computes[e.Pinned].Forced {
-		return m.pinned(e)
+		to, ok := m.pinned(e)
+		return to, !ok
 	}
-	zone := m.w.Cloud.Computes[e.From].Zone
-	best, room, busy := "", 0, false
+	zone, room := m.w.Cloud.Computes[e.From].Zone, 0
 	for _, c := range m.sound() {
 		free, on := c.free-m.pledged[c.host], m.onWay[c.host]
+		later, sooner := m.reserved(c.host) && !m.reserved(best), m.reserved(best) && !m.reserved(c.host)
 		switch {
-		case e.Try%3 == 2 || c.host == e.From || c.zone != zone || free < s.RAM || slices.Contains(e.Tried, c.host):
+		case scheduled(e) || c.host == e.From || c.zone != zone || free < s.RAM || slices.Contains(e.Tried, c.host):
 		case on >= perTarget:
 			busy = true
-		case best == "" || on < m.onWay[best] || on == m.onWay[best] && free > room:
+		case best == "" || sooner || !later && (on < m.onWay[best] || on == m.onWay[best] && free > room):
 			best, room = c.host, free
 		}
 	}
-	switch {
-	case best != "":
-	case m.nobody(s):
-		return "", false
-	case m.onWay[""] >= perTarget:
-		busy = true // a dozen at once would all go to one host
-	}
-	return best, best != "" || !busy
+	return best, busy && best == ""
 }
+
+// scheduled says whether a server's next try is the scheduler's.
+func scheduled(e fleet.Evacuation) bool { return e.Try%3 == 2 }
 
 // sound lists the computes that may be given servers: up and enabled for Nova, whole on
 // all networks, and with the right to run servers in the boot that is heard.
@@ -243,7 +258,7 @@ func (m *move) sound() []berth {
 	m.berths = []berth{}
 	for _, host := range fleet.Sorted(d.w.Cloud.Computes) {
 		c, h := d.w.Cloud.Computes[host], d.w.State.Holdings[Compute(host)]
-		if !c.Up || c.Disabled || c.Forced || len(d.w.State.Cutoffs[host].Networks) > 0 || d.blocked[host] != "" || h.Host != host || h.Boot != d.w.Heard[host].Stint.Boot {
+		if !c.Up || c.Disabled || c.Forced || len(d.w.State.Cutoffs[host].Networks) > 0 || d.blocked[host] != "" || h.Host != host || h.Boot != d.w.Heard[host].Stint.Boot || d.spare(host) {
 			continue
 		}
 		m.berths = append(m.berths, berth{host, c.Zone, c.FreeRAM})
@@ -312,7 +327,7 @@ func (m *move) request(e fleet.Evacuation, s fleet.Server) {
 		if d.w.Wall.Sub(e.At) > 2*cloudLasts && d.w.Cloud.Away == "" && d.w.Now.Sub(d.w.Cloud.At) < restMax {
 			m.again(e, s, "Nova has no trace of it")
 		}
-	case !flying && e.Epoch == d.w.Epoch:
+	case !flying && e.Epoch == d.w.Epoch && m.lock(e, s):
 		d.order(fleet.Order{Key: e.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudEvacuate, With: e.To,
 			Why: fmt.Sprintf("%s is dead, and %s was on it", e.From, title(s))})
 	}
@@ -330,6 +345,9 @@ func (m *move) arrived(e fleet.Evacuation, s fleet.Server) {
 	case e.Was == fleet.ServerStopped && s.State == fleet.ServerActive:
 		d.cloud(fleet.CloudStop, about, fmt.Sprintf("stop/%s/%s/%d", s.ID, e.Boot, e.Try), "it was stopped before its host died")
 	default:
+		if s.Ours() && e.Try == 1 {
+			e.Lock = fleet.LockSeen
+		}
 		m.end(e, "on "+s.Host)
 	}
 }

@@ -239,6 +239,16 @@ func TestEvacuate(t *testing.T) {
 				w.Cloud.Servers[id] = fleet.Server{ID: id, Host: "n1", State: fleet.ServerActive, Task: "rebuilding", Migration: fleet.Migration{ID: 3, Status: "accepted", To: "n2"}}
 			}
 		}, []string{"compute/n1 waits"}},
+		{"three that the scheduler refused do not keep each other waiting for a turn", func(w *fleet.World) {
+			delete(w.Cloud.Servers, "vm")
+			for _, host := range []string{"n2", "n3"} {
+				compute(*w, host, func(c *fleet.Compute) { c.FreeRAM = -100 })
+			}
+			for _, id := range []string{"a", "b", "c"} {
+				w.State.Evacuations[id] = fleet.Evacuation{Server: id, From: "n1", Boot: "b", Try: 3, After: 2, Epoch: w.Epoch, At: w.Wall.Add(-time.Hour)}
+				w.Cloud.Servers[id] = fleet.Server{ID: id, Host: "n1", State: fleet.ServerError, RAM: 512, Migration: fleet.Migration{ID: 3, Status: "error", From: "n1"}}
+			}
+		}, []string{"compute/n1 waits", "evacuation/a try 4 to ", "evacuation/b try 4 to ", "evacuation/c try 4 to "}},
 		{"its host reboots by itself, and nothing was moved: it goes on there", func(w *fleet.World) {
 			reboot(*w, "n1", "x")
 			w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint, Last: w.Now, Nets: w.Heard["n2"].Nets, Leased: true}

@@ -376,7 +376,7 @@ func (d *decision) silentNow(host, boot string) bool {
 	switch {
 	case vouched && age <= max(restMin, 2*t.Lease):
 		return true
-	case round.Stint.Boot == boot && !round.Over && age <= t.Lease: // also one about its stint
+	case round.Stint.Boot == boot && (!round.Over || judge.Silent(round, boot)) && age <= t.Lease: // also one about its stint; or the silence of some is too short yet
 		d.wake(t.Lease - age)
 	case !slices.ContainsFunc(d.plan.Asks, func(r fleet.Round) bool { return r.Stint.Host == host }):
 		d.plan.Asks = append(d.plan.Asks, fleet.Round{Stint: fleet.Stint{Host: host, Boot: boot, N: lease.AnyStint}, Number: round.Number + 1, Asked: d.w.Now})

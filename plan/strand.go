@@ -37,7 +37,7 @@ func (d *decision) nobody(s fleet.Server) bool {
 		some = slices.ContainsFunc(fleet.Sorted(d.w.Cloud.Computes), func(host string) bool { return d.able(host, s.Zone) })
 		d.takers[s.Zone] = some
 	}
-	return !some
+	return !some && !d.mayReserve(s, nil)
 }
 
 // servers are those that Nova has on a host, as far as it was looked at.
@@ -77,7 +77,7 @@ func (d *decision) stranded(h fleet.Holding) bool {
 		case d.astray(e, s): // its guest may run elsewhere: here it must not be started
 			return false
 		case known && e.Ended != "": // it stays, or came back
-		case known && failed(e, s) && (e.To == "" || d.nobody(s)):
+		case known && failed(e, s) && (e.To == "" && !d.mayReserve(s, e.Tried) || d.nobody(s)):
 		case !known && d.nobody(s):
 		default:
 			return false

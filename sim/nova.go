@@ -28,6 +28,10 @@ type nova struct {
 	room   int // how many servers a compute has room for
 	breaks int // of a thousand live migrations break in the middle
 	calls  int // under way
+	// set is the one aggregate, in which all computes are but those in reserve; servers from it
+	// go to hosts in it. halved is how many changes of it will be answered as failed.
+	set    map[*host]bool
+	halved int
 }
 
 // node is one nova-compute.
@@ -38,6 +42,7 @@ type node struct {
 	queue            []*errandOf // durable: a host that is dead has it still
 	busy             bool
 	deaf             bool // it runs, and neither reports nor takes orders, until it is started anew
+	downAt           at   // when it was forced down
 }
 
 // errandOf is an evacuation's message.
@@ -55,6 +60,12 @@ type guest struct {
 	// lives are its live migrations, asked when the newest was asked for.
 	lives []*fleet.Migration
 	asked at
+	gate  at   // how long it runs before its gate answers
+	shut  bool // it never answers
+	since at   // since when it has run where it runs
+	// answered: its gate has been seen to answer since it was evacuated last.
+	answered bool
+	locked   bool // by its owner
 	// lost are those whose message nobody has any more.
 	lost map[*fleet.Migration]bool
 	// crashed is, while it does not run because it crashed, on which host and since when.
@@ -74,17 +85,21 @@ const (
 )
 
 // hosted gives the site servers, spread over its computes.
-func (s *Site) hosted(servers, room int) {
-	n := &nova{site: s, nodes: map[*host]*node{}, room: cmp.Or(room, 64)}
+func (s *Site) hosted(shape Shape) {
+	n := &nova{site: s, nodes: map[*host]*node{}, room: cmp.Or(shape.Room, 64), set: map[*host]bool{}}
 	s.nova = n
-	var computes []*host
+	var all, computes []*host
 	for _, h := range s.hosts {
 		if h.role == "compute" {
-			computes = append(computes, h)
+			all = append(all, h)
 			n.nodes[h] = &node{seen: -novaDown}
+			if !slices.Contains(shape.Reserved, h.name) {
+				computes = append(computes, h)
+				n.set[h] = len(shape.Reserved) > 0
+			}
 		}
 	}
-	for i := range servers {
+	for i := range shape.Servers {
 		g := &guest{was: fleet.ServerActive, runs: map[*host]bool{}, crashed: map[*host]time.Time{}, lost: map[*fleet.Migration]bool{}}
 		g.Server = fleet.Server{ID: fmt.Sprintf("s%d", i+1), Name: fmt.Sprintf("vm%d", i+1), Host: computes[i%len(computes)].name, RAM: 512, Created: fmt.Sprintf("2027-01-%02d", i+1)}
 		if i%5 == 4 {
@@ -93,7 +108,8 @@ func (s *Site) hosted(servers, room int) {
 		g.State = g.was
 		n.guests = append(n.guests, g)
 	}
-	for _, h := range computes {
+	n.owners(shape.Meta)
+	for _, h := range all {
 		n.report(h)
 	}
 }
@@ -138,7 +154,7 @@ func (n *nova) run(g *guest, h *host, on bool) {
 		delete(g.runs, h)
 		return
 	}
-	g.runs[h] = true
+	g.runs[h], g.since = true, n.site.now
 	delete(g.crashed, h)
 	g.launch++
 	if len(g.runs) > 1 {
@@ -241,6 +257,9 @@ func (n *nova) look(hosts []string, ids []string) fleet.Cloud {
 		}
 		c.Computes[h.name] = v
 	}
+	if len(n.site.spec.OpenStack.Reserved) > 0 {
+		c.Aggregates = map[string]fleet.Aggregate{"1": n.aggregate()}
+	}
 	for _, g := range n.guests {
 		if slices.Contains(hosts, g.Host) || slices.Contains(ids, g.ID) {
 			v := g.Server
@@ -265,11 +284,14 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 		case fleet.CloudDisable:
 			x.disabled, x.reason = true, o.Why
 		case fleet.CloudEnable:
+			n.enables(name)
 			x.disabled, x.reason = false, ""
 		case fleet.CloudForceDown:
-			x.forced = true
+			x.forced, x.downAt = true, n.site.now
 		case fleet.CloudLift:
 			x.forced = false
+		case fleet.CloudJoin, fleet.CloudPart:
+			return n.belongs(n.site.names[name], o)
 		default:
 			return fleet.Broken, "no such step"
 		}
@@ -304,6 +326,8 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 		g.State, g.Task = o.With, ""
 		n.site.tell("Nova: %s is %s again", g.ID, g.State)
 		return fleet.Done, ""
+	case fleet.CloudLock, fleet.CloudUnlock:
+		return n.lock(g, o)
 	}
 	return fleet.Broken, "no such step"
 }
@@ -353,11 +377,11 @@ func (n *nova) schedule(g *guest, m *fleet.Migration, to string) {
 
 // best is the emptiest host that could take a server, or the one that was asked for if it can.
 func (n *nova) best(g *guest, to string) *host {
-	room := n.look(nil, nil).Computes
+	room, from := n.look(nil, nil).Computes, n.site.names[g.Host]
 	var best *host
 	for _, h := range n.site.hosts {
 		x := n.nodes[h]
-		if x == nil || !n.up(h) || x.disabled || h.name == g.Host || to != "" && h.name != to || room[h.name].FreeRAM < g.RAM {
+		if x == nil || !n.up(h) || x.disabled || h.name == g.Host || to != "" && h.name != to || room[h.name].FreeRAM < g.RAM || n.set[from] && !n.set[h] {
 			continue
 		}
 		if best == nil || room[h.name].FreeRAM > room[best.name].FreeRAM {
@@ -407,7 +431,7 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 		s.tell("Nova: %s already exists on %s", g.ID, h.name)
 		return
 	}
-	g.Host, g.State, g.Task, e.mig.Status = h.name, g.was, "", "done"
+	g.Host, g.State, g.Task, e.mig.Status, g.answered = h.name, g.was, "", "done", false
 	s.tell("Nova: %s is on %s", g.ID, h.name)
 	if g.was == fleet.ServerActive {
 		n.run(g, h, true)
@@ -545,6 +569,13 @@ func (n *nova) lacks() string {
 			return fmt.Sprintf("%s is active on %s, and runs on %d hosts", g.ID, g.Host, len(g.runs))
 		case g.was == fleet.ServerStopped && len(g.runs) > 0:
 			return g.ID + " runs, and was stopped"
+		case g.Locked != g.locked:
+			return fmt.Sprintf("%s is locked: %v", g.ID, g.Locked)
+		}
+	}
+	for _, e := range n.site.quorum.newest().Evacuations { // in whatever order: any will do
+		if e.Lock != "" {
+			return "a lock of Mainstay's is on record"
 		}
 	}
 	if len(n.site.quorum.newest().Ailments) > 0 {
@@ -554,7 +585,7 @@ func (n *nova) lacks() string {
 		if x := n.nodes[h]; x != nil && x.deaf {
 			return "Nova hears nothing of " + h.name
 		}
-		if x := n.nodes[h]; x != nil && (x.forced || x.disabled) {
+		if x := n.nodes[h]; x != nil && (x.forced || x.disabled != n.spare(h)) {
 			return fmt.Sprintf("Nova has %s forced down: %v, disabled: %v", h.name, x.forced, x.disabled)
 		}
 	}
@@ -606,10 +637,11 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 		return
 	}
 	began, from := h.clock(), h.site.now
-	hosts := slices.Clone(l.plan.Looks)
+	hosts, gates := slices.Clone(l.plan.Looks), slices.Clone(l.plan.Gates)
 	var seen fleet.Cloud
 	n.call(&h.agentProcess, func() (fleet.Outcome, string) {
 		seen = n.look(hosts, ids)
+		seen.Gates = n.ask(gates)
 		return fleet.Done, ""
 	}, func(o fleet.Outcome, why string) {
 		if l.reigns != reign || !l.on {
@@ -639,7 +671,7 @@ func (l *leader) asking() bool {
 	return false
 }
 
-// setNova: nova away | ok | slow | lose N | forget N | break N | end SERVER | deaf HOST
+// setNova: nova away | ok | slow | lose N | forget N | break N | end SERVER | deaf HOST | halve N | shut SERVER | open SERVER | lock SERVER
 func setNova(s *Site, args []string) error {
 	if s.nova == nil {
 		return fmt.Errorf("the site has no servers")
@@ -661,6 +693,9 @@ func setNova(s *Site, args []string) error {
 		}
 		return nil
 	}
+	if done, err := n.owns(args); done {
+		return err
+	}
 	if len(args) > 1 {
 		var err error
 		if count, err = strconv.Atoi(args[1]); err != nil {
@@ -669,10 +704,10 @@ func setNova(s *Site, args []string) error {
 	}
 	switch args[0] {
 	case "ok":
-		n.away, n.slow, n.lose, n.forget, n.breaks = false, false, 0, 0, 0
 		for _, x := range n.nodes { // in whatever order
 			x.deaf = false
 		}
+		n.away, n.slow, n.lose, n.forget, n.breaks, n.halved = false, false, 0, 0, 0, 0
 	case "away":
 		n.away = true
 	case "slow":
@@ -683,6 +718,8 @@ func setNova(s *Site, args []string) error {
 		n.breaks = count
 	case "forget":
 		n.forget = count
+	case "halve":
+		n.halved = count
 	default:
 		return fmt.Errorf("no such Nova: %s", args[0])
 	}
@@ -718,7 +755,7 @@ func (s *Site) moving() bool {
 		return true
 	}
 	for _, e := range s.quorum.newest().Evacuations { // in whatever order: any will do
-		if e.Ended == "" {
+		if e.Ended == "" || e.Lock != "" {
 			return true
 		}
 	}
@@ -732,8 +769,11 @@ func (s *Site) moving() bool {
 			return true
 		}
 	}
-	for _, x := range n.nodes { // the same
-		if x.busy || x.forced || x.disabled || x.deaf {
+	if len(s.quorum.newest().Groups) > 0 {
+		return true
+	}
+	for h, x := range n.nodes { // the same
+		if x.busy || x.forced || x.disabled != n.spare(h) || x.deaf {
 			return true
 		}
 	}

@@ -225,7 +225,10 @@ func (s *Site) recover() {
 	}
 	bound := 240 * second
 	if s.nova != nil {
-		bound = 900 * second // nobody knows sooner that an evacuation is lost (plan's evacuateLasts)
+		bound = 900 * second                    // nobody knows sooner that an evacuation is lost (plan's evacuateLasts)
+		if len(s.spec.OpenStack.Reserved) > 0 { // and such a site has groups
+			bound += 1800 * second
+		}
 	}
 	end := s.elapsed() + bound
 	good := 0
@@ -239,6 +242,9 @@ func (s *Site) recover() {
 			if !h.on && !h.posting && h.bmc.stray == 0 && h.second.stray == 0 && s.elapsed() > end-bound+20*second {
 				h.powerOn()
 			}
+		}
+		if s.nova != nil {
+			s.nova.emptyReserves()
 		}
 		s.unblock()
 		if s.nova != nil && s.elapsed() > end-bound+120*second {

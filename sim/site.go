@@ -48,6 +48,11 @@ type Shape struct {
 	Room int
 	// Lost is what follows for a compute that lost a network.
 	Lost map[string]fleet.Loss
+	// Meta is what the owners of servers say, in words SERVER.KEY=VALUE without the HA_ of
+	// the key: s3.Group=db.
+	Meta []string
+	// Reserved are computes kept in reserve; they have no servers, and all others are in an aggregate.
+	Reserved []string
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -125,7 +130,8 @@ func (sh Shape) build() fleet.Spec {
 			Restarts: fleet.Restarts{Count: 60, Within: time.Minute}})
 	}
 	if sh.Servers > 0 {
-		spec.OpenStack.Cloud, spec.OpenStack.Lost = "sim", sh.Lost
+		spec.OpenStack.Cloud, spec.OpenStack.Lost, spec.OpenStack.Reserved = "sim", sh.Lost, sh.Reserved
+		spec.OpenStack.Ready = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 		spec.Services = append(spec.Services, fleet.Service{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Units: []string{"nova-compute"}, Roles: []string{"compute"},
 			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})
 	}
@@ -261,7 +267,7 @@ func newSite(shape Shape, seed uint64) *Site {
 		s.mirrored()
 	}
 	if shape.Servers > 0 {
-		s.hosted(shape.Servers, shape.Room)
+		s.hosted(shape)
 	}
 	return s
 }

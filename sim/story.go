@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -118,6 +118,10 @@ func (st *Story) site(words []string) error {
 				network, then, _ := strings.Cut(pair, ":")
 				st.Shape.Lost[network] = fleet.Loss(then)
 			}
+		case "meta":
+			st.Shape.Meta = strings.Split(value, ";")
+		case "reserved":
+			st.Shape.Reserved = strings.Split(value, ",")
 		case "on_failure":
 			st.Shape.OnFailure = fleet.OnFailure(value)
 		case "watchdog":
@@ -174,6 +178,12 @@ func (st Story) Write() string {
 			pairs = append(pairs, network+":"+string(sh.Lost[network]))
 		}
 		b.WriteString(" lost=" + strings.Join(pairs, ","))
+	}
+	if len(sh.Meta) > 0 {
+		b.WriteString(" meta=" + strings.Join(sh.Meta, ";"))
+	}
+	if len(sh.Reserved) > 0 {
+		b.WriteString(" reserved=" + strings.Join(sh.Reserved, ","))
 	}
 	if sh.OnFailure != "" {
 		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)

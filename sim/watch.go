@@ -417,6 +417,10 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 			if p, ok := after.Proofs[name]; ok && r.Value != nil {
 				w.proves(p, before.Proofs[name])
 			}
+		case "evacuation":
+			if s.nova != nil && r.Value != nil {
+				s.nova.goes(name, before, after)
+			}
 		case "intent":
 			if in, ok := after.Intents[name]; ok && r.Value != nil {
 				open := 0

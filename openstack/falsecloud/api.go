@@ -35,6 +35,7 @@ func (c *Cloud) routes() {
 		"POST /servers/{id}/action": c.act,
 		"GET /os-migrations":        c.listMigrations,
 		"GET /os-aggregates":        c.listAggregates, "GET /os-server-groups": c.listGroups,
+		"GET /os-aggregates/{id}": c.showAggregate, "POST /os-aggregates/{id}/action": c.actOnAggregate,
 	} {
 		method, rest, _ := strings.Cut(path, " ")
 		c.mux.HandleFunc(method+" "+nova+rest, c.admin(strings.TrimPrefix(rest, "/"), f))

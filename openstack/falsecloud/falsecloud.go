@@ -16,6 +16,8 @@
 //	GET  /compute/v2.1/os-aggregates, os-server-groups
 //	GET  /placement/allocation_candidates             the room on all computes
 //	GET  /placement/allocations/ID                    what a server was given
+//	GET  /compute/v2.1/os-aggregates/ID               one of them
+//	POST /compute/v2.1/os-aggregates/ID/action        add a host, take one out
 //
 // There are two truths in it, as there are outside: what Nova has on record, which the API
 // tells, and what runs where, which Runs and Audit tell. It behaves as a real Nova (Zed) was
@@ -98,7 +100,9 @@ type Server struct {
 	Extra         map[string]string // extra specs of its flavor
 	Volume        bool
 	Locked        bool
+	LockedFor     string
 	Metadata      map[string]string
+	Addresses     []string // floating
 	Tags          []string
 }
 
@@ -142,6 +146,7 @@ type Cloud struct {
 	due        schedule
 	computes   map[string]*compute
 	servers    map[string]*server
+	halved     int       // so many changes of aggregates are made, and answered as failed
 	order      []*server // as they were made
 	migrations []*migration
 	groups     []*group
@@ -292,6 +297,12 @@ func (c *Cloud) Delete(id string) bool {
 	c.place(s, "")
 	s.deleted, s.State, s.task, s.updated = true, "deleted", "", c.now
 	return true
+}
+
+// Lock locks a server as somebody else would, for a reason of theirs.
+func (c *Cloud) Lock(id, reason string) {
+	defer c.enter()()
+	c.servers[id].Locked, c.servers[id].LockedFor = true, reason
 }
 
 // place moves a server's record to a host.

@@ -46,10 +46,11 @@ func (c *Cloud) Shape(host string, s Shape) {
 	c.computes[host].shape = s
 }
 
-// AddAggregate adds a host aggregate.
-func (c *Cloud) AddAggregate(a Aggregate) {
+// AddAggregate adds a host aggregate, and returns its id.
+func (c *Cloud) AddAggregate(a Aggregate) string {
 	defer c.enter()()
 	c.aggregates = append(c.aggregates, a)
+	return strconv.Itoa(len(c.aggregates))
 }
 
 // AddGroup puts servers, by id, into a server group of a policy: affinity, anti-affinity, or a soft one.
@@ -188,12 +189,8 @@ func (c *Cloud) allocations(w http.ResponseWriter, r *request) {
 
 func (c *Cloud) listAggregates(w http.ResponseWriter, _ *request) {
 	out := []object{}
-	for i, a := range c.aggregates {
-		metadata := a.Metadata
-		if metadata == nil {
-			metadata = map[string]string{}
-		}
-		out = append(out, object{"id": i + 1, "name": a.Name, "hosts": a.Hosts, "metadata": metadata, "availability_zone": metadata["availability_zone"]})
+	for i := range c.aggregates {
+		out = append(out, c.shown(i))
 	}
 	answer(w, 200, object{"aggregates": out})
 }

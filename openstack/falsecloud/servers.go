@@ -53,6 +53,20 @@ func (c *Cloud) show(s *server, version int) object {
 	if s.Tags == nil {
 		o["tags"] = []string{}
 	}
+	if version >= 73 {
+		o["locked_reason"] = nil
+		if s.Locked && s.LockedFor != "" {
+			o["locked_reason"] = s.LockedFor
+		}
+	}
+	var own []object
+	for _, a := range s.Addresses {
+		own = append(own, object{"version": 4, "addr": a, "OS-EXT-IPS:type": "floating", "OS-EXT-IPS-MAC:mac_addr": "fa:16:3e:00:00:01"})
+	}
+	o["addresses"] = object{}
+	if own != nil {
+		o["addresses"] = object{"net": own}
+	}
 	if version >= 96 {
 		o["pinned_availability_zone"] = nil
 		if s.Zone != "" {
@@ -210,6 +224,23 @@ func (c *Cloud) action(r *request, s *server, action string, how json.RawMessage
 			return no
 		}
 		then("reboot_started_hard", "active")
+	case "lock":
+		// An administrator's request passes any lock, and a second lock changes the reason.
+		var ask *struct {
+			Reason string `json:"locked_reason"`
+		}
+		if err := json.Unmarshal(how, &ask); err != nil || ask != nil && r.version < 73 || ask != nil && ask.Reason == "" {
+			return &refusal{400, "Invalid input for field/attribute lock."}
+		}
+		s.Locked, s.updated = true, c.now
+		if ask != nil {
+			s.LockedFor = ask.Reason
+		}
+	case "unlock":
+		if string(how) != "null" {
+			return &refusal{400, "Invalid input for field/attribute unlock."}
+		}
+		s.Locked, s.LockedFor, s.updated = false, "", c.now
 	case "os-resetState":
 		var ask struct{ State string }
 		if err := json.Unmarshal(how, &ask); err != nil || ask.State != "active" && ask.State != "error" {
