@@ -241,6 +241,9 @@ func (s *Site) recover() {
 			}
 		}
 		s.unblock()
+		if s.nova != nil && s.elapsed() > end-bound+60*second {
+			s.nova.person()
+		}
 		if on, off := s.stuck(); on != nil && s.elapsed() > end-bound+60*second {
 			s.sworn(on, off)
 			s.after(10*second, off.powerOn)
