@@ -290,6 +290,10 @@ func TestAiling(t *testing.T) {
 	}{
 		{"all is well", func(*fleet.World) {}, nil},
 		{"libvirt does not answer", func(w *fleet.World) { told(w, func(r *fleet.Report) { r.Guests.Unknown = mute }) }, []string{mute}},
+		{"for a moment: nothing yet", func(w *fleet.World) {
+			told(w, func(r *fleet.Report) { r.Guests.Unknown = mute })
+			ill(w, "libvirt", mute, 9*time.Second)
+		}, nil},
 		{"for a while: no new servers, and no fence", func(w *fleet.World) {
 			told(w, func(r *fleet.Report) { r.Guests.Unknown = mute })
 			ill(w, "libvirt", mute, 11*time.Second)

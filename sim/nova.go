@@ -517,6 +517,20 @@ func (n *nova) ends(g *guest, crash bool) {
 	})
 }
 
+// person starts what Nova has stopped because it crashed while nobody could ask: a person is told of those.
+func (n *nova) person() {
+	for _, g := range n.guests {
+		r, known := n.site.quorum.newest().Revivals[g.ID]
+		h := n.site.names[g.Host]
+		if known && r.Ended != "" && g.State == fleet.ServerStopped && g.was == fleet.ServerActive && g.Task == "" && n.working(h) && !g.runs[h] {
+			n.site.tell("a person starts %s", g.ID)
+			g.State = fleet.ServerActive
+			n.run(g, h, true)
+			n.notice(h)
+		}
+	}
+}
+
 // said is what a host's agent says of those that crashed; how many run nothing rests on.
 func (n *nova) said(h *host) fleet.Guests {
 	out := fleet.Guests{Asked: true}

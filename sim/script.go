@@ -247,6 +247,9 @@ func (s *Site) recover() {
 			s.nova.emptyReserves()
 		}
 		s.unblock()
+		if s.nova != nil && s.elapsed() > end-bound+60*second {
+			s.nova.person()
+		}
 		if s.nova != nil && s.elapsed() > end-bound+120*second {
 			s.nova.mends()
 		}
