@@ -48,6 +48,8 @@ type Shape struct {
 	Room int
 	// Lost is what follows for a compute that lost a network.
 	Lost map[string]fleet.Loss
+	// Apart is a network on which no voter lives; empty: they are on all.
+	Apart string
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -76,6 +78,9 @@ func (sh Shape) build() fleet.Spec {
 			h.Fence = append(h.Fence, fleet.Level{{Driver: "ipmi"}})
 		}
 		for i := range sh.Networks {
+			if voter && networkNames[i] == sh.Apart {
+				continue
+			}
 			h.Addresses[networkNames[i]] = netip.AddrFrom4([4]byte{10, 0, byte(i), n})
 		}
 		spec.Hosts = append(spec.Hosts, h)
@@ -242,7 +247,7 @@ func newSite(shape Shape, seed uint64) *Site {
 		h.quorumProcess = process{host: h, name: "quorum"}
 		h.links = make([]bool, len(s.nets))
 		for k := range h.links {
-			h.links[k] = true
+			h.links[k] = !h.voter || s.nets[k].name != shape.Apart
 		}
 		s.hosts = append(s.hosts, h)
 		s.names[h.name] = h

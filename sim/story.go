@@ -118,6 +118,8 @@ func (st *Story) site(words []string) error {
 				network, then, _ := strings.Cut(pair, ":")
 				st.Shape.Lost[network] = fleet.Loss(then)
 			}
+		case "apart":
+			st.Shape.Apart = value
 		case "on_failure":
 			st.Shape.OnFailure = fleet.OnFailure(value)
 		case "watchdog":
@@ -174,6 +176,9 @@ func (st Story) Write() string {
 			pairs = append(pairs, network+":"+string(sh.Lost[network]))
 		}
 		b.WriteString(" lost=" + strings.Join(pairs, ","))
+	}
+	if sh.Apart != "" {
+		b.WriteString(" apart=" + sh.Apart)
 	}
 	if sh.OnFailure != "" {
 		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)
