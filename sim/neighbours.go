@@ -1,6 +1,10 @@
 package sim
 
-import "mainstay/fleet"
+import (
+	"slices"
+
+	"mainstay/fleet"
+)
 
 // askNeighbours asks this host's watchers on the network on which no voter lives, once in a slow
 // beat. The question and its answer go over one stream, so both ways must be open.
@@ -15,7 +19,7 @@ func (a *agent) askNeighbours(now fleet.Moment) {
 	}
 	a.asked = now
 	for net, n := range s.nets {
-		if n.name != s.shape.Apart || h.voter {
+		if !slices.Contains(a.neighbours.Networks(), n.name) {
 			continue
 		}
 		for _, name := range a.neighbours.Of(n.name) {
