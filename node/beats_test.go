@@ -303,13 +303,13 @@ func TestCrowd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cpu, at := used(t), time.Now()
+	cpu, at := cpuUsed(t), time.Now()
 	turns, commits := stores[0].counts()
 	acked := first.Taken()
 	reports := desks[1].n.Load()
 	waitFor(t, *crowdFor)
 	took := time.Since(at).Seconds()
-	cpu = used(t) - cpu
+	cpu = cpuUsed(t) - cpu
 	if *crowdProfile != "" {
 		pprof.StopCPUProfile()
 	}
@@ -335,8 +335,8 @@ func waitFor(t *testing.T, d time.Duration) {
 	}
 }
 
-// used is the CPU that this process has used, user and system.
-func used(t *testing.T) time.Duration {
+// cpuUsed is the CPU that this process has used, user and system.
+func cpuUsed(t *testing.T) time.Duration {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
 		t.Fatal(err)
