@@ -926,16 +926,6 @@ func (a *Agent) due(now fleet.Moment) bool {
 	return !maps.Equal(a.said.Unanswered, a.unanswered(now)) || !maps.EqualFunc(a.said.Neighbours, a.neighbours.Word(now), fleet.Neighbourhood.Equal)
 }
 
-// linked says over which networks this host is linked with the others, as far as it
-// can know. The caller holds the lock.
-func (a *Agent) linked() map[string]bool {
-	out := make(map[string]bool, len(a.links))
-	for network, up := range a.links {
-		out[network] = up && !a.paths.Broken(network, a.length)
-	}
-	return out
-}
-
 // number gives a report its number, which rises also over restarts of the agent
 // within one boot. The caller holds the lock.
 func (a *Agent) number(now fleet.Moment) uint64 {
@@ -996,12 +986,4 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 		r.Unrenewed = a.cfg.Unrenewed()
 	}
 	return r
-}
-
-// Taken counts the beats that were authentic and fresh, and whatever else was.
-func (a *Agent) Taken() uint64 {
-	if a.conn == nil {
-		return 0
-	}
-	return a.conn.Stats().Heard
 }
