@@ -107,6 +107,9 @@ type Config struct {
 	// Watchdog arms this host's watchdog; with keep a time-out that it has is never made
 	// longer. Nil where the site's file names none.
 	Watchdog func(keep bool) (Watchdog, error)
+	// Ask asks another host over one network whether it hears this one; nil: it does. Nil in
+	// place of the function asks nobody.
+	Ask func(ctx context.Context, host, network string) error
 	// Tell delivers a report to every voter; it must not block.
 	Tell func(fleet.Report)
 	// Hypervisor is a compute's, and Disks the directory of its guests' disks; nil elsewhere.
@@ -169,16 +172,17 @@ type Agent struct {
 	ticked   fleet.Moment
 	// departing is since when this host has been shutting down; zero: it is not. leaving
 	// is set once the farewell was said.
-	departing fleet.Moment
-	leaving   bool
-	agreed    uint64              // of a pair: the number of the agreement that this host goes by
-	blind     bool                // of a pair: this host receives nothing at all
-	inbound   map[string]*inbound // by network without an answer
-	armed     time.Duration       // of the watchdog; zero: it is not
-	watchdog  Watchdog            // of guardLife alone; nil: not opened yet
-	questions map[string]*question
-	frozen    map[string]fleet.Moment // by service: since when its writes wait
-	guests    fleet.Guests
+	departing  fleet.Moment
+	leaving    bool
+	agreed     uint64              // of a pair: the number of the agreement that this host goes by
+	blind      bool                // of a pair: this host receives nothing at all
+	inbound    map[string]*inbound // by network without an answer
+	armed      time.Duration       // of the watchdog; zero: it is not
+	neighbours *lease.Neighbours   // on networks without a voter
+	watchdog   Watchdog            // of guardLife alone; nil: not opened yet
+	questions  map[string]*question
+	frozen     map[string]fleet.Moment // by service: since when its writes wait
+	guests     fleet.Guests
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -278,7 +282,7 @@ func New(cfg Config) (*Agent, error) {
 	timing := cfg.Spec.Timing
 	timing.Lease = a.length
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), timing, now)
-	a.hand = hand
+	a.hand, a.neighbours = hand, lease.NewNeighbours(&cfg.Spec, cfg.Host, now)
 	if len(deeds) == 0 {
 		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
 		a.learning = now.Add(learnBound)
@@ -336,6 +340,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.Hypervisor != nil {
 		wait.Go(func() { a.watchGuests(ctx) })
 	}
+	a.askNeighbours(ctx, &wait)
 	a.watchServices(ctx, &wait)
 	return a.beat(ctx)
 }
@@ -387,6 +392,7 @@ func (a *Agent) tick(every, length time.Duration) {
 		if a.ear != nil {
 			a.ear.Return(now)
 		}
+		a.neighbours.Return(now)
 		a.cfg.Log.Warn("this agent got no CPU in time: its own beats were late, and what it heard is judged anew", "late", gap-every)
 	}
 	a.ticked = now
@@ -917,17 +923,7 @@ func (a *Agent) due(now fleet.Moment) bool {
 			return true
 		}
 	}
-	return !maps.Equal(a.said.Unanswered, a.unanswered(now))
-}
-
-// linked says over which networks this host is linked with the others, as far as it
-// can know. The caller holds the lock.
-func (a *Agent) linked() map[string]bool {
-	out := make(map[string]bool, len(a.links))
-	for network, up := range a.links {
-		out[network] = up && !a.paths.Broken(network, a.length)
-	}
-	return out
+	return !maps.Equal(a.said.Unanswered, a.unanswered(now)) || !maps.EqualFunc(a.said.Neighbours, a.neighbours.Word(now), fleet.Neighbourhood.Equal)
 }
 
 // number gives a report its number, which rises also over restarts of the agent
@@ -954,7 +950,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	r := fleet.Report{
 		Host: a.cfg.Host, Boot: a.cfg.Boot, Stint: a.hand.Stint().N, Epoch: m.Epoch, Version: a.cfg.Version,
 		Leased: a.hand.Leased(now), Late: a.late, UUID: a.cfg.UUID, GivenUp: m.GivenUp, Routes: a.applied, GoesDown: a.departing != 0, Leaving: a.leaving, Watchdog: a.armed, Store: a.store, Pair: a.agreed,
-		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Unanswered: a.unanswered(now), Severed: map[string]uint64{},
+		Addresses: map[string]fleet.AddressState{}, Services: map[string]fleet.ServiceState{}, Links: a.linked(), Unanswered: a.unanswered(now), Neighbours: a.neighbours.Word(now), Severed: map[string]uint64{},
 	}
 	for _, addr := range a.spec.Addresses {
 		g, held := m.Held[addr.Thing()]

@@ -126,3 +126,13 @@ func (a *Agent) comesIn(network string, now fleet.Moment) string {
 	}
 	return ""
 }
+
+// linked says over which networks this host is linked with the others, as far as it
+// can know. The caller holds the lock.
+func (a *Agent) linked() map[string]bool {
+	out := make(map[string]bool, len(a.links))
+	for network, up := range a.links {
+		out[network] = up && !a.paths.Broken(network, a.length)
+	}
+	return out
+}

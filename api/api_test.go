@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -52,6 +53,7 @@ type backend struct{ Backend }
 func (backend) Status(context.Context, bool) (Status, error) { return Status{Site: "x"}, nil }
 func (backend) Wish(context.Context, fleet.Wish) error       { return nil }
 func (backend) Report(context.Context, fleet.Report, string) {}
+func (backend) Neighbour(string, netip.Addr)                 {}
 func (backend) Part(context.Context, PartRequest) error      { return nil }
 func (backend) OfferSite(context.Context, SiteOffer) error   { return nil }
 func (backend) Apply(context.Context, ApplyRequest) (ApplyAnswer, error) {

@@ -187,6 +187,16 @@ func (c *Client) Order(ctx context.Context, o fleet.Order) fleet.Effect {
 	return e
 }
 
+// Neighbour asks a host over the network to whose address this client goes whether it hears this
+// one. An answer of any sort says so: one of an earlier version knows no such question.
+func (c *Client) Neighbour(ctx context.Context) error {
+	err := c.Do(ctx, "POST", "/v1/host/neighbour", nil, nil)
+	if _, answered := errors.AsType[*Refusal](err); answered {
+		return nil
+	}
+	return err
+}
+
 // Report delivers a host's testimony to a voter, with the version of its site file.
 func (c *Client) Report(ctx context.Context, r fleet.Report, site string) error {
 	return c.Do(ctx, "POST", "/v1/host/report?site="+url.QueryEscape(site), r, nil)

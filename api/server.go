@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,8 @@ type Backend interface {
 	// Report takes a host's testimony; site is the version of its site file.
 	Report(ctx context.Context, r fleet.Report, site string)
 	Order(ctx context.Context, o fleet.Order) fleet.Effect
+	// Neighbour is told that another host asks this one, at one of its own addresses.
+	Neighbour(host string, local netip.Addr)
 	// Part answers this host's kernel: nil is leave to write on without its peer.
 	Part(ctx context.Context, r PartRequest) error
 	// Pair answers the other voter of a site of two.
@@ -294,6 +297,15 @@ func Handler(b Backend, log *slog.Logger) http.Handler {
 			return err
 		}
 		return answer(w, b.Order(r.Context(), o), nil)
+	})
+	host("POST /v1/host/neighbour", func(w http.ResponseWriter, r *http.Request, p Person) error {
+		at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if !ok {
+			return Refuse(http.StatusForbidden, "", "only another host asks over a network")
+		}
+		b.Neighbour(p.Name, at.AddrPort().Addr().Unmap())
+		w.WriteHeader(http.StatusNoContent)
+		return nil
 	})
 	host("POST /v1/host/pair", func(w http.ResponseWriter, r *http.Request, p Person) error {
 		var q PairAsk

@@ -28,6 +28,8 @@ type Report struct {
 	// Unanswered says of each network that has a carrier and no acknowledgements what still
 	// comes in over it: one of the words below, or "" while that is not known yet.
 	Unanswered map[string]string `json:"unanswered,omitempty"`
+	// Neighbours is, by network on which no voter lives, what this host says of the others there.
+	Neighbours map[string]Neighbourhood `json:"neighbours,omitempty"`
 	// GivenUp is, by thing, the highest generation that this stint gave back:
 	// the holder's word.
 	GivenUp map[string]uint64 `json:"given_up,omitempty"`

@@ -10,6 +10,7 @@ package judge
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,13 +24,14 @@ func Judge(w fleet.World) map[string]fleet.Verdict {
 	leader, _ := w.Spec.Host(w.Leader)
 	fast := fast(&w.Spec)
 	me := []string{w.Leader}
+	missed := complaints(&w)
 	for i := range w.Spec.Hosts {
 		host := &w.Spec.Hosts[i]
 		every := w.Spec.Timing.SlowBeat
 		if host.Voter || fast[host.Name] {
 			every = w.Spec.Timing.Beat
 		}
-		out[host.Name] = judge(&w, host, &leader, every, me)
+		out[host.Name] = judge(&w, host, &leader, every, me, missed[host.Name])
 	}
 	return out
 }
@@ -65,7 +67,7 @@ func fast(spec *fleet.Spec) map[string]bool {
 	return out
 }
 
-func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []string) fleet.Verdict {
+func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me, missed []string) fleet.Verdict {
 	v := fleet.Verdict{Host: host.Name, Witnesses: me}
 	h, ok := w.Heard[host.Name]
 	if !ok || h.Last == 0 {
@@ -104,6 +106,18 @@ func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me []s
 			v.Condition, v.Why = fleet.Degraded, fmt.Sprintf("not heard over %s, and nobody else is there to say whose fault that is", strings.Join(doubt, ", "))
 		} else if !h.Leased {
 			v.Condition, v.Why = fleet.Degraded, "it is heard but says that no majority acknowledges it"
+		}
+		for _, network := range missed {
+			says := Missing(w, host.Name, network)
+			if len(says) == 0 {
+				continue
+			}
+			text := fmt.Sprintf("not heard over %s by its neighbours %s", network, strings.Join(says, ", "))
+			if v.Condition == fleet.Degraded {
+				text = v.Why + "; " + text
+			}
+			v.Condition, v.Why, v.Silent = fleet.Degraded, text, append(slices.Clone(v.Silent), network)
+			v.Witnesses = append(slices.Clone(v.Witnesses), says...)
 		}
 	}
 	return proved(w, offline(w, v), host.Name)

@@ -372,6 +372,9 @@ func (n *node) run(asked context.Context) error {
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: n.env(),
 		Fence: n.fence, Cloud: inCloud, Hypervisor: hypervisor, Disks: disks, Tell: func(r fleet.Report) { n.desk.Put(r); n.peers.tell(r) },
+		Ask: func(ctx context.Context, host, network string) error {
+			return n.peers.over(host, network).Neighbour(ctx)
+		},
 		Unrenewed: func() string {
 			if said := n.unrenewed.Load(); said != nil {
 				return *said

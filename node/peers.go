@@ -26,10 +26,11 @@ type peers struct {
 
 	mu      sync.Mutex
 	clients map[string][]*api.Client // by host, in the order of its networks' names
+	streets map[string]*api.Client   // by NETWORK/HOST: over that network alone
 }
 
 func newPeers(spec fleet.Spec, host string, files *trust.Files, site string) *peers {
-	return &peers{spec: spec, host: host, files: files, site: site, put: make(chan fleet.Report, 1), clients: map[string][]*api.Client{}}
+	return &peers{spec: spec, host: host, files: files, site: site, put: make(chan fleet.Report, 1), clients: map[string][]*api.Client{}, streets: map[string]*api.Client{}}
 }
 
 func (p *peers) close() {
@@ -39,6 +40,9 @@ func (p *peers) close() {
 		for _, c := range list {
 			c.Close()
 		}
+	}
+	for _, c := range p.streets {
+		c.Close()
 	}
 }
 

@@ -3,8 +3,10 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"mainstay/fleet"
+	"mainstay/judge"
 )
 
 // cut says why a host is taken to be cut off from a network; "" if it is not.
@@ -13,6 +15,9 @@ func (d *decision) cut(host, network string) string {
 		return fmt.Sprintf("%s has no link on %s, or no answer comes back over it", host, network)
 	}
 	if slices.Contains(d.w.Verdicts[host].Silent, network) {
+		if says := judge.Missing(&d.w, host, network); len(says) > 0 {
+			return fmt.Sprintf("%s is not heard over %s by its neighbours %s", host, network, strings.Join(says, ", "))
+		}
 		return fmt.Sprintf("%s is not heard over %s", host, network)
 	}
 	return ""

@@ -169,14 +169,19 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 
 // forsaken says why a compute that lives is fenced all the same: its servers have lost a
 // network without which they are as good as dead, and others could run them. That it is
-// not heard there is the word of one, the leader's host; so the compute must say itself that
-// no voter answers it there.
+// not heard there is the word of one, the leader's host, or of its neighbours; so the compute must
+// say itself that nobody answers it there.
 func (d *decision) forsaken(h fleet.Holding) string {
 	if d.w.Cloud.Computes[h.Host].Servers == 0 {
 		return ""
 	}
 	for _, name := range d.lost(h.Host, fleet.LossEvacuate, lostActs, false) {
-		if up, known := d.w.Reports[h.Host].Links[name]; known && !up && !d.blameless(h.Host, name) && d.many(name) == "" {
+		up, known := d.w.Reports[h.Host].Links[name]
+		own := known && !up && !d.blameless(h.Host, name)
+		if slices.Contains(d.w.Verdicts[h.Host].Silent, name) && d.w.Reports[h.Host].Neighbours[name].Alone {
+			own = true // its neighbours miss it, and it hears none of them
+		}
+		if own && d.many(name) == "" {
 			return fmt.Sprintf("%s, and its servers need %s", d.w.State.Cutoffs[h.Host].Networks[name].Why, name)
 		}
 	}

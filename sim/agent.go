@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -57,8 +58,11 @@ type agent struct {
 	sayLed bool
 	telling,
 	everTold bool
-	seq     uint64
-	content uint64 // counts what was said anew
+	// neighbours are those on the network without a voter, asked when they were asked last.
+	neighbours *lease.Neighbours
+	asked      fleet.Moment
+	seq        uint64
+	content    uint64 // counts what was said anew
 
 	watchdog time.Duration // as armed by this process
 
@@ -130,7 +134,7 @@ func newAgent(h *host) *agent {
 	}
 	now := h.clock()
 	hand, deeds := plan.NewHand(h.name, h.boot, memory, a.spec.Voters(), timing, now)
-	a.hand = hand
+	a.hand, a.neighbours = hand, lease.NewNeighbours(&a.spec, h.name, now)
 	if len(deeds) == 0 {
 		for _, thing := range fleet.Sorted(memory.Held) {
 			_, name, _ := strings.Cut(thing, "/")
@@ -208,6 +212,7 @@ func (a *agent) tick() {
 		}
 		a.suspect(now)
 	}
+	a.askNeighbours(now)
 	a.remind(now)
 	for _, v := range a.voters {
 		if v == h {
@@ -776,8 +781,14 @@ func (a *agent) remind(now fleet.Moment) {
 		a.poke()
 		return
 	}
+	if s := a.host.site; s.shape.Apart != "" && !maps.EqualFunc(a.said.Neighbours, a.neighbours.Word(now), fleet.Neighbourhood.Equal) {
+		a.poke()
+	}
 	for i, up := range a.host.links {
 		name := a.host.site.nets[i].name
+		if a.host.voter && name == a.host.site.shape.Apart {
+			continue
+		}
 		in, unanswered := a.comesIn(i, now)
 		if said, was := a.said.Unanswered[name]; a.said.Links[name] != (up && !unanswered) || was != unanswered || said != in {
 			a.poke()

@@ -696,7 +696,7 @@ func (s *Site) healHost(h *host, net string) {
 	}
 	for i := range h.links {
 		if mask&(1<<i) != 0 {
-			h.links[i] = true
+			h.links[i] = !h.voter || s.nets[i].name != s.shape.Apart
 		}
 	}
 	if h.agent != nil {

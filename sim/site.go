@@ -53,6 +53,8 @@ type Shape struct {
 	Meta []string
 	// Reserved are computes kept in reserve; they have no servers, and all others are in an aggregate.
 	Reserved []string
+	// Apart is a network on which no voter lives; empty: they are on all.
+	Apart string
 }
 
 // timings are the sets of fleet.Presets and a slow one, in which a second holds
@@ -81,6 +83,9 @@ func (sh Shape) build() fleet.Spec {
 			h.Fence = append(h.Fence, fleet.Level{{Driver: "ipmi"}})
 		}
 		for i := range sh.Networks {
+			if voter && networkNames[i] == sh.Apart {
+				continue
+			}
 			h.Addresses[networkNames[i]] = netip.AddrFrom4([4]byte{10, 0, byte(i), n})
 		}
 		spec.Hosts = append(spec.Hosts, h)
@@ -248,7 +253,7 @@ func newSite(shape Shape, seed uint64) *Site {
 		h.quorumProcess = process{host: h, name: "quorum"}
 		h.links = make([]bool, len(s.nets))
 		for k := range h.links {
-			h.links[k] = true
+			h.links[k] = !h.voter || s.nets[k].name != shape.Apart
 		}
 		s.hosts = append(s.hosts, h)
 		s.names[h.name] = h

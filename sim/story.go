@@ -122,6 +122,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Meta = strings.Split(value, ";")
 		case "reserved":
 			st.Shape.Reserved = strings.Split(value, ",")
+		case "apart":
+			st.Shape.Apart = value
 		case "on_failure":
 			st.Shape.OnFailure = fleet.OnFailure(value)
 		case "watchdog":
@@ -184,6 +186,9 @@ func (st Story) Write() string {
 	}
 	if len(sh.Reserved) > 0 {
 		b.WriteString(" reserved=" + strings.Join(sh.Reserved, ","))
+	}
+	if sh.Apart != "" {
+		b.WriteString(" apart=" + sh.Apart)
 	}
 	if sh.OnFailure != "" {
 		fmt.Fprintf(&b, " on_failure=%s", sh.OnFailure)

@@ -113,6 +113,9 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	}
 	for i, up := range a.host.links {
 		name := a.host.site.nets[i].name
+		if a.host.voter && name == a.host.site.shape.Apart {
+			continue
+		}
 		in, unanswered := a.comesIn(i, now)
 		r.Links[name] = up && !unanswered
 		if unanswered {
@@ -123,6 +126,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 		}
 	}
 	maps.Copy(r.Severed, a.severed)
+	r.Neighbours = a.neighbours.Word(now)
 	r.Parted = maps.Clone(a.parted)
 	if n := a.host.site.nova; n != nil && n.nodes[a.host] != nil {
 		r.Guests = n.said(a.host)
