@@ -58,7 +58,7 @@ func (s *openStackSite) process(host, id string) (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, fmt.Errorf("no QEMU of %s on %s: %v", id, host, err)
+	return 0, fmt.Errorf("no QEMU of %s on %s: %w", id, host, err)
 }
 
 func (s *openStackSite) guestCrashes(t *testing.T) {

@@ -34,7 +34,8 @@ var ErrIdle = errors.New("there is no leader here, or no OpenStack")
 func (l *Leader) nightly(ctx context.Context) {
 	told, twice := false, false
 	for wait := spareSoon; ; {
-		usable, moving := l.usable(ctx)
+		usable, _ := l.usable(ctx)
+		var moving bool
 		for until := time.Now().Add(wait); ; {
 			select {
 			case <-ctx.Done():

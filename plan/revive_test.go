@@ -317,8 +317,8 @@ func TestAiling(t *testing.T) {
 			deaf(w)
 			ill(w, "nova-compute", hidden, 10*time.Minute)
 			a := w.State.Ailments["n2"]
-			for _, ago := range []time.Duration{9, 6, 3} {
-				a.Restarted = append(a.Restarted, w.Wall.Add(-ago*time.Minute))
+			for _, minutes := range []int{9, 6, 3} {
+				a.Restarted = append(a.Restarted, w.Wall.Add(-time.Duration(minutes)*time.Minute))
 			}
 			w.State.Ailments["n2"] = a
 		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + hidden + closed}},
