@@ -227,8 +227,10 @@ func (m *move) chooses(s fleet.Server) bool { return !m.nobody(s) && m.onWay[""]
 // that fit are.
 func (m *move) berth(e fleet.Evacuation, s fleet.Server) (best string, busy bool) {
 	if e.Pinned != "" && !m.w.Cloud.Computes[e.Pinned].Forced {
-		to, ok := m.pinned(e)
-		return to, !ok
+		if to, ok := m.pinned(e); ok {
+			return to, false
+		}
+		return "", true // its only target has its hands full, or cannot take it
 	}
 	zone, room := m.w.Cloud.Computes[e.From].Zone, 0
 	for _, c := range m.sound() {

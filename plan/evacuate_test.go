@@ -239,6 +239,14 @@ func TestEvacuate(t *testing.T) {
 				w.Cloud.Servers[id] = fleet.Server{ID: id, Host: "n1", State: fleet.ServerActive, Task: "rebuilding", Migration: fleet.Migration{ID: 3, Status: "accepted", To: "n2"}}
 			}
 		}, []string{"compute/n1 waits"}},
+		{"pinned to a target that has its hands full: it waits for its turn", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.Pinned, e.Try, e.At = "n2", 1, w.Wall.Add(-time.Hour) })
+			server(*w, func(s *fleet.Server) { s.Migration = fleet.Migration{ID: 7, Status: "error", From: "n1", To: "n2"} })
+			for _, id := range []string{"a", "b", "c"} {
+				w.State.Evacuations[id] = fleet.Evacuation{Server: id, From: "n1", Boot: "b", Try: 1, To: "n2", Epoch: w.Epoch, At: w.Wall}
+				w.Cloud.Servers[id] = fleet.Server{ID: id, Host: "n1", State: fleet.ServerActive, Task: "rebuilding", Migration: fleet.Migration{ID: 3, Status: "accepted", To: "n2"}}
+			}
+		}, []string{"compute/n1 waits"}},
 		{"three that the scheduler refused do not keep each other waiting for a turn", func(w *fleet.World) {
 			delete(w.Cloud.Servers, "vm")
 			for _, host := range []string{"n2", "n3"} {
