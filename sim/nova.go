@@ -70,6 +70,7 @@ type guest struct {
 	lost map[*fleet.Migration]bool
 	// crashed is, while it does not run because it crashed, on which host and since when.
 	crashed map[*host]time.Time
+	fell    bool // it has crashed before
 	// launch counts what was done with it: what was due of an earlier time is void.
 	launch int
 	// cursed: so many starts of it fail.
@@ -501,7 +502,7 @@ func (n *nova) ends(g *guest, crash bool) {
 		since := h.wall()
 		n.site.after(n.site.between(second, 1200*millisecond), func() { // seen twice
 			if g.launch == launch && h.on {
-				g.crashed[h] = since
+				g.crashed[h], g.fell = since, true
 				n.notice(h)
 			}
 		})
@@ -520,9 +521,11 @@ func (n *nova) ends(g *guest, crash bool) {
 // person starts what Nova has stopped because it crashed while nobody could ask: a person is told of those.
 func (n *nova) person() {
 	for _, g := range n.guests {
-		r, known := n.site.quorum.newest().Revivals[g.ID]
+		// Its record ends when its host dies; but a person was told.
+		r := n.site.quorum.newest().Revivals[g.ID]
+		e, moves := n.site.quorum.newest().Evacuations[g.ID]
 		h := n.site.names[g.Host]
-		if known && r.Ended != "" && g.State == fleet.ServerStopped && g.was == fleet.ServerActive && g.Task == "" && n.working(h) && !g.runs[h] {
+		if g.fell && (r.Server == "" || r.Ended != "") && (!moves || e.Ended != "") && g.State == fleet.ServerStopped && g.was == fleet.ServerActive && g.Task == "" && n.working(h) && !g.runs[h] {
 			n.site.tell("a person starts %s", g.ID)
 			g.State = fleet.ServerActive
 			n.run(g, h, true)

@@ -99,17 +99,6 @@ func (c *Cloud) conduct(msg *message, host string) {
 	c.work(h)
 }
 
-// coming is the memory of what is on its way to a host.
-func (h *compute) coming() (ram int) {
-	for _, msg := range h.queue {
-		ram += msg.server.RAM
-	}
-	if h.busy != nil {
-		ram += h.busy.server.RAM
-	}
-	return ram
-}
-
 // choose is the scheduler: the emptiest host that is enabled and, as far as Nova knows, up. What
 // is on its way there is counted for whether it fits (Placement), and not for how empty a host
 // is: many at once all go to one.
