@@ -219,7 +219,8 @@ func heardThere(w *fleet.World, but, network string, since, long fleet.Moment) (
 }
 
 // Lost lists the hosts that are neither healthy nor merely degraded, for the
-// brakes: many at once is our own blindness until shown otherwise.
+// brakes: many at once is our own blindness until shown otherwise. Of one that is dead only
+// because a later boot has spoken, that later one is lost, for nobody hears it.
 func Lost(w fleet.World) []string {
 	var out []string
 	for i := range w.Spec.Hosts {
@@ -227,6 +228,10 @@ func Lost(w fleet.World) []string {
 		switch w.Verdicts[name].Condition {
 		case fleet.Lapsed, fleet.Suspect, fleet.Unheard:
 			out = append(out, name)
+		case fleet.Dead:
+			if w.State.Proofs[name].Kind == "reboot" {
+				out = append(out, name)
+			}
 		}
 	}
 	return out

@@ -139,6 +139,10 @@ func TestLost(t *testing.T) {
 	if diff := cmp.Diff([]string{"c2"}, Lost(w)); diff != "" {
 		t.Error("a dead host is no riddle, a silent one is: ", diff)
 	}
+	w.State.Proofs["c3"] = fleet.Proof{Host: "c3", Boot: "b", Kind: "reboot"}
+	if diff := cmp.Diff([]string{"c2", "c3"}, Lost(w)); diff != "" {
+		t.Error("one whose later boot was heard of, and is not heard, is a riddle: ", diff)
+	}
 }
 
 // TestWhoIsCutOff: who is not heard over a network is blamed only if the leader hears
