@@ -154,15 +154,24 @@ func discreet(err error) error {
 	return errors.New(text)
 }
 
-// connect returns a client of Nova, after logging in and asking it for its versions if
-// that has not been done. Its errors mean that Nova was asked for nothing.
-func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error) {
+// enter waits until nobody else logs in.
+func (c *Client) enter(ctx context.Context) (leave func(), err error) {
 	select {
 	case c.door <- struct{}{}:
-		defer func() { <-c.door }()
+		return func() { <-c.door }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("log in to Keystone: %w", ctx.Err())
 	}
+}
+
+// connect returns a client of Nova, after logging in and asking it for its versions if
+// that has not been done. Its errors mean that Nova was asked for nothing.
+func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error) {
+	leave, err := c.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	c.mu.Lock()
 	nova := c.nova
 	c.mu.Unlock()

@@ -60,12 +60,11 @@ func (c *Client) Caller(ctx context.Context, token string) (Caller, error) {
 
 // keystone returns a client of Keystone that is logged in.
 func (c *Client) keystone(ctx context.Context) (*gophercloud.ServiceClient, error) {
-	select {
-	case c.door <- struct{}{}:
-		defer func() { <-c.door }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("log in to Keystone: %w", ctx.Err())
+	leave, err := c.enter(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	c.mu.Lock()
 	identity := c.identity
 	c.mu.Unlock()
