@@ -98,16 +98,23 @@ func notifiedHost(n fleet.Notification, w fleet.World) (status, why string) {
 	return fleet.NoticeNew, fmt.Sprintf("it is %s to its voters, and nothing of it is moved without a proof that it is off", v.Condition)
 }
 
-// notifiedServer tells what is known of a server: its evacuation, if it has one. A crashed guest
-// is no notifier's affair.
+// notifiedServer tells what is known of a server: its evacuation, if it has one, or that it
+// crashed, if its own host says so.
 func notifiedServer(n fleet.Notification, w fleet.World) (status, why string) {
+	r, crashed := w.State.Revivals[n.Payload["instance_uuid"]]
 	switch e, moved := w.State.Evacuations[n.Payload["instance_uuid"]]; {
 	case moved && e.Ended == "":
 		return fleet.NoticeRunning, "it is being evacuated from " + e.From
 	case moved && !e.At.Before(n.At):
 		return fleet.NoticeFinished, "it was evacuated from " + e.From + ": " + e.Ended
+	case crashed && r.Ended == "":
+		return fleet.NoticeRunning, fmt.Sprintf("it crashed on %s, and is started again (try %d)", r.Host, r.Try)
+	case crashed && w.Wall.Sub(n.At) < crashSpan:
+		return fleet.NoticeFinished, "it crashed on " + r.Host + ": " + r.Ended
+	case w.Wall.Sub(n.At) < heardFor:
+		return fleet.NoticeNew, "its host has not said yet whether it crashed"
 	}
-	return fleet.NoticeIgnored, "no guest is restarted on a notifier's word"
+	return fleet.NoticeIgnored, "by its host's own word it did not crash, and no guest is restarted on a notifier's word"
 }
 
 // notifiedProcess tells how the host's copy of a service is, by its agent's own probes.

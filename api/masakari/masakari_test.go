@@ -363,7 +363,7 @@ func TestHosts(t *testing.T) {
 	s.wants(t, 400, "Compute service with name c1 could not be found", "POST "+there, fmt.Sprintf(host, "c1"))
 	s.wants(t, 400, "could not be found", "POST "+there, fmt.Sprintf(host, "n9"))
 	s.wants(t, 400, "'control_attributes' is a required property", "POST "+there, `{"host":{"name":"n2","type":"COMPUTE"}}`)
-	s.wants(t, 409, "reserves no hosts", "POST "+there, `{"host":{"name":"n2","type":"COMPUTE","control_attributes":"SSH","reserved":true}}`)
+	s.wants(t, 409, "openstack/reserved", "POST "+there, `{"host":{"name":"n2","type":"COMPUTE","control_attributes":"SSH","reserved":true}}`)
 	s.wants(t, 404, "No failover segment", "POST /v1/segments/none/hosts", fmt.Sprintf(host, "n2"))
 
 	other := fmt.Sprint(s.ask(t, "POST /v1/segments", fmt.Sprintf(segment, "rack2")).one("segment")["uuid"])
@@ -394,8 +394,12 @@ func TestHosts(t *testing.T) {
 		t.Error("the wish stands")
 	}
 	s.wants(t, 200, `"control_attributes":"IPMI"`, "PUT "+n1, `{"host":{"control_attributes":"IPMI"}}`)
-	s.wants(t, 409, "reserves no hosts", "PUT "+n1, `{"host":{"reserved":true}}`)
-	s.wants(t, 200, "", "PUT "+n1, `{"host":{"reserved":false,"name":"n1"}}`)
+	s.wants(t, 409, "openstack/reserved", "PUT "+n1, `{"host":{"reserved":true}}`)
+	s.wants(t, 200, `"reserved":false`, "PUT "+n1, `{"host":{"reserved":false,"name":"n1"}}`)
+	s.change(func(w *fleet.World) { w.Spec.OpenStack.Reserved = []string{"n1"} })
+	s.wants(t, 200, `"reserved":true`, "PUT "+n1, `{"host":{"reserved":true}}`)
+	s.wants(t, 409, "openstack/reserved", "PUT "+n1, `{"host":{"reserved":false}}`)
+	s.wants(t, 201, "", "POST /v1/segments", `{"segment":{"name":"spare","recovery_method":"reserved_host","service_type":"COMPUTE"}}`)
 	s.wants(t, 409, "can't become n2", "PUT "+n1, `{"host":{"name":"n2"}}`)
 	s.wants(t, 400, "no boolean", "PUT "+n1, `{"host":{"on_maintenance":"perhaps"}}`)
 	s.wants(t, 409, "compute of the site's file", "DELETE "+n1, "")
@@ -529,6 +533,12 @@ func TestNotifications(t *testing.T) {
 	s.is(t, gone, "running", "kept by its agent")
 	s.is(t, other, "ignored", "no service")
 	s.is(t, back, "finished", "")
+	s.is(t, vm, "new", "has not said yet")
+	s.change(func(w *fleet.World) {
+		w.State.Revivals = map[string]fleet.Revival{guest: {Server: guest, Host: "n2", Try: 1}}
+	})
+	s.is(t, vm, "running", "it crashed on n2")
+	s.change(func(w *fleet.World) { w.State.Revivals = nil; w.Wall = w.Wall.Add(11 * time.Second) })
 	s.is(t, vm, "ignored", "no guest is restarted on a notifier's word")
 	well(true)
 	s.is(t, gone, "finished", "serves again")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"mainstay/fleet"
@@ -152,9 +153,11 @@ func (s *server) readSegment(r *request, g fleet.Segment, all bool) (fleet.Segme
 			return g, err
 		}
 		switch g.Method {
-		case "auto", "auto_priority", "rh_priority": // where no host is reserved these say the same
+		case "auto", "auto_priority", "rh_priority": // all of these: a reserve is taken where no other compute has room
 		case "reserved_host":
-			return g, refuse(409, "recovery_method reserved_host contradicts the site's file, which reserves no hosts: servers go to whichever compute of their zone has room, which is auto.")
+			if len(s.Spec().OpenStack.Reserved) == 0 {
+				return g, refuse(409, "recovery_method reserved_host contradicts the site's file, which reserves no hosts (openstack/reserved): servers go to whichever compute of their zone has room, which is auto.")
+			}
 		default:
 			return g, refuse(400, "Invalid input for field/attribute recovery_method. Value: %s. It is none of auto, reserved_host, auto_priority, rh_priority.", g.Method)
 		}
@@ -281,7 +284,7 @@ func (s *server) showsHost(g fleet.Segment, host string) object {
 	_, maintenance := s.State().Wishes["maintenance-"+host]
 	o := row(hostUUID(spec, host), label.Created, label.Updated)
 	maps.Copy(o, object{
-		"uuid": hostUUID(spec, host), "name": host, "type": label.Type, "control_attributes": label.Control, "reserved": false, "on_maintenance": maintenance,
+		"uuid": hostUUID(spec, host), "name": host, "type": label.Type, "control_attributes": label.Control, "reserved": slices.Contains(spec.OpenStack.Reserved, host), "on_maintenance": maintenance,
 		"failover_segment_id": g.UUID, "failover_segment": s.showsSegment(g),
 	})
 	return o
@@ -330,6 +333,8 @@ type hostBody struct {
 	name            string
 	label           fleet.SegmentHost
 	typed, attrs    bool // its label has that
+	reserves        bool // reserved is said,
+	reserved        bool // and true
 	asked, maintain bool // on_maintenance is said, and true
 }
 
@@ -361,15 +366,19 @@ func (s *server) readHost(r *request, all bool) (b hostBody, err error) {
 	if b.label.Control, b.attrs, err = text(o, "control_attributes", 0); err != nil {
 		return b, err
 	}
-	reserved, _, err := truth(o, "reserved")
-	if err != nil {
+	if b.reserved, b.reserves, err = truth(o, "reserved"); err != nil {
 		return b, err
-	}
-	if reserved {
-		return b, refuse(409, "reserved: true contradicts the site's file, which reserves no hosts: a compute that shall stay empty is disabled in Nova (openstack compute service set --disable HOST nova-compute).")
 	}
 	b.maintain, b.asked, err = truth(o, "on_maintenance")
 	return b, err
+}
+
+// reserve refuses what contradicts the site's file: there stands which computes are kept empty.
+func (s *server) reserve(host string, b hostBody) error {
+	if b.reserves && b.reserved != slices.Contains(s.Spec().OpenStack.Reserved, host) {
+		return refuse(409, "reserved: %v contradicts the site's file: which computes are kept in reserve stands there (openstack/reserved; mainstay apply).", b.reserved)
+	}
+	return nil
 }
 
 // maintain brings a host into maintenance, or ends that, by the way of every other wish for it.
@@ -390,6 +399,9 @@ func (s *server) createHost(r *request) (any, error) {
 	}
 	b, err := s.readHost(r, true)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.reserve(b.name, b); err != nil {
 		return nil, err
 	}
 	var g fleet.Segment
@@ -434,6 +446,9 @@ func (s *server) updateHost(r *request) (any, error) {
 	}
 	b, err := s.readHost(r, false)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.reserve(host, b); err != nil {
 		return nil, err
 	}
 	if b.name != "" && b.name != host {
