@@ -302,6 +302,7 @@ func TestCrowd(t *testing.T) {
 		if err := pprof.StartCPUProfile(f); err != nil {
 			t.Fatal(err)
 		}
+		defer pprof.StopCPUProfile() // what it writes would stop the ears
 	}
 	cpu, at := cpuUsed(t), time.Now()
 	turns, commits := stores[0].counts()
@@ -310,9 +311,6 @@ func TestCrowd(t *testing.T) {
 	waitFor(t, *crowdFor)
 	took := time.Since(at).Seconds()
 	cpu = cpuUsed(t) - cpu
-	if *crowdProfile != "" {
-		pprof.StopCPUProfile()
-	}
 	moreTurns, moreCommits := stores[0].counts()
 	heard := 0
 	for host, h := range first.Heard() {
