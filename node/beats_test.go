@@ -244,6 +244,9 @@ func TestCrowd(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		for !a.Ticking() { // who leads asks ears
+			waitFor(t, time.Millisecond)
+		}
 		wait.Go(func() { l.Run(ctx) })
 		cert, err := certify(ca, name)
 		if err != nil {
