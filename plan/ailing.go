@@ -181,6 +181,9 @@ func (d *decision) restartsCompute(host string, a fleet.Ailment) (string, bool) 
 		if v.Kind != "compute" || !is || !l.Back.IsZero() || !d.unreported(host, s) || d.common(v.Name) != "" || d.disarmed || d.lacks(*v, host) != "" {
 			continue
 		}
+		if d.sends(host) {
+			continue // a nova-compute that starts may start what has just gone on elsewhere [H97]
+		}
 		n := len(a.Restarted)
 		if n > 0 && n == len(d.w.State.Ailments[host].Restarted) {
 			o := d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/unheard/%d", v.Name, host, a.Restarted[n-1].Unix()), Verb: fleet.VerbRestart, Thing: v.Thing(),

@@ -167,6 +167,16 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 	}
 }
 
+// sends says whether a server is live-migrated from a host.
+func (d *decision) sends(host string) bool {
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.From == host && p.Ended == "" {
+			return true
+		}
+	}
+	return false
+}
+
 // Fixed says why a drain leaves a server where it is; "" if Nova is asked to live-migrate it.
 func Fixed(spec *fleet.Spec, s fleet.Server) string {
 	switch {

@@ -322,6 +322,11 @@ func TestAiling(t *testing.T) {
 			}
 			w.State.Ailments["n2"] = a
 		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + hidden + closed}},
+		{"nor while a server is live-migrated from it", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "nova-compute", hidden, 21*time.Second)
+			w.State.Departures = map[string]fleet.Departure{"vm7": {Server: "vm7", From: "n2", Boot: "b", To: "n3", Try: 1, Epoch: w.Epoch, At: w.Wall}}
+		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + hidden + closed}},
 		{"it is forced down: Nova was told so", func(w *fleet.World) {
 			deaf(w)
 			c := w.Cloud.Computes["n2"]

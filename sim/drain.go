@@ -84,10 +84,13 @@ func (n *nova) resets(h *host) map[*guest]bool {
 	left := map[*guest]bool{}
 	for _, g := range n.guests {
 		for _, m := range g.lives {
-			if m.From == h.name && m.Status == "running" && g.Host == h.name && g.Task == fleet.TaskMigrating {
-				m.Status, g.Task = "error", ""
-				left[g] = len(g.runs) > 0
+			if m.From != h.name || g.Host != h.name {
+				continue
 			}
+			if m.Status == "running" && g.Task == fleet.TaskMigrating {
+				m.Status, g.Task = "error", ""
+			}
+			left[g] = len(g.runs) > 0 && !g.runs[h] // at its next start too
 		}
 	}
 	return left

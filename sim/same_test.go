@@ -28,10 +28,13 @@ func TestSame(t *testing.T) {
 			f.Set(reflect.MakeMap(f.Type()))
 			f.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(f.Type().Elem()))
 		default:
-			if at := reflect.ValueOf(time.Unix(1, 0)); at.Type() == f.Type() {
-				f.Set(at)
-			} else {
-				f.Set(reflect.ValueOf(fleet.StoreState{Phase: fleet.StoreDown}))
+			for _, other := range []any{time.Unix(1, 0), fleet.StoreState{Phase: fleet.StoreDown}, fleet.Guests{Asked: true}} {
+				if v := reflect.ValueOf(other); v.Type() == f.Type() {
+					f.Set(v)
+				}
+			}
+			if f.IsZero() {
+				t.Fatalf("%s: no other value is known of %v", name, f.Type())
 			}
 		}
 		if got, want := same(&fleet.Report{}, &r), name == "Seq" || name == "Wall"; got != want {
