@@ -129,6 +129,8 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 		known = known && p.From == h.Host && p.Boot == h.Boot
 		switch reason := Fixed(&d.w.Spec, s); {
 		case known && p.Ended == "":
+		case stray(s) != "":
+			stay = append(stay, fmt.Sprintf("%s (its live migration to %s ended in error, and its guest may be there: virsh list on both)", title(s), stray(s)))
 		case known && p.Stays && p.Why == why:
 			stay = append(stay, fmt.Sprintf("%s (%s)", title(s), p.Ended))
 		case s.State == fleet.ServerStopped:
@@ -254,6 +256,9 @@ func (m *move) follows(p fleet.Departure, h fleet.Holding, s fleet.Server) {
 	case s.Host != p.From, dead, h.Host != p.From, h.Boot != p.Boot: // its evacuation, if it needs one, is another duty
 	case traced && ended && (well || s.State == fleet.ServerError):
 		m.strays(p, s)
+	case traced && ended && stray(s) != "":
+		// Another try would end at once if the guest is there, and Nova's newest record say nothing of that any more.
+		m.leaves(p, "its live migration to "+live.To+" ended in error, and its guest may be there", true)
 	case traced && ended:
 		m.retry(p, s, "its live migration ended as "+live.Status)
 	case traced && live.Status == "accepted" && since > evacuateLasts:

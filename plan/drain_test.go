@@ -109,6 +109,11 @@ func TestDrain(t *testing.T) {
 			departing(*w, 6*time.Second, nil)
 			server(w, live(7, "failed", "n1", ""))
 		}, "vm try 2 to n3, wait compute/n2"},
+		{"it ended in error, and its guest may be at the target: no other try", func(w *fleet.World) {
+			departing(*w, 6*time.Second, nil)
+			server(w, live(7, "error", "n1", ""))
+		}, "vm stays, wait compute/n2"},
+		{"nor for another reason, later", func(w *fleet.World) { server(w, live(7, "error", "n1", "")) }, "wait compute/n2"},
 		{"it broke three times: it stays", func(w *fleet.World) {
 			departing(*w, 6*time.Second, func(p *fleet.Departure) { p.Try = drainTries })
 			server(w, live(7, "failed", "n1", ""))
