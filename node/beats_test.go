@@ -182,7 +182,7 @@ func TestCrowd(t *testing.T) {
 		return
 	}
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("40 computes beat for some seconds; make beats AGENTS=n plays more")
 	}
 	if err := wide(); err != nil {
 		t.Fatal(err)
