@@ -50,6 +50,9 @@ func TestDrain(t *testing.T) {
 		want   string
 	}{
 		{"first it is recorded", nil, "vm try 1 to n1, wait compute/n2"},
+		{"it has crashed, and is started again first", func(w *fleet.World) {
+			w.State.Revivals = map[string]fleet.Revival{"vm": {Server: "vm", Host: "n2", Boot: "b", Try: 1, At: w.Wall, Crash: w.Wall}}
+		}, "wait compute/n2"},
 		{"maintenance without drain moves nothing", func(w *fleet.World) {
 			x := w.State.Wishes["maintenance-n2"]
 			x.Drain = false

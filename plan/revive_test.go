@@ -84,6 +84,9 @@ func TestRevive(t *testing.T) {
 		want   []string
 	}{
 		{"Nova calls it active: it is recorded", nil, []string{"vm try 0 failed 0"}},
+		{"it is live-migrated", func(w *fleet.World) {
+			w.State.Departures = map[string]fleet.Departure{"vm": {Server: "vm", From: "n2", Boot: "b", To: "n3", Try: 1, Epoch: w.Epoch, At: w.Wall}}
+		}, nil},
 		{"Nova has not been asked yet", func(w *fleet.World) { delete(w.Cloud.Servers, "vm") }, nil},
 		{"Nova has a task on it", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Task = "migrating" }) }, nil},
 		{"Nova calls it stopped: left, and told", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped }) },
