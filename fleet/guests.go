@@ -69,7 +69,8 @@ func (r Revival) Key() string {
 // run well all the same: it is fenced for none of this.
 type Ailment struct {
 	Host string `json:"host"`
-	// Of is, by what ails it (a service's name, "libvirt", "disks"), since when and why.
+	// Of is, by what ails it (a service's name, "libvirt", "disks"; "Nova" if it hears
+	// nothing of the nova-compute), since when and why.
 	Of map[string]Lost `json:"of"`
 	// Restarted is when its nova-compute was restarted because Nova heard nothing of it.
 	Restarted []time.Time `json:"restarted,omitempty"`

@@ -93,14 +93,20 @@ func (s *openStackSite) guestCrashes(t *testing.T) {
 	s.exactly(t)
 }
 
-// closes waits until a compute gets no new servers, with a reason that has such a word, and a
-// person is told.
-func (s *openStackSite) closes(t *testing.T, host, word string, since time.Time) {
+// tells waits until a person is told of a compute, with such a word.
+func (s *openStackSite) tells(t *testing.T, host, word string, since time.Time) {
 	t.Helper()
 	s.awaitFrom(t, "c1", host+" to be told of", func(st api.Status) bool {
 		return slices.ContainsFunc(st.Waits, func(w fleet.Wait) bool { return w.About == "compute/"+host && strings.Contains(w.For, word) })
 	})
 	t.Logf("told %v later", time.Since(since).Round(100*time.Millisecond))
+}
+
+// closes waits until a compute gets no new servers, with a reason that has such a word, and a
+// person is told.
+func (s *openStackSite) closes(t *testing.T, host, word string, since time.Time) {
+	t.Helper()
+	s.tells(t, host, word, since)
 	reason := ""
 	err := waitFor(s.ctx, siteBound, host+" to get no new servers", func() (bool, error) {
 		_, on, why, err := s.enabled(host)
@@ -144,12 +150,17 @@ func (s *openStackSite) novaComputeHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.closes(t, "r2", "nova-compute", deed.At)
+	s.tells(t, "r2", "nova-compute", deed.At)
 	if _, err := s.cloud.Ticking(s.ctx, v.ID); err != nil {
 		t.Errorf("the guest: %v", err)
 	}
-	s.awaitEnabled(t, "r2")
-	t.Logf("it takes servers again %v after nova-compute hung", time.Since(deed.At).Round(100*time.Millisecond))
+	s.awaitFrom(t, "c1", "Nova to hear it again", func(st api.Status) bool {
+		return !slices.ContainsFunc(st.Waits, func(w fleet.Wait) bool { return w.About == "compute/r2" })
+	})
+	t.Logf("Nova hears it again %v after nova-compute hung", time.Since(deed.At).Round(100*time.Millisecond))
+	if _, on, why, err := s.enabled("r2"); err != nil || !on {
+		t.Errorf("r2 was disabled for what Nova does not hear, and gets nothing from it anyway: %q, %v", why, err)
+	}
 	s.stages(t, deed.At, "r2")
 	s.unfenced(t, deed.At)
 	s.awaitFrom(t, "c1", "all to be well", s.calm)

@@ -17,7 +17,10 @@ import (
 //
 // That nova-compute hangs its unit does not show, and a process that waits for its broker in vain
 // looks like one that is idle. So it is judged by what it delivers: Nova hears nothing of it
-// while its host is well. It is restarted for that, as often as its service allows.
+// while its host is well. It is restarted for that, as often as its service allows, and not
+// disabled: Nova gives it nothing while it calls it down, and at once when it hears it again. A
+// dead controller takes the brokers of many computes with it, and a minute more without them
+// may be a minute without the only target there is.
 const (
 	// ailsFor is how long something must be wrong before the compute gets no new servers,
 	// hungFor how long Nova must have had nova-compute for down before it is restarted, and
@@ -32,7 +35,8 @@ const (
 func (d *decision) ailing(host *fleet.Host, h fleet.Holding) bool {
 	was, now := d.w.State.Ailments[host.Name], d.ails(host, h)
 	if now == nil {
-		return len(was.Of) > 0
+		_, unheard := was.Of[ailsNova]
+		return len(was.Of) > 1 || len(was.Of) == 1 && !unheard
 	}
 	next := fleet.Ailment{Host: host.Name, Of: map[string]fleet.Lost{}}
 	for _, at := range was.Restarted {
@@ -60,12 +64,12 @@ func (d *decision) ailing(host *fleet.Host, h fleet.Holding) bool {
 		case l.Back.IsZero():
 			l.Back = d.w.Wall
 			next.Of[what] = l
-			text = append(text, fmt.Sprintf("%s of %s works again", what, host.Name))
+			text = append(text, works(what, host.Name)+" again")
 		case d.w.Wall.Sub(l.Back) < lostCalm:
 			next.Of[what] = l
 			d.wake(lostCalm - d.w.Wall.Sub(l.Back))
 		default:
-			text = append(text, fmt.Sprintf("%s of %s has worked for %v", what, host.Name, lostCalm))
+			text = append(text, fmt.Sprintf("%s for %v now", works(what, host.Name), lostCalm))
 		}
 	}
 	if restarts, ok := d.restartsCompute(host.Name, next); ok {
@@ -110,7 +114,7 @@ func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
 			out[s.Name] = s.Name + ": " + why
 		}
 		if _, told := out[s.Name]; !told && s.Kind == "compute" && d.unreported(host.Name, state) {
-			out[s.Name] = "Nova hears nothing of " + s.Name + ", which runs"
+			out[ailsNova] = "Nova hears nothing of " + s.Name + ", which runs"
 		}
 	}
 	return out
@@ -120,7 +124,16 @@ func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
 const (
 	ailsLibvirt = "libvirt"
 	ailsDisks   = "disks"
+	ailsNova    = "Nova" // it hears nothing of nova-compute
 )
+
+// works says that what ailed is whole.
+func works(what, host string) string {
+	if what == ailsNova {
+		return "Nova hears " + host
+	}
+	return what + " of " + host + " works"
+}
 
 // local lists the nova-compute of a host, and what must be ready before it on the same host:
 // the agent of its network, libvirt, its mounts.
@@ -148,7 +161,9 @@ func (d *decision) local(host string) (out []*fleet.Service) {
 func (d *decision) unreported(host string, s fleet.ServiceState) bool {
 	c, known := d.w.Cloud.Computes[host]
 	fresh := d.w.Wall.Sub(d.w.State.Holdings[Compute(host)].At) < copyUnreadyFor // it may not have reported since it began
-	return known && !fresh && !c.Up && !c.Forced && s.Phase == fleet.Running && d.w.Verdicts[host].Condition == fleet.Healthy && len(d.w.State.Cutoffs[host].Networks) == 0 &&
+	l, told := d.w.State.Ailments[host].Of[ailsNova]
+	runs := s.Phase == fleet.Running || told && l.Back.IsZero() // a restart for that is no cure yet
+	return known && !fresh && !c.Up && !c.Forced && runs && d.w.Verdicts[host].Condition == fleet.Healthy && len(d.w.State.Cutoffs[host].Networks) == 0 &&
 		d.w.Cloud.Away == "" && d.w.Cloud.At != 0 && d.w.Now.Sub(d.w.Cloud.At) < restMax
 }
 
@@ -176,9 +191,9 @@ func (d *decision) common(what string) string {
 // now, and why; what was recorded is ordered.
 func (d *decision) restartsCompute(host string, a fleet.Ailment) (string, bool) {
 	for _, v := range d.local(host) {
-		l, is := a.Of[v.Name]
+		l, is := a.Of[ailsNova]
 		s := d.w.Reports[host].Services[v.Name]
-		if v.Kind != "compute" || !is || !l.Back.IsZero() || !d.unreported(host, s) || d.common(v.Name) != "" || d.disarmed || d.lacks(*v, host) != "" {
+		if v.Kind != "compute" || !is || !l.Back.IsZero() || !d.unreported(host, s) || d.common(ailsNova) != "" || d.disarmed || d.lacks(*v, host) != "" {
 			continue
 		}
 		if d.sends(host) {
@@ -226,15 +241,18 @@ func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
 		many := d.common(what)
 		if l.Back.IsZero() {
 			text, help := l.Why+"; it gets no new servers, and what runs on it runs on", "mainstay why "+what+"; systemctl status on "+h.Host
-			if what == ailsDisks {
+			switch what {
+			case ailsDisks:
 				help = "df and mount on " + h.Host
+			case ailsNova:
+				help = "openstack compute service list --host " + h.Host + "; its log on " + h.Host
 			}
 			if many != "" {
 				text = l.Why + "; nothing is done about it: " + many
 			}
 			d.wait(h.Thing, "its host to be whole again: "+text, help)
 		}
-		if many != "" {
+		if many != "" || what == ailsNova {
 			continue
 		}
 		bad = append(bad, what)

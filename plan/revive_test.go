@@ -307,29 +307,48 @@ func TestAiling(t *testing.T) {
 		{"Nova hears nothing of nova-compute", deaf, []string{hidden}},
 		{"it is restarted", func(w *fleet.World) {
 			deaf(w)
-			ill(w, "nova-compute", hidden, 21*time.Second)
-		}, []string{"cloud disable compute/n2", "nova-compute of n2 is restarted: Nova hears nothing of it", "wait: its host to be whole again: " + hidden + closed}},
+			ill(w, "Nova", hidden, 21*time.Second)
+		}, []string{"nova-compute of n2 is restarted: Nova hears nothing of it", "wait: its host to be whole again: " + hidden + closed}},
 		{"as recorded", func(w *fleet.World) {
 			deaf(w)
-			ill(w, "nova-compute", hidden, 21*time.Second)
+			ill(w, "Nova", hidden, 21*time.Second)
 			a := w.State.Ailments["n2"]
 			a.Restarted = []time.Time{w.Wall.Add(-time.Second)}
 			w.State.Ailments["n2"] = a
-		}, []string{"cloud disable compute/n2", "restart service/nova-compute", "wait: its host to be whole again: " + hidden + closed}},
+		}, []string{"restart service/nova-compute", "wait: its host to be whole again: " + hidden + closed}},
+		{"while it starts anew it is not called well", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "Nova", hidden, 21*time.Second)
+			a := w.State.Ailments["n2"]
+			a.Restarted = []time.Time{w.Wall.Add(-time.Second)}
+			w.State.Ailments["n2"] = a
+			told(w, func(r *fleet.Report) { r.Services["nova-compute"] = fleet.ServiceState{Phase: fleet.Starting} })
+		}, []string{"restart service/nova-compute", "wait: its host to be whole again: " + hidden + closed}},
+		{"Nova hears it again: one that was disabled for another reason need not wait", func(w *fleet.World) {
+			l := fleet.Lost{Since: w.Wall.Add(-time.Minute), Why: hidden, Back: w.Wall.Add(-time.Second)}
+			w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{"Nova": l}}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Disabled: true, Reason: disabledBy + "off", Zone: "nova"}
+		}, []string{"cloud enable compute/n2"}},
+		{"though that is not known while its host has just been heard again", func(w *fleet.World) {
+			l := fleet.Lost{Since: w.Wall.Add(-time.Minute), Why: hidden, Back: w.Wall.Add(-time.Second)}
+			w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{"Nova": l}}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Disabled: true, Reason: disabledBy + "off", Zone: "nova"}
+			w.Since = w.Now - 1
+		}, []string{"cloud enable compute/n2"}},
 		{"but not more often than its service allows", func(w *fleet.World) {
 			deaf(w)
-			ill(w, "nova-compute", hidden, 10*time.Minute)
+			ill(w, "Nova", hidden, 10*time.Minute)
 			a := w.State.Ailments["n2"]
 			for _, minutes := range []int{9, 6, 3} {
 				a.Restarted = append(a.Restarted, w.Wall.Add(-time.Duration(minutes)*time.Minute))
 			}
 			w.State.Ailments["n2"] = a
-		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + hidden + closed}},
+		}, []string{"wait: its host to be whole again: " + hidden + closed}},
 		{"nor while a server is live-migrated from it", func(w *fleet.World) {
 			deaf(w)
-			ill(w, "nova-compute", hidden, 21*time.Second)
+			ill(w, "Nova", hidden, 21*time.Second)
 			w.State.Departures = map[string]fleet.Departure{"vm7": {Server: "vm7", From: "n2", Boot: "b", To: "n3", Try: 1, Epoch: w.Epoch, At: w.Wall}}
-		}, []string{"cloud disable compute/n2", "wait: its host to be whole again: " + hidden + closed}},
+		}, []string{"wait: its host to be whole again: " + hidden + closed}},
 		{"it is forced down: Nova was told so", func(w *fleet.World) {
 			deaf(w)
 			c := w.Cloud.Computes["n2"]
@@ -339,8 +358,8 @@ func TestAiling(t *testing.T) {
 		}, nil},
 		{"all computes ail so: it is not their fault", func(w *fleet.World) {
 			deaf(w)
-			ill(w, "nova-compute", hidden, time.Minute)
-			w.State.Ailments["n3"] = fleet.Ailment{Host: "n3", Of: map[string]fleet.Lost{"nova-compute": {Since: w.Wall.Add(-time.Minute), Why: hidden}}}
+			ill(w, "Nova", hidden, time.Minute)
+			w.State.Ailments["n3"] = fleet.Ailment{Host: "n3", Of: map[string]fleet.Lost{"Nova": {Since: w.Wall.Add(-time.Minute), Why: hidden}}}
 			c := w.Cloud.Computes["n3"]
 			c.Up = false
 			w.Cloud.Computes["n3"] = c
@@ -359,7 +378,7 @@ func TestAiling(t *testing.T) {
 		{"healed: it is enabled a minute later", func(w *fleet.World) {
 			l := fleet.Lost{Since: w.Wall.Add(-time.Hour), Why: mute, Back: w.Wall.Add(-lostCalm)}
 			w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{"libvirt": l}}
-		}, []string{"libvirt of n2 has worked for 1m0s"}},
+		}, []string{"libvirt of n2 works for 1m0s now"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := computed()
