@@ -119,6 +119,7 @@ func (w *guestWatch) see(states map[string]guests.State, err error, worked bool)
 			}
 		}
 		next.Crashed, w.once, next.Brought = nil, once, nil
+		next.Listed, next.Machines = true, slices.Sorted(maps.Keys(states))
 		if len(crashed) > 0 {
 			next.Crashed = crashed
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ func TestGuestsAreSeenTwice(t *testing.T) {
 	well := map[string]guests.State{"a": guests.Runs, "b": guests.Runs, "c": guests.Ended}
 	look(well, nil, false)
 	is("two run, and are what it brought", w.said.Running == 2 && len(w.said.Brought) == 2 && len(w.said.Crashed) == 0)
+	is("all three are there", w.said.Listed && slices.Equal(w.said.Machines, []string{"a", "b", "c"}))
 	one := map[string]guests.State{"a": guests.Crashed, "b": guests.Runs}
 	look(one, nil, false)
 	is("crashed, seen once", len(w.said.Crashed) == 0 && w.soon())

@@ -23,6 +23,10 @@ type Guests struct {
 	// Brought are the servers that run here, told from the agent's start until this host's
 	// nova-compute has worked for a minute: what a boot brings along.
 	Brought []string `json:"brought,omitempty"`
+	// Machines are all that the hypervisor has, by server, in whatever state; Listed says
+	// that they are told, for who is not among them is not here.
+	Machines []string `json:"machines,omitempty"`
+	Listed   bool     `json:"listed,omitempty"`
 	// Disks says what is wrong with the directory in which Nova keeps the guests' disks.
 	Disks string `json:"disks,omitempty"`
 }
@@ -30,7 +34,8 @@ type Guests struct {
 // Equal says whether both say the same.
 func (g Guests) Equal(o Guests) bool {
 	return g.Asked == o.Asked && g.Unknown == o.Unknown && g.Running == o.Running && g.Disks == o.Disks &&
-		maps.EqualFunc(g.Crashed, o.Crashed, time.Time.Equal) && slices.Equal(g.Brought, o.Brought)
+		maps.EqualFunc(g.Crashed, o.Crashed, time.Time.Equal) && slices.Equal(g.Brought, o.Brought) &&
+		g.Listed == o.Listed && slices.Equal(g.Machines, o.Machines)
 }
 
 // Revival is the record of one crashed server's way back on its own host, written before

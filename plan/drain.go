@@ -35,6 +35,9 @@ const (
 	// strayFor is how long Nova must have called a live migration done, and have the server
 	// on the source still: a look reads servers first, and what became of them after that.
 	strayFor = 10 * time.Second
+	// absentFor is how long a source must have been dead: an agent asks its hypervisor every five
+	// seconds, waits as long for the answer, and tells of none after two.
+	absentFor = 30 * time.Second
 )
 
 // wishes returns the maintenance of a host, if a person wants one.
@@ -371,14 +374,37 @@ func stray(s fleet.Server) string {
 	return ""
 }
 
-// astray says whether the guest of a dead host's server may run elsewhere.
-func (d *decision) astray(e fleet.Evacuation, s fleet.Server) bool {
+// astray is the compute on which the guest of a dead host's server may run; "" if none is.
+func (d *decision) astray(e fleet.Evacuation, s fleet.Server) string {
 	to := cmp.Or(e.Pinned, stray(s))
-	return to != "" && !d.w.Cloud.Computes[to].Forced
+	if to == "" || d.w.Cloud.Computes[to].Forced || d.absent(e, to) {
+		return ""
+	}
+	return to
+}
+
+// absent says whether a compute's own hypervisor has no such machine, and can get none any
+// more: its word is of a time at which the source was dead, and without its source no live
+// migration begins anything at a target.
+func (d *decision) absent(e fleet.Evacuation, host string) bool {
+	r, current := d.current(host)
+	v := d.w.Verdicts[host]
+	if g := r.Guests; !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || !g.Listed || g.Unknown != "" || slices.Contains(g.Machines, e.Server) {
+		return false
+	}
+	since := e.At // of its newest try: the source was dead before the first
+	if p := d.w.State.Proofs[e.From]; p.Boot == e.Boot {
+		since = p.At
+	}
+	if left := absentFor - d.w.Wall.Sub(since); !since.IsZero() && left > 0 {
+		d.wake(left)
+		return false
+	}
+	return !since.IsZero()
 }
 
 // pinned is the target of a server whose guest may run on one compute: that one, and no
-// other while it is not proved dead. There is no second guest: its nova-compute looks first,
+// other while it is not proved dead, nor says that it has no such machine. There is no second guest: its nova-compute looks first,
 // and does not build a server that it has.
 func (m *move) pinned(e fleet.Evacuation) (to string, ok bool) {
 	d := m.decision
@@ -396,5 +422,5 @@ func (m *move) found(e fleet.Evacuation, why string) {
 		return
 	}
 	m.wait("server/"+e.Server, fmt.Sprintf("a person: its guest is on %s, by the word of the nova-compute there, where a live migration left it when %s died; Nova has it on %s, and builds no second one", e.Pinned, e.From, e.From),
-		fmt.Sprintf("on %s: virsh list --all; it serves on if it runs; virsh destroy and virsh undefine it there, and Mainstay has it started anew on %[1]s", e.Pinned))
+		fmt.Sprintf("on %s: virsh list --all; it serves on if it runs; virsh destroy and virsh undefine it there, and Mainstay has it started anew", e.Pinned))
 }

@@ -264,6 +264,20 @@ func TestStray(t *testing.T) {
 // TestPinned: whose guest may run on one compute is built anew on no other one, and its host
 // gets it back no more.
 func TestPinned(t *testing.T) {
+	lists := func(dead time.Duration, listed bool, machines ...string) func(w *fleet.World) {
+		return func(w *fleet.World) {
+			p := w.State.Proofs["n1"]
+			p.At = w.Wall.Add(-dead)
+			w.State.Proofs["n1"] = p
+			r := w.Reports["n3"]
+			r.Guests = fleet.Guests{Asked: true, Listed: listed, Machines: machines}
+			w.Reports["n3"] = r
+		}
+	}
+	later := func(w *fleet.World) { // a later boot was admitted, and died too
+		w.State.Proofs["n1"] = fleet.Proof{Host: "n1", Boot: "later", Kind: "fence", Evidence: "off twice", At: w.Wall.Add(-time.Hour)}
+		w.State.Members["n1"] = fleet.Member{Admitted: "later", Barred: "fenced"}
+	}
 	for _, c := range []struct {
 		name   string
 		change func(w *fleet.World)
@@ -278,6 +292,30 @@ func TestPinned(t *testing.T) {
 		{"the target is dead too: elsewhere", func(w *fleet.World) {
 			w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Forced: true, Disabled: true, Zone: "nova"}
 		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
+		{"the target says that it has no such machine: elsewhere", lists(30*time.Second, true), []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
+		{"but it may have been asked before the source died", lists(30*time.Second-1, true), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"it has it", lists(time.Hour, true, "vm"), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"it does not tell what it has", lists(time.Hour, false), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"its hypervisor answers no more", func(w *fleet.World) {
+			lists(time.Hour, true)(w)
+			r := w.Reports["n3"]
+			r.Guests.Unknown = "libvirt does not answer"
+			w.Reports["n3"] = r
+		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"it is heard no more", func(w *fleet.World) {
+			lists(time.Hour, true)(w)
+			silent(*w, "n3", 10*time.Second)
+		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"nor when its source's proof is of another boot, but since its own last try", func(w *fleet.World) {
+			lists(time.Hour, true)(w)
+			e := evacuating(*w, func(e *fleet.Evacuation) { e.To, e.Pinned, e.At = "n3", "n3", w.Wall.Add(-5*time.Second) })
+			answered(*w, e, fleet.Refused)
+			later(w)
+		}, []string{"compute/n1 waits", "evacuation/vm try 2 to n3"}},
+		{"nor while nobody knows since when its source is dead", func(w *fleet.World) {
+			lists(time.Hour, true)(w)
+			later(w)
+		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
 		{"it is there: a person is told, and nobody else is asked", func(w *fleet.World) {
 			e := evacuating(*w, func(e *fleet.Evacuation) { e.To, e.Pinned, e.At = "n3", "n3", w.Wall.Add(-5*time.Second) })
 			answered(*w, e, fleet.Done)
@@ -305,8 +343,19 @@ func TestPinned(t *testing.T) {
 // TestAstray: a dead host whose server may run elsewhere is not turned on to take it back,
 // though no other compute could.
 func TestAstray(t *testing.T) {
-	for to, back := range map[string]bool{"": true, "n3": false} {
+	for _, c := range []struct {
+		to           string
+		listed, back bool
+	}{{to: "", back: true}, {to: "n3"}, {to: "n3", listed: true}} {
 		w := computed()
+		to, back := c.to, c.back
+		if c.listed { // which it says of a time that is not known to be after the source's death: that record is of an earlier one
+			r := w.Reports["n3"]
+			r.Guests = fleet.Guests{Asked: true, Listed: true}
+			w.Reports["n3"] = r
+			w.State.Evacuations["vm"] = fleet.Evacuation{Server: "vm", From: "n1", Boot: "earlier", Ended: "on n1", At: w.Wall.Add(-time.Hour)}
+			w.State.Proofs["n1"] = fleet.Proof{Host: "n1", Boot: "b", Kind: "fence", Evidence: "off twice", At: w.Wall}
+		}
 		for _, host := range []string{"n2", "n3"} {
 			w.Cloud.Computes[host] = fleet.Compute{ID: host, Zone: "nova"}
 		}

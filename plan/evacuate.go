@@ -226,7 +226,7 @@ func (m *move) chooses(s fleet.Server) bool { return !m.nobody(s) && m.onWay[""]
 // berth is the target itself, a reserve in use only where no other fits; busy says that all
 // that fit are.
 func (m *move) berth(e fleet.Evacuation, s fleet.Server) (best string, busy bool) {
-	if e.Pinned != "" && !m.w.Cloud.Computes[e.Pinned].Forced {
+	if e.Pinned != "" && m.astray(e, s) != "" {
 		if to, ok := m.pinned(e); ok {
 			return to, false
 		}

@@ -73,8 +73,11 @@ func (d *decision) stranded(h fleet.Holding) bool {
 		}
 		left++
 		e, known := d.w.State.Evacuations[s.ID]
-		switch known = known && e.From == h.Host && e.Boot == h.Boot; {
-		case d.astray(e, s): // its guest may run elsewhere: here it must not be started
+		if known = known && e.From == h.Host && e.Boot == h.Boot; !known {
+			e = fleet.Evacuation{Server: s.ID, From: h.Host, Boot: h.Boot}
+		}
+		switch {
+		case d.astray(e, s) != "": // its guest may run elsewhere: here it must not be started
 			return false
 		case known && e.Ended != "": // it stays, or came back
 		case known && failed(e, s) && (e.To == "" && !d.mayReserve(s, e.Tried) || d.nobody(s)):

@@ -536,8 +536,11 @@ func (n *nova) person() {
 
 // said is what a host's agent says of those that crashed; how many run nothing rests on.
 func (n *nova) said(h *host) fleet.Guests {
-	out := fleet.Guests{Asked: true}
+	out := fleet.Guests{Asked: true, Listed: true}
 	for _, g := range n.guests {
+		if _, fell := g.crashed[h]; fell || g.runs[h] {
+			out.Machines = append(out.Machines, g.ID)
+		}
 		if since, is := g.crashed[h]; is {
 			if out.Crashed == nil {
 				out.Crashed = map[string]time.Time{}
@@ -688,7 +691,7 @@ func (l *leader) asking() bool {
 	return false
 }
 
-// setNova: nova away | ok | slow | lose N | forget N | break N | end SERVER | deaf HOST | halve N | shut SERVER | open SERVER | lock SERVER
+// setNova: nova away | ok | slow | lose N | forget N | break N | end SERVER | deaf HOST | disable HOST | enable HOST | halve N | shut SERVER | open SERVER | lock SERVER
 func setNova(s *Site, args []string) error {
 	if s.nova == nil {
 		return fmt.Errorf("the site has no servers")
@@ -701,6 +704,13 @@ func setNova(s *Site, args []string) error {
 			return fmt.Errorf("no compute: %s", args[1])
 		}
 		x.deaf = true
+		return nil
+	case len(args) == 2 && (args[0] == "disable" || args[0] == "enable"): // by a person
+		x := n.nodes[s.names[args[1]]]
+		if x == nil {
+			return fmt.Errorf("no compute: %s", args[1])
+		}
+		x.disabled, x.reason = args[0] == "disable", ""
 		return nil
 	case len(args) == 2 && args[0] == "end":
 		for _, g := range n.guests {
