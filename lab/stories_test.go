@@ -98,7 +98,7 @@ var virtual = map[string]string{
 	"h96-source-dies-after-its-guest-left":    noMoment,
 	"h97-source-reboots-after-its-guest-left": noMoment,
 	"h98-target-dies-with-the-guest":          noMoment,
-	"h110-its-guest-is-gone-where-it-went":   noMoment,
+	"h110-its-guest-is-gone-where-it-went":    noMoment,
 	"h93-aggregate-then-leader":               noOwners,
 	"h94-gate-never-ready":                    noOwners,
 	"e-reserved":                              noOwners,
