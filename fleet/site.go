@@ -62,6 +62,8 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 			r.record(f, "{share: 40, count: 5}", []column{
 				{"share", r.number(&s.Brakes.Share, "per cent of the hosts")},
 				{"count", r.number(&s.Brakes.Count, "a number of hosts")},
+				{"roles", func(f field) { s.Brakes.Roles = r.brakes(f, "ROLE") }},
+				{"zones", func(f field) { s.Brakes.Zones = r.brakes(f, "ZONE") }},
 			})
 		}},
 		{"operators", func(f field) {
@@ -100,6 +102,20 @@ func (r *reader) losses(f field) map[string]Loss {
 		text := ""
 		r.text(&text, "alarm, disable, drain or evacuate")(e)
 		out[e.name] = Loss(text)
+	}
+	return out
+}
+
+// brakes reads the brakes of some of the hosts.
+func (r *reader) brakes(f field, of string) map[string]Brake {
+	out := map[string]Brake{}
+	for _, e := range r.entries(f, "{"+of+": {share: 40, count: 5}}") {
+		var b Brake
+		r.record(e, "{share: 40, count: 5}", []column{
+			{"share", r.number(&b.Share, "per cent of its hosts")},
+			{"count", r.number(&b.Count, "a number of hosts")},
+		})
+		out[e.name] = b
 	}
 	return out
 }

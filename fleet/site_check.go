@@ -872,4 +872,37 @@ func (c *checker) brakes() {
 	case n > 0 && b.Count > max(n, 5):
 		c.warn("brakes/count", "brakes", strconv.Itoa(b.Count), fmt.Sprintf("is no brake: the site has %d hosts", n), "fewer than the hosts that are ever lost at once")
 	}
+	for _, role := range Sorted(b.Roles) {
+		of := 0
+		for i := range c.s.Hosts {
+			if c.s.Hosts[i].HasRole(role) {
+				of++
+			}
+		}
+		if of == 0 {
+			c.fault("brakes/roles/"+role, "brakes", role, "is a role of no host", "a role that hosts have")
+			continue
+		}
+		c.brake("brakes/roles/"+role, b.Roles[role], of)
+	}
+	if len(b.Zones) > 0 && c.s.OpenStack.Cloud == "" {
+		c.fault("brakes/zones", "brakes", "", "needs an OpenStack whose zones these are", "openstack/cloud, or roles instead of zones")
+	}
+	for _, zone := range Sorted(b.Zones) {
+		c.brake("brakes/zones/"+zone, b.Zones[zone], 0) // what is in a zone Nova says
+	}
+}
+
+// brake checks the brake of some hosts; 0: nobody knows how many.
+func (c *checker) brake(path string, b Brake, of int) {
+	switch {
+	case b.Share < 0 || b.Share > 100:
+		c.fault(path+"/share", "brakes", strconv.Itoa(b.Share), "is no share of its hosts", "a number from 1 to 100, per cent")
+	case b.Count < 0:
+		c.fault(path+"/count", "brakes", strconv.Itoa(b.Count), "is no number of hosts", "1 or more")
+	case b == Brake{}:
+		c.fault(path, "brakes", "", "bounds nothing", "{share: 40, count: 5}, or one of them")
+	case of > 0 && b.Share > 0 && of*b.Share < 100:
+		c.fault(path+"/share", "brakes", strconv.Itoa(b.Share), fmt.Sprintf("is less than one of its %d hosts, so that none could ever be fenced", of), fmt.Sprintf("%d or more, or a count alone", (100+of-1)/of))
+	}
 }

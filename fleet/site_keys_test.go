@@ -16,7 +16,7 @@ hosts: {c1: {?: 1, watchdog: {?: 1}}}
 addresses: {x: {?: 1}}
 services: {y: {?: 1, check: {?: 1}, listen: {?: 1}, restarts: {?: 1}}}
 timing: {?: 1}
-brakes: {?: 1}
+brakes: {?: 1, roles: {a: {?: 1}}, zones: {a: {?: 1}}}
 tls: {?: 1}
 operators: {?: 1}
 openstack: {?: 1}

@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -210,7 +212,36 @@ type Operators struct {
 type Brakes struct {
 	Share int `json:"share"` // per cent of the hosts
 	Count int `json:"count"`
+	// Roles and Zones bound it further, for the hosts of one role and for the computes of one of
+	// Nova's availability zones, by its name.
+	Roles map[string]Brake `json:"roles,omitempty"`
+	Zones map[string]Brake `json:"zones,omitempty"`
 }
+
+// Brake bounds how many of some hosts may be fenced at once; 0 is no bound.
+type Brake struct {
+	Share int `json:"share,omitempty"` // per cent of them
+	Count int `json:"count,omitempty"`
+}
+
+// Exceeded says whether so many of all are too many.
+func (b Brake) Exceeded(lost, all int) bool {
+	return b.Count > 0 && lost > b.Count || b.Share > 0 && lost*100 > b.Share*all
+}
+
+// String says what it allows.
+func (b Brake) String() string {
+	switch {
+	case b.Count == 0:
+		return fmt.Sprintf("%d%%", b.Share)
+	case b.Share == 0:
+		return strconv.Itoa(b.Count)
+	}
+	return fmt.Sprintf("%d, or %d%%,", b.Count, b.Share)
+}
+
+// Site is the bound for all hosts.
+func (b Brakes) Site() Brake { return Brake{Share: b.Share, Count: b.Count} }
 
 // Host returns the host of that name.
 func (s Spec) Host(name string) (Host, bool) {

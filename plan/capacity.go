@@ -295,9 +295,16 @@ func (f *foresight) held(hosts []string) (out []string) {
 	case d.disarmed:
 		out = append(out, "fencing is disarmed: mainstay disarm off")
 	}
-	if d.braked(len(lost)) {
-		out = append(out, fmt.Sprintf("the brake: %d lost at once is more than %d, or than %d%% of the site's %d hosts, and nobody is fenced before a person swears for each: mainstay recover oath HOST",
-			len(lost), d.w.Spec.Brakes.Count, d.w.Spec.Brakes.Share, len(d.w.Spec.Hosts)))
+	told := map[string]bool{}
+	for _, name := range hosts {
+		host, _ := d.w.Spec.Host(name)
+		b, holds := d.braked(&host, lost)
+		if !holds || told[b.of] {
+			continue
+		}
+		told[b.of] = true
+		out = append(out, fmt.Sprintf("the brake: %d lost at once is more than %s of %d %s, and %s before a person swears for each: mainstay recover oath HOST",
+			len(b.lost), b.allows, b.all, b.whose(), b.then()))
 	}
 	for _, name := range hosts {
 		host, _ := d.w.Spec.Host(name)

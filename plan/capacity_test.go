@@ -296,6 +296,10 @@ func TestHeld(t *testing.T) {
 			t.Errorf("%q is not in %s", want, all)
 		}
 	}
+	w.Spec.Brakes = fleet.Brakes{Share: 100, Count: 9, Zones: map[string]fleet.Brake{"nova": {Count: 2}}}
+	if held := strings.Join(Foresee(w, s, []string{"n1", "n2", "n3"}).Held, "\n"); !strings.Contains(held, "the brake: 3 lost at once is more than 2 of 3 hosts of zone nova, and none of them is fenced") {
+		t.Error(held)
+	}
 	if p.Unfit != 1 || !strings.Contains(p.Fates[0].Why, "no other compute") {
 		t.Errorf("all computes lost: %+v", p.Fates)
 	}

@@ -35,7 +35,7 @@ const (
 	// strayFor is how long Nova must have called a live migration done, and have the server
 	// on the source still: a look reads servers first, and what became of them after that.
 	strayFor = 10 * time.Second
-	// absentFor is how long a source must have been dead: an agent asks its hypervisor every five
+	// absentFor is how old that time must be: an agent asks its hypervisor every five
 	// seconds, waits as long for the answer, and tells of none after two.
 	absentFor = 30 * time.Second
 )
@@ -337,14 +337,15 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 	again := func(step, with, why string) {
 		d.order(fleet.Order{Key: fmt.Sprintf("%s/%s/%s", step, s.ID, p.Strayed.UTC().Format(time.RFC3339)), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: about, Step: step, With: with, Why: why})
 	}
-	lost := d.w.Cloud.Computes[to].Forced
+	// It died with its target, or is on neither side: that migration is over, and brings it nowhere.
+	lost := d.w.Cloud.Computes[to].Forced || d.absent(s.ID, to, p.Strayed) && d.absent(s.ID, p.From, p.Strayed)
 	switch {
 	case s.State == fleet.ServerActive && s.Task == "":
 		m.leaves(p, "it was started on "+p.From+" anew", false)
 	case lost && well && s.State == fleet.ServerActive:
-		again(fleet.CloudReset, fleet.ServerError, to+" died with its guest before Nova wrote down that it was there")
+		again(fleet.CloudReset, fleet.ServerError, "its guest is not on "+to+" any more, and Nova never wrote down that it was there")
 	case lost && s.State == fleet.ServerError && s.Task == "":
-		again(fleet.CloudStart, "", to+" died with its guest, and Nova has it on "+p.From)
+		again(fleet.CloudStart, "", "its guest is not on "+to+" any more, and Nova has it on "+p.From)
 	case well:
 		d.wait(about, fmt.Sprintf("a person: its guest runs on %s, where its live migration ended, and Nova has it on %s, for the nova-compute there did not answer", to, p.From),
 			fmt.Sprintf("on %s: virsh list; if it runs there, Nova's database must say so; else openstack server reboot --hard %s", to, s.ID))
@@ -377,24 +378,24 @@ func stray(s fleet.Server) string {
 // astray is the compute on which the guest of a dead host's server may run; "" if none is.
 func (d *decision) astray(e fleet.Evacuation, s fleet.Server) string {
 	to := cmp.Or(e.Pinned, stray(s))
-	if to == "" || d.w.Cloud.Computes[to].Forced || d.absent(e, to) {
+	// Without its source no live migration begins anything at a target.
+	since := e.At // of its newest try: the source was dead before the first
+	if p := d.w.State.Proofs[e.From]; p.Boot == e.Boot {
+		since = p.At
+	}
+	if to == "" || d.w.Cloud.Computes[to].Forced || d.absent(e.Server, to, since) {
 		return ""
 	}
 	return to
 }
 
-// absent says whether a compute's own hypervisor has no such machine, and can get none any
-// more: its word is of a time at which the source was dead, and without its source no live
-// migration begins anything at a target.
-func (d *decision) absent(e fleet.Evacuation, host string) bool {
+// absent says whether a compute's own hypervisor has had no such machine since a time at which
+// nothing could bring it there any more.
+func (d *decision) absent(server, host string, since time.Time) bool {
 	r, current := d.current(host)
 	v := d.w.Verdicts[host]
-	if g := r.Guests; !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || !g.Listed || g.Unknown != "" || slices.Contains(g.Machines, e.Server) {
+	if g := r.Guests; !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || !g.Listed || g.Unknown != "" || slices.Contains(g.Machines, server) {
 		return false
-	}
-	since := e.At // of its newest try: the source was dead before the first
-	if p := d.w.State.Proofs[e.From]; p.Boot == e.Boot {
-		since = p.At
 	}
 	if left := absentFor - d.w.Wall.Sub(since); !since.IsZero() && left > 0 {
 		d.wake(left)

@@ -44,6 +44,13 @@ func TestDrain(t *testing.T) {
 			s.Task, s.Live = task, fleet.Migration{ID: id, Status: status, From: "n2", To: to}
 		}
 	}
+	lists := func(w *fleet.World, hosts ...string) { // by their own hypervisors there is no machine there
+		for _, host := range hosts {
+			r := w.Reports[host]
+			r.Guests = fleet.Guests{Asked: true, Listed: true}
+			w.Reports[host] = r
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		change func(w *fleet.World)
@@ -161,6 +168,26 @@ func TestDrain(t *testing.T) {
 			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
 			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
 		}, "reset server/vm to error, wait compute/n2"},
+		{"for long, and neither has it: it is started anew", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			lists(w, "n1", "n2")
+		}, "reset server/vm to error, wait compute/n2"},
+		{"neither has it, by words that may be too old: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(1 - absentFor) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			lists(w, "n1", "n2")
+		}, "wait compute/n2, wait server/vm"},
+		{"the target has none, and the source does not say: it may be there", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			lists(w, "n1")
+		}, "wait compute/n2, wait server/vm"},
+		{"the source has none, and the target does not say", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			lists(w, "n2")
+		}, "wait compute/n2, wait server/vm"},
 		{"but not at once: a look may have been older than the record", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-time.Second) })
 			server(w, live(7, "completed", "n1", fleet.TaskMigrating))

@@ -2,7 +2,9 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"mainstay/fleet"
@@ -123,10 +125,12 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			d.lostHosts[name] = true
 		}
 	}
-	lost := len(d.lostHosts)
-	if !d.lostHosts[host.Name] {
-		lost++
+	lost := d.lostHosts
+	if !lost[host.Name] {
+		lost = maps.Clone(lost)
+		lost[host.Name] = true
 	}
+	held, brakes := d.braked(host, lost)
 	m := d.w.State.Members[host.Name]
 	switch {
 	case host.Name == d.w.Leader:
@@ -143,11 +147,11 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	case d.w.Now.Sub(d.w.Since) < leaderPause:
 		d.wait(about, "the first seconds of a new leader to pass", "")
 		d.wake(leaderPause - d.w.Now.Sub(d.w.Since))
-	case d.braked(lost):
-		if _, told := d.waits["brake"]; told {
+	case brakes:
+		if _, told := d.waits[held.about()]; told {
 			break // a person who is woken by a switch needs one line, not two thousand
 		}
-		d.wait("brake", fmt.Sprintf("a person: %d of %d hosts are lost at once (%s), which is our own blindness until shown otherwise, and nobody is fenced", lost, len(d.w.Spec.Hosts), few(fleet.Sorted(d.lostHosts))),
+		d.wait(held.about(), fmt.Sprintf("a person: %d of %d %s are lost at once (%s), which is our own blindness until shown otherwise, and %s", len(held.lost), held.all, held.whose(), few(held.lost), held.then()),
 			"look at the switch that they share; for each host that you have seen to be off: mainstay recover oath HOST")
 	case d.loops(m):
 		d.wait(about, d.often(m)+"; the next when the first of these is that long ago ("+why+")", oath)
@@ -181,9 +185,70 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	}
 }
 
-// braked says whether so many lost hosts are too many to fence one of them.
-func (d *decision) braked(lost int) bool {
-	return (lost > d.w.Spec.Brakes.Count || lost*100 > d.w.Spec.Brakes.Share*len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake)
+// brake is one that holds.
+type brake struct {
+	of     string // the hosts that it is about: "", role NAME or zone NAME
+	lost   []string
+	all    int
+	allows fleet.Brake
+}
+
+// about names it among what is waited for.
+func (b brake) about() string {
+	return strings.TrimSuffix("brake/"+strings.ReplaceAll(b.of, " ", "/"), "/")
+}
+
+// whose says which hosts it is about.
+func (b brake) whose() string {
+	if b.of == "" {
+		return "hosts"
+	}
+	return "hosts of " + b.of
+}
+
+// then says what follows.
+func (b brake) then() string {
+	if b.of == "" {
+		return "nobody is fenced"
+	}
+	return "none of them is fenced"
+}
+
+// braked returns the brake that keeps a host from being fenced while so many are lost: the site's
+// first, then those of its roles and of its zone.
+func (d *decision) braked(host *fleet.Host, lost map[string]bool) (brake, bool) {
+	if !fleet.Armed(fleet.GuardBrake) {
+		return brake{}, false
+	}
+	holds := func(of string, allows fleet.Brake, in func(*fleet.Host) bool) (brake, bool) {
+		b := brake{of: of, allows: allows}
+		for i := range d.w.Spec.Hosts {
+			if x := &d.w.Spec.Hosts[i]; in(x) {
+				b.all++
+				if lost[x.Name] {
+					b.lost = append(b.lost, x.Name)
+				}
+			}
+		}
+		return b, allows.Exceeded(len(b.lost), b.all)
+	}
+	brakes := d.w.Spec.Brakes
+	if all := len(d.w.Spec.Hosts); brakes.Site().Exceeded(len(lost), all) {
+		return brake{lost: fleet.Sorted(lost), all: all, allows: brakes.Site()}, true // thousands, one after the other
+	}
+	for _, role := range fleet.Sorted(brakes.Roles) {
+		if !host.HasRole(role) {
+			continue
+		}
+		if b, yes := holds("role "+role, brakes.Roles[role], func(x *fleet.Host) bool { return x.HasRole(role) }); yes {
+			return b, true
+		}
+	}
+	zone := d.w.Cloud.Computes[host.Name].Zone
+	if allows, bound := brakes.Zones[zone]; bound {
+		return holds("zone "+zone, allows, func(x *fleet.Host) bool { return d.w.Cloud.Computes[x.Name].Zone == zone })
+	}
+	return brake{}, false
 }
 
 // unwatched says whether a boot of a host is silent because somebody stopped its agent:

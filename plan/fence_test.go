@@ -1,7 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,5 +211,74 @@ func TestFenceLoop(t *testing.T) {
 		if !x.may && !strings.Contains(fmt.Sprint(p.Waits), "a person: it was fenced 3 times within 1h0m0s, it stays off") {
 			t.Errorf("%s: %v", x.name, p.Waits)
 		}
+	}
+}
+
+// TestBrakesOfSome: a brake of a role or of a zone holds for its own hosts alone, and after the site's.
+func TestBrakesOfSome(t *testing.T) {
+	fenced := func(p fleet.Plan) (out []string) {
+		for _, r := range p.Records {
+			if name, ok := strings.CutPrefix(r.Key, "intent/"); ok {
+				out = append(out, name)
+			}
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name   string
+		brakes fleet.Brakes
+		zone   string // of n3
+		want   []string
+		waits  map[string]string
+	}{
+		{"none but the site's", fleet.Brakes{}, "nova", []string{"n1", "n2"}, nil},
+		{"of the computes", fleet.Brakes{Roles: map[string]fleet.Brake{"compute": {Count: 1}}}, "nova", nil,
+			map[string]string{"brake/role/compute": "a person: 2 of 3 hosts of role compute are lost at once (n1, n2), which is our own blindness until shown otherwise, and none of them is fenced"}},
+		{"as many as it allows", fleet.Brakes{Roles: map[string]fleet.Brake{"compute": {Count: 2, Share: 67}}}, "nova", []string{"n1", "n2"}, nil},
+		{"of another role, of which too many are lost too", fleet.Brakes{Roles: map[string]fleet.Brake{"controller": {Share: 30}}}, "nova", []string{"n1", "n2"}, nil},
+		{"a share of the zone", fleet.Brakes{Zones: map[string]fleet.Brake{"nova": {Share: 60}}}, "nova", nil,
+			map[string]string{"brake/zone/nova": "a person: 2 of 3 hosts of zone nova are lost at once (n1, n2), which is our own blindness until shown otherwise, and none of them is fenced"}},
+		{"one that is not in it", fleet.Brakes{Zones: map[string]fleet.Brake{"nova": {Count: 1}}}, "other", nil,
+			map[string]string{"brake/zone/nova": "a person: 2 of 2 hosts of zone nova are lost at once (n1, n2), which is our own blindness until shown otherwise, and none of them is fenced"}},
+		{"of another zone", fleet.Brakes{Zones: map[string]fleet.Brake{"other": {Count: 1}}}, "other", []string{"n1", "n2"}, nil},
+		{"the site's first", fleet.Brakes{Count: 1, Roles: map[string]fleet.Brake{"compute": {Count: 1}}}, "nova", nil,
+			map[string]string{"brake": "a person: 3 of 6 hosts are lost at once (c3, n1, n2), which is our own blindness until shown otherwise, and nobody is fenced"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := computed()
+			w.State.Proofs = map[string]fleet.Proof{}
+			c.brakes.Share = 100
+			c.brakes.Count = cmp.Or(c.brakes.Count, 9)
+			w.Spec.Brakes = c.brakes
+			for host, compute := range w.Cloud.Computes {
+				compute.Zone = "nova"
+				if host == "n3" {
+					compute.Zone = c.zone
+				}
+				w.Cloud.Computes[host] = compute
+			}
+			silent(w, "c3", time.Minute)
+			for _, host := range []string{"n1", "n2"} {
+				hush(w, host)
+				silent(w, host, time.Minute)
+				r := w.Rounds[host]
+				r.Silent = map[string]time.Duration{"c1": time.Minute, "c2": time.Minute, "c3": time.Minute}
+				r.Promised["c2"] = w.Now
+				w.Rounds[host] = r
+			}
+			_, p := Turn(w)
+			if got := fenced(p); !slices.Equal(got, c.want) {
+				t.Errorf("fenced are %v, not %v", got, c.want)
+			}
+			got := map[string]string{}
+			for _, x := range p.Waits {
+				if strings.HasPrefix(x.About, "brake") {
+					got[x.About] = x.For
+				}
+			}
+			if !maps.Equal(got, c.waits) {
+				t.Errorf("got  %q\nwant %q", got, c.waits)
+			}
+		})
 	}
 }

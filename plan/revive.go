@@ -273,6 +273,10 @@ func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, onWay map[string
 		d.reviveAgain(r, s, onWay, f.Effect.Why)
 	case flying && !answered && d.w.Now.Sub(f.Sent) < askLasts:
 	case !flying && r.Epoch == d.w.Epoch && !r.Doubt:
+		if why, help := d.unrevivable(r.Host); why != "" { // since it was recorded
+			d.wait("server/"+r.Server, why+", to start it again: it crashed", help)
+			return
+		}
 		d.order(fleet.Order{Key: r.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + r.Server, Step: fleet.CloudReboot,
 			Why: fmt.Sprintf("it crashed on %s, which is well", r.Host)})
 	case s.Task != "" && age < reviveLasts:
@@ -347,10 +351,21 @@ func (d *decision) unrevivable(host string) (why, help string) {
 		return host + " to have " + d.unserved(host) + " back", "look at its cables and its switch"
 	case g.Disks != "":
 		return "its disks to be usable: " + g.Disks, "df, mount on " + host
-	case c.Forced || !c.Up:
+	case !c.Up || d.startsCompute(host):
 		return "the nova-compute of " + host + " to be up", "openstack compute service list; mainstay status"
 	}
 	return "", ""
+}
+
+// startsCompute says whether a host's nova-compute is not ready, by its agent, which knows
+// it a minute before Nova: when it starts it may start what crashed by itself.
+func (d *decision) startsCompute(host string) bool {
+	for _, v := range d.local(host) {
+		if v.Kind == "compute" && !d.w.Reports[host].Services[v.Name].Ready {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *decision) reviveEnd(r fleet.Revival, how string) {

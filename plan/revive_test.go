@@ -69,6 +69,12 @@ func TestRevive(t *testing.T) {
 		w.State.Revivals["vm"] = r
 		return r
 	}
+	starts := func(w *fleet.World) {
+		w.Spec.Services = []fleet.Service{{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Roles: []string{"compute"}}}
+		r := w.Reports["n2"]
+		r.Services = map[string]fleet.ServiceState{"nova-compute": {Phase: fleet.Starting}}
+		w.Reports["n2"] = r
+	}
 	tried := func(w *fleet.World, o fleet.Outcome, change func(*fleet.Revival)) {
 		r := recorded(w, func(r *fleet.Revival) {
 			r.Try = 1
@@ -149,6 +155,14 @@ func TestRevive(t *testing.T) {
 		{"the first of four was more than an hour ago", func(w *fleet.World) {
 			recorded(w, func(r *fleet.Revival) { r.Crashes = []time.Time{crash.Add(-time.Hour), crash, crash, crash} })
 		}, []string{"vm try 1 failed 0"}},
+		{"its nova-compute starts, and may start it by itself: not recorded", func(w *fleet.World) {
+			recorded(w, nil)
+			starts(w)
+		}, []string{"wait: the nova-compute of n2 to be up, to start it again"}},
+		{"nor asked for", func(w *fleet.World) {
+			recorded(w, func(r *fleet.Revival) { r.Try = 1 })
+			starts(w)
+		}, []string{"wait: the nova-compute of n2 to be up, to start it again"}},
 		{"the try is recorded: Nova is asked", func(w *fleet.World) { recorded(w, func(r *fleet.Revival) { r.Try = 1 }) }, []string{"reboot server/vm"}},
 		{"a former leader's try may be on its way", func(w *fleet.World) {
 			recorded(w, func(r *fleet.Revival) { r.Try, r.Epoch = 1, w.Epoch-1 })

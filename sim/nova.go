@@ -276,8 +276,8 @@ func (n *nova) look(hosts []string, ids []string) fleet.Cloud {
 	return c
 }
 
-// do carries out one step.
-func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
+// do carries out one step, which was ordered at given.
+func (n *nova) do(o fleet.Order, given at) (fleet.Outcome, string) {
 	kind, name, _ := strings.Cut(o.Thing, "/")
 	if kind == "compute" {
 		x := n.nodes[n.site.names[name]]
@@ -305,7 +305,7 @@ func (n *nova) do(o fleet.Order) (fleet.Outcome, string) {
 	case fleet.CloudEvacuate:
 		return n.evacuate(g, o.With)
 	case fleet.CloudReboot:
-		return n.reboot(g)
+		return n.reboot(g, given)
 	case fleet.CloudMigrate:
 		g.asked = n.site.now
 		return n.migrate(g, o.With)
@@ -442,15 +442,16 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 // rebooting is the task of a server that is started from outside.
 const rebooting = "reboot_started_hard"
 
-// reboot has a server's host start it, whether Nova calls it active, stopped or broken.
-func (n *nova) reboot(g *guest) (fleet.Outcome, string) {
+// reboot has a server's host start it, whether Nova calls it active, stopped or broken. A
+// nova-compute that starts may have started it while the order was on its way.
+func (n *nova) reboot(g *guest, given at) (fleet.Outcome, string) {
 	h := n.site.names[g.Host]
 	switch {
 	case g.Task != "":
 		return fleet.Broken, "Nova is about something else with it: " + g.Task
 	case !n.up(h):
 		return fleet.Broken, "Service is unavailable at this time."
-	case g.runs[h]:
+	case g.runs[h] && g.since <= given:
 		n.site.watch.fail("no running server is rebooted", "%s runs on %s", g.ID, g.Host)
 	}
 	g.Task = rebooting
@@ -621,7 +622,7 @@ func (a *agent) cloudOrder(d deed) {
 		a.done(d, fleet.Refused, "the order is too old")
 		return
 	}
-	n.call(&a.host.agentProcess, func() (fleet.Outcome, string) { return n.do(d.Order) }, func(o fleet.Outcome, why string) {
+	n.call(&a.host.agentProcess, func() (fleet.Outcome, string) { return n.do(d.Order, given) }, func(o fleet.Outcome, why string) {
 		if d.reply != nil {
 			d.reply(fleet.Effect{Key: d.Order.Key, From: a.host.name, Outcome: o, Why: why, Wall: a.host.wall()})
 		}
