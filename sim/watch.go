@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mainstay/fleet"
+	"mainstay/lease"
 	"mainstay/plan"
 )
 
@@ -485,7 +486,8 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 	for _, x := range s.hosts {
 		p, proved := s.quorum.newest().Proofs[x.name]
 		left := s.quorum.newest().Members[x.name].Left
-		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) && !(left != nil && left.Boot == x.boot) {
+		offline := left != nil && (left.Boot == x.boot || !s.spoke(x)) // shut down in good order; its next boot has said nothing yet
+		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) && !offline {
 			lost++
 		}
 	}
@@ -525,6 +527,19 @@ func (s *Site) unheard(h *host, d time.Duration) bool {
 		}
 	}
 	return true
+}
+
+// spoke says whether an ear has heard the boot that a host has now.
+func (s *Site) spoke(h *host) bool {
+	for _, v := range s.hosts {
+		if v.agent == nil || v.agent.ear == nil {
+			continue
+		}
+		if slices.ContainsFunc(v.agent.ear.Boots(h.name), func(r lease.Row) bool { return r.Stint.Boot == h.boot }) {
+			return true
+		}
+	}
+	return false
 }
 
 // sweep is what is looked at from time to time rather than when it changes.
