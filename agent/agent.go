@@ -183,6 +183,7 @@ type Agent struct {
 	questions  map[string]*question
 	frozen     map[string]fleet.Moment // by service: since when its writes wait
 	guests     fleet.Guests
+	dumped     map[string]dump // by host
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -336,6 +337,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if me, _ := a.spec.Host(a.cfg.Host); a.cfg.Watchdog != nil {
 		wait.Go(func() { a.guardLife(ctx, me.Watchdog) })
+	}
+	if me, _ := a.spec.Host(a.cfg.Host); me.Voter {
+		wait.Go(func() { a.hearDumps(ctx) })
 	}
 	if a.cfg.Hypervisor != nil {
 		wait.Go(func() { a.watchGuests(ctx) })
@@ -978,7 +982,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	for k, v := range a.severed {
 		r.Severed[k] = v
 	}
-	r.Fences, r.Parted, r.Guests = a.fences, a.parted(), a.guests
+	r.Fences, r.Parted, r.Guests, r.Dumps = a.fences, a.parted(), a.guests, a.dumping(now)
 	if a.cfg.Balancer != nil {
 		r.Refused = a.cfg.Balancer.Refused()
 	}

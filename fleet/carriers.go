@@ -63,6 +63,8 @@ type Report struct {
 	Pair uint64 `json:"pair,omitempty"`
 	// Guests are the machines of a compute.
 	Guests Guests `json:"guests,omitzero"`
+	// Dumps are, by host, since when this voter has heard that its crash kernel writes a dump.
+	Dumps map[string]time.Time `json:"dumps,omitempty"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`

@@ -180,6 +180,7 @@ func (r *reader) hosts(f field) []Host {
 		var voter *bool
 		var fence [][]device
 		var watchdog Watchdog
+		var kdump time.Duration
 		own := map[string][]netip.Addr{}
 		if s, ok := scalarText(e.node); ok {
 			r.bad(e, "type", "is not a mapping", fmt.Sprintf("{roles: [%s]}", s))
@@ -190,6 +191,7 @@ func (r *reader) hosts(f field) []Host {
 				{"addresses", func(f field) { own = r.ownAddresses(f, len(names)) }},
 				{"fence", func(f field) { fence = r.levels(f) }},
 				{"watchdog", func(f field) { watchdog = r.watchdog(f) }},
+				{"kdump", r.span(&kdump)},
 			})
 		}
 		for i, name := range names {
@@ -198,7 +200,7 @@ func (r *reader) hosts(f field) []Host {
 				continue
 			}
 			owner[name] = e.name
-			h := Host{Name: name, Roles: slices.Clone(roles), Addresses: map[string]netip.Addr{}, Watchdog: watchdog}
+			h := Host{Name: name, Roles: slices.Clone(roles), Addresses: map[string]netip.Addr{}, Watchdog: watchdog, Kdump: kdump}
 			h.Voter = h.HasRole("controller", "arbiter")
 			if voter != nil {
 				h.Voter = *voter

@@ -261,6 +261,7 @@ func (c *checker) hosts() {
 	for _, h := range c.s.Hosts {
 		at := "hosts/" + h.Name
 		c.watchdog(h)
+		c.kdump(h)
 		if !hostName(h.Name) {
 			c.fault(at, "host-name", h.Name, "is not a host's name", "letters, digits, - and .")
 		}

@@ -20,6 +20,7 @@ func Keys() []Key {
 		{"hosts/NAME/fence", "the devices that prove the host off: {driver: NAME, ...}, or a list of levels; mainstay explain DRIVER has the parameters, {name} is the host's name", "none: only its return, its watchdog or an oath frees what it ran alone"},
 		{"hosts/NAME/watchdog/device", "the host's own watchdog, /dev/watchdog: its silence becomes a proof; hardware with nowayout, never on a machine that can be paused", "none"},
 		{"hosts/NAME/watchdog/timeout", "after how long without a kick it resets the host, in whole seconds", "10s"},
+		{"hosts/NAME/kdump", "how long after a crash its crash kernel may take until fence_kdump_send tells the voters of it (UDP 7410); so long, and while it dumps, it is not switched off", "none: it is switched off at once"},
 		{"hosts/NAME/watchdog/softdog", "allow the kernel's own timer, and a device that can be stopped", "false"},
 		{"addresses/NAME/address", "a virtual address, 10.0.0.100/24; {address: ...} may be left out where nothing else is said", ""},
 		{"addresses/NAME/network", "the network on which it lives", "the one that contains it"},

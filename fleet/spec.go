@@ -46,6 +46,9 @@ type Host struct {
 	Addresses map[string]netip.Addr `json:"addresses"`
 	Fence     []Level               `json:"fence,omitempty"`
 	Watchdog  Watchdog              `json:"watchdog,omitzero"`
+	// Kdump is how long after a crash its crash kernel may take until it says that it writes a
+	// dump: so long it is not switched off. 0: it has none that would say so.
+	Kdump time.Duration `json:"kdump,omitempty"`
 }
 
 // HasRole says whether the host has at least one of the roles.

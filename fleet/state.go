@@ -147,7 +147,7 @@ type Proof struct {
 	Host string `json:"host"`
 	Boot string `json:"boot"`
 	// Kind is "fence" (the BMC said off twice), "reboot" (a later boot of the
-	// same host spoke), "watchdog" or "oath" (a person).
+	// same host spoke), "watchdog", "kdump" (its crash kernel spoke) or "oath" (a person).
 	Kind      string    `json:"kind"`
 	Evidence  string    `json:"evidence"`
 	Level     int       `json:"level,omitempty"` // of the host's fence that proved, counted from 0

@@ -49,6 +49,19 @@ func (r *reader) watchdog(f field) Watchdog {
 	return w
 }
 
+// kdump checks a host's word for its crash kernel.
+func (c *checker) kdump(h Host) {
+	at := "hosts/" + h.Name + "/kdump"
+	switch {
+	case h.Kdump < 0:
+		c.fault(at, "kdump", h.Kdump.String(), "is no time", "60s, or what its crash kernel takes from the crash to its first word")
+	case h.Kdump > 5*time.Minute:
+		c.fault(at, "kdump", h.Kdump.String(), "keeps what it ran alone down for so long whenever the host just loses its power", "5m0s at most; 60s is fence_kdump's own")
+	case h.Kdump > 0 && h.Watchdog.Device != "":
+		c.warn(at, "kdump", h.Kdump.String(), "and its watchdog contradict each other: the device resets the host in the midst of its dump", "one of the two")
+	}
+}
+
 // watchdog checks a host's watchdog.
 func (c *checker) watchdog(h Host) {
 	w, at := h.Watchdog, "hosts/"+h.Name+"/watchdog"

@@ -98,6 +98,8 @@ var virtual = map[string]string{
 	"h96-source-dies-after-its-guest-left":    noMoment,
 	"h97-source-reboots-after-its-guest-left": noMoment,
 	"h98-target-dies-with-the-guest":          noMoment,
+	"e-kdump":                                 noKernel,
+	"h111-no-crash-kernel-speaks":             noKernel,
 	"h110-its-guest-is-gone-where-it-went":    noMoment,
 	"h93-aggregate-then-leader":               noOwners,
 	"h94-gate-never-ready":                    noOwners,
@@ -108,6 +110,7 @@ const (
 	noDRBD     = "DRBD, which this kernel has not; make lab-drbd-site is for three machines of QEMU"
 	noWatchdog = "a watchdog; containers have none, make lab-watchdog plays the host's side on a machine of QEMU"
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
+	noKernel   = "a kernel of its own: lab hosts share this machine's"
 	noNova     = "a Nova and a libvirt; make lab-guests plays a crash, a libvirt and a nova-compute that hang on real ones"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
 	noOwners   = "the servers of these hosts have no Nova, and so no owner, no lock and no aggregate"

@@ -138,6 +138,7 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 	case d.unwatched(host.Name, boot):
 		d.wait(about, "its agent to be started again: somebody stopped it, and what runs there runs on unwatched ("+why+")",
 			fmt.Sprintf("systemctl start mainstay on %s; if the host is off: mainstay recover oath %s", host.Name, host.Name))
+	case d.dumps(host, boot):
 	case d.disarmed:
 		d.wait(about, "fencing to be armed again: it would be fenced now because "+why, "mainstay disarm off")
 	case len(host.Fence) == 0:

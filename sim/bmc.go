@@ -98,7 +98,8 @@ func (b *bmc) off() string {
 			s.tell("%s is switched off by its BMC", b.host.name)
 			b.host.powerOff()
 		}
-		b.host.posting, b.power = false, false
+		s.watch.dumpCut(b.host)
+		b.host.posting, b.host.dumping, b.power = false, false, false
 		if b.again {
 			s.after(s.between(300*millisecond, 3*second), func() {
 				if !b.host.on && !b.dead {

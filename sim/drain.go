@@ -18,7 +18,7 @@ func (n *nova) migrate(g *guest, to string) (fleet.Outcome, string) {
 	case g.Task != "":
 		return fleet.Refused, "Cannot 'os-migrateLive' while it is in task_state " + g.Task
 	}
-	g.Task = fleet.TaskMigrating
+	g.Task, g.before = fleet.TaskMigrating, len(g.lives)
 	s.tell("Nova: live-migrate %s from %s", g.ID, g.Host)
 	s.after(s.between(100*millisecond, 1500*millisecond), func() { n.send(g, to) })
 	return fleet.Done, ""
@@ -119,7 +119,7 @@ func (n *nova) mends() {
 				g.Host, g.Task, g.State = h.name, "", fleet.ServerActive
 			}
 		}
-		quiet := len(g.lives) == 0 || g.lives[len(g.lives)-1].Status != "running" && g.lives[len(g.lives)-1].Status != "completed"
+		quiet := len(g.lives) <= g.before || g.lives[len(g.lives)-1].Status != "running" && g.lives[len(g.lives)-1].Status != "completed"
 		if g.Task == fleet.TaskMigrating && quiet && g.runs[home] && n.site.now-g.asked > 600*second {
 			n.site.tell("a person resets %s", g.ID)
 			g.Task = ""

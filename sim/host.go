@@ -40,6 +40,7 @@ type host struct {
 	bmc                         bmc
 	second                      bmc // the power switch of its second level
 	watchdog                    watchdog
+	dumping                     bool // its crash kernel writes a dump, and says so
 	posting                     bool // it has power, was reset and is on its way to a boot
 	// quickBoot makes it come back within a lease.
 	quickBoot bool
@@ -117,7 +118,7 @@ func (h *host) powerOn() {
 		return
 	}
 	s := h.site
-	h.on, h.suspended, h.posting = true, false, false
+	h.on, h.suspended, h.posting, h.dumping = true, false, false, false
 	h.boots++
 	h.boot = fmt.Sprintf("%s-%d", h.name, h.boots)
 	h.booted, h.began = s.now, fleet.Moment(s.between(second, 100*second))
@@ -145,7 +146,7 @@ func (h *host) bootTime() at {
 
 // powerOff ends everything on it at once.
 func (h *host) powerOff() {
-	h.posting = false
+	h.posting, h.dumping = false, false
 	if !h.on {
 		return
 	}

@@ -58,11 +58,12 @@ type guest struct {
 	runs map[*host]bool
 	migs []*fleet.Migration
 	// lives are its live migrations, asked when the newest was asked for.
-	lives []*fleet.Migration
-	asked at
-	gate  at   // how long it runs before its gate answers
-	shut  bool // it never answers
-	since at   // since when it has run where it runs
+	lives  []*fleet.Migration
+	asked  at
+	before int  // how many live migrations it had when it was asked for last
+	gate   at   // how long it runs before its gate answers
+	shut   bool // it never answers
+	since  at   // since when it has run where it runs
 	// answered: its gate has been seen to answer since it was evacuated last.
 	answered bool
 	locked   bool // by its owner

@@ -400,6 +400,14 @@ func init() {
 			h.powerOff()
 			return nil
 		})},
+		"panic": {3, onHost(func(_ *Site, h *host, rest []string) error {
+			after, err := time.ParseDuration(rest[0])
+			lasts, err2 := time.ParseDuration(rest[1])
+			if err = errors.Join(err, err2); err == nil {
+				h.panics(at(after), at(lasts))
+			}
+			return err
+		})},
 		"start": {1, onHost(func(s *Site, h *host, rest []string) error {
 			h.bmc.dead = false
 			if len(rest) > 0 && rest[0] == "quick" {

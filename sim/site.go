@@ -26,6 +26,8 @@ type Shape struct {
 	Levels int
 	// Arbiter makes the last voter one: it runs nothing.
 	Arbiter bool
+	// Kdump is how long every host's crash kernel may take to speak; 0: they have none.
+	Kdump time.Duration
 	// Watchdog is the time-out of every host's watchdog; 0: there are none.
 	Watchdog time.Duration
 	// Clocks is by how many parts in a million the hosts' clocks run fast or slow
@@ -78,7 +80,7 @@ func (sh Shape) build() fleet.Spec {
 		spec.Networks = append(spec.Networks, fleet.Network{Name: networkNames[i], CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 0}), 24)})
 	}
 	host := func(name, role string, n byte, voter bool) {
-		h := fleet.Host{Name: name, Roles: []string{role}, Voter: voter, Addresses: map[string]netip.Addr{}, Fence: []fleet.Level{{{Driver: "redfish"}}}}
+		h := fleet.Host{Name: name, Roles: []string{role}, Voter: voter, Addresses: map[string]netip.Addr{}, Fence: []fleet.Level{{{Driver: "redfish"}}}, Kdump: sh.Kdump}
 		if sh.Levels > 1 {
 			h.Fence = append(h.Fence, fleet.Level{{Driver: "ipmi"}})
 		}

@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., watchdog=TIME-OUT (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -132,6 +132,12 @@ func (st *Story) site(words []string) error {
 				return fmt.Errorf("%s: %w", w, err)
 			}
 			st.Shape.Watchdog = d
+		case "kdump":
+			d, err := time.ParseDuration(value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w, err)
+			}
+			st.Shape.Kdump = d
 		case "arbiter":
 			st.Shape.Arbiter = true
 		case "promoted":
@@ -201,6 +207,9 @@ func (st Story) Write() string {
 	}
 	if sh.Watchdog > 0 {
 		fmt.Fprintf(&b, " watchdog=%v", sh.Watchdog)
+	}
+	if sh.Kdump > 0 {
+		fmt.Fprintf(&b, " kdump=%v", sh.Kdump)
 	}
 	if len(st.Coarse) > 0 {
 		b.WriteString(" coarse=" + strings.Join(st.Coarse, ","))
