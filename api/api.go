@@ -79,6 +79,8 @@ type Status struct {
 	Evacuations []fleet.Evacuation `json:"evacuations,omitempty"`
 	// Departures are those of servers that are live-migrated from computes that live.
 	Departures []fleet.Departure `json:"departures,omitempty"`
+	// Revivals are those of servers that crashed on computes that live.
+	Revivals []fleet.Revival `json:"revivals,omitempty"`
 	// Away is why OpenStack does not answer; "" if it does, or is not asked.
 	Away string `json:"away,omitempty"`
 	// Disarmed says who forbade all fencing and moving, and why; empty if nobody did.
@@ -323,6 +325,11 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 		for _, id := range fleet.Sorted(w.State.Departures) {
 			if p := w.State.Departures[id]; (p.Ended != "") == over {
 				s.Departures = append(s.Departures, p)
+			}
+		}
+		for _, id := range fleet.Sorted(w.State.Revivals) {
+			if r := w.State.Revivals[id]; (r.Ended != "") == over {
+				s.Revivals = append(s.Revivals, r)
 			}
 		}
 	}

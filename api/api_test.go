@@ -146,3 +146,11 @@ func TestStatusTellsWishes(t *testing.T) {
 		t.Errorf("disarmed by %q, wishes %+v", s.Disarmed, s.Wishes)
 	}
 }
+
+// What becomes of crashed servers stands in the status, those under way first.
+func TestStatusTellsRevivals(t *testing.T) {
+	w := fleet.World{State: fleet.State{Revivals: map[string]fleet.Revival{"a": {Server: "a", Ended: "it runs again on n1"}, "b": {Server: "b"}}}}
+	if s := StatusOf(w, fleet.Plan{}); len(s.Revivals) != 2 || s.Revivals[0].Server != "b" {
+		t.Errorf("%+v", s.Revivals)
+	}
+}

@@ -244,7 +244,7 @@ func writeEvacuations(out io.Writer, s api.Status) {
 	if s.Away != "" {
 		fmt.Fprintf(out, "\nOPENSTACK DOES NOT ANSWER: %s\n", s.Away)
 	}
-	if len(s.Evacuations)+len(s.Departures) == 0 {
+	if len(s.Evacuations)+len(s.Departures)+len(s.Revivals) == 0 {
 		return
 	}
 	fmt.Fprintln(out)
@@ -270,6 +270,13 @@ func writeEvacuations(out io.Writer, s api.Status) {
 			state = "stays: " + p.Ended
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", p.Title(), p.From, cmp.Or(p.To, "(Nova chooses)"), p.Try, p.At.Local().Format(time.DateTime), state)
+	}
+	for _, r := range s.Revivals {
+		state := "crashed: " + cmp.Or(r.Ended, "is started again")
+		if r.Ended == "" && r.Why != "" {
+			state += "; " + r.Why
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(r.Name, r.Server), r.Host, r.Host, r.Try, r.Crash.Local().Format(time.DateTime), state)
 	}
 	_ = w.Flush() // what it writes to says so at its next line
 }

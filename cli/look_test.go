@@ -220,3 +220,15 @@ func TestReplayOfNothing(t *testing.T) {
 		t.Errorf("exit %d: %s%s", code, &out, &errOut)
 	}
 }
+
+// TestStatusTellsServers: a server that crashed stands beside those that move, with what it waits for.
+func TestStatusTellsServers(t *testing.T) {
+	s := sane()
+	s.Revivals = []fleet.Revival{{Server: "id", Name: "vm7", Host: "n1", Try: 2, Why: "No valid host"}, {Server: "done", Host: "n2", Try: 1, Ended: "it runs again on n2"}}
+	_, out, _ := serve(t, &backend{status: s})("status")
+	for _, want := range []string{"vm7", "crashed: is started again; No valid host", "crashed: it runs again on n2"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+}

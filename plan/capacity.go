@@ -31,6 +31,8 @@ const (
 	// none begins before the one ahead is done.
 	previewAlone, previewAloneMost = 3500 * time.Millisecond, 4100 * time.Millisecond
 	previewEach                    = time.Second
+	// A reserve is put into the aggregates and enabled, each seen at the next look.
+	previewOpens = 2 * previewLooks
 	// A request that finds no valid host ends so half a second later.
 	previewRefused = 500 * time.Millisecond
 )
@@ -117,6 +119,23 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			fresh = append(fresh, x)
 		}
 	}
+	// opens takes a reserve into use for one that fits on no other, as fromReserve does.
+	opens := func(x *passenger) bool {
+		zone := d.w.Cloud.Computes[x.Host].Zone
+		for _, host := range d.w.Spec.OpenStack.Reserved {
+			c, own := d.w.Cloud.Computes[host], d.zoneOf(host)
+			_, used := r.used[host]
+			switch {
+			case used || gone[host] || !d.inHand(host) || c.FreeRAM < x.RAM || slices.Contains(x.e.Tried, host):
+			case own != "" && own != zone || own == "" && d.zoneOf(x.Host) == "" && c.Zone != zone:
+			default:
+				r.used[host] = zone
+				m.berths = append(m.berths, berth{host, zone, c.FreeRAM})
+				return true
+			}
+		}
+		return false
+	}
 	free := map[string]time.Duration{} // when a target has done what it was given
 	for now := time.Duration(0); ; {
 		// start asks for the next try of one, if a target is free. What all that fit are too busy
@@ -126,6 +145,10 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			like := kin{x.Host, x.Zone, x.RAM}
 			if x.e.Try == 0 && busy[like] {
 				return false
+			}
+			opened := time.Duration(0)
+			if to, all := m.berth(x.e, x.Server); to == "" && !all && !scheduled(x.e) && opens(x) {
+				opened = previewOpens
 			}
 			to, ok := m.target(x.e, x.Server)
 			if !ok {
@@ -147,7 +170,7 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			}
 			x.fate.To = host
 			r.take(host, &x.Server)
-			x.due = max(now+p.alone, free[host]+p.each)
+			x.due = max(now+opened+p.alone, free[host]+p.each)
 			free[host] = x.due
 			return true
 		}
@@ -256,6 +279,11 @@ func Foresee(w fleet.World, s fleet.Survey, hosts []string) fleet.Preview {
 			out.First.Most = x.RTO.Most
 		}
 		out.Last.Least, out.Last.Most = max(out.Last.Least, x.RTO.Least), max(out.Last.Most, x.RTO.Most)
+	}
+	for _, host := range w.Spec.OpenStack.Reserved {
+		if f.d.spare(host) && slices.ContainsFunc(out.Fates, func(x fleet.Fate) bool { return x.To == host }) {
+			out.Notes = append(out.Notes, host+" is taken from the reserve for what fits nowhere else")
+		}
 	}
 	if s.Away != "" {
 		out.Notes = append(out.Notes, "Placement did not answer ("+s.Away+"): room is Nova's own count of memory, without overcommitment, reservations, traits and devices")

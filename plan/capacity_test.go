@@ -61,6 +61,14 @@ func TestForesee(t *testing.T) {
 			s.Rooms[h].Left[class] = left
 		}
 	}
+	// reserve keeps n3 in reserve, and leaves n2 so much memory.
+	reserve := func(w *fleet.World, zone string, left int) {
+		w.Spec.OpenStack.Reserved = []string{"n3"}
+		w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Up: true, Disabled: true, Reason: disabledBy + "it is kept in reserve", Zone: zone, FreeRAM: 4096}
+		c := w.Cloud.Computes["n2"]
+		c.FreeRAM = left
+		w.Cloud.Computes["n2"] = c
+	}
 	for _, c := range []struct {
 		name   string
 		change func(*fleet.World, *fleet.Survey)
@@ -68,6 +76,33 @@ func TestForesee(t *testing.T) {
 		why    string // of the last server
 	}{
 		{"all is well", func(*fleet.World, *fleet.Survey) {}, "vm n2 moves 1", ""},
+		{"a reserve is left alone while another has room", func(w *fleet.World, _ *fleet.Survey) { reserve(w, "nova", 4096) }, "vm n2 moves 1", ""},
+		{"a reserve, for what fits nowhere else", func(w *fleet.World, s *fleet.Survey) {
+			reserve(w, "nova", 100)
+			also(s, "zz", needs(512, 1), nil)
+		}, "vm n3 moves 1; zz n3 moves 1", ""},
+		{"a reserve without the memory, by Nova's count", func(w *fleet.World, s *fleet.Survey) {
+			reserve(w, "nova", 100)
+			c := w.Cloud.Computes["n3"]
+			c.FreeRAM = 256
+			w.Cloud.Computes["n3"] = c
+			room(s, fleet.ClassMemory, 256, "n2")
+		}, "vm  does not fit 1", "no compute takes it: disabled on 1, memory on 1"},
+		{"a reserve of another zone", func(w *fleet.World, s *fleet.Survey) {
+			reserve(w, "other", 100)
+			room(s, fleet.ClassMemory, 256, "n2")
+		}, "vm  does not fit 1", "no compute takes it: disabled on 1, memory on 1"},
+		{"a reserve that is down", func(w *fleet.World, s *fleet.Survey) {
+			reserve(w, "nova", 100)
+			room(s, fleet.ClassMemory, 256, "n2")
+			c := w.Cloud.Computes["n3"]
+			c.Up = false
+			w.Cloud.Computes["n3"] = c
+		}, "vm  does not fit 1", "no compute takes it: down on 1, memory on 1"},
+		{"a reserve that has no room either", func(w *fleet.World, s *fleet.Survey) {
+			reserve(w, "nova", 100)
+			room(s, fleet.ClassMemory, 256, "n2", "n3")
+		}, "vm  does not fit 2", "no compute takes it: memory on 2"},
 		{"where more memory is left", func(w *fleet.World, _ *fleet.Survey) {
 			c := w.Cloud.Computes["n3"]
 			c.FreeRAM = 8192

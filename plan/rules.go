@@ -21,6 +21,7 @@ type rules struct {
 	shared   bool // no compute has disk of its own: it is shared, and there wherever a server goes
 
 	gone  map[string]bool
+	used  map[string]string // reserves that are taken into use, with the zone that they join
 	taken map[string]map[string]int // by host and class
 	moved map[string]string         // by server
 }
@@ -60,13 +61,17 @@ func newRules(computes map[string]fleet.Compute, s *fleet.Survey) *rules {
 // without is the same with some hosts dead, and nothing moved yet.
 func (r *rules) without(gone map[string]bool) *rules {
 	x := *r
-	x.gone, x.taken, x.moved = gone, map[string]map[string]int{}, map[string]string{}
+	x.gone, x.used, x.taken, x.moved = gone, map[string]string{}, map[string]map[string]int{}, map[string]string{}
 	return &x
 }
 
 // refuses says by which rule Nova does not put a server on a host; "" if it does.
 func (r *rules) refuses(host string, s *fleet.Server) string {
 	c := r.computes[host]
+	zone, used := r.used[host]
+	if used {
+		c.Disabled, c.Zone = false, zone
+	}
 	switch {
 	case r.gone[host] || host == s.Host:
 		return "lost"
