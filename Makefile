@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-stages lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -176,15 +176,19 @@ $(GARBD)/usr/bin/garbd:
 	cd $(GARBD) && for p in *.deb; do dpkg-deb -x $$p . || exit; done && mv lib/systemd usr/lib && rm -r lib *.deb
 
 # Three controllers with the services of Debian's OpenStack, two fake computes and two that run
-# guests without KVM, all under Mainstay: 9 GB of memory, 3 GB of disk, a quarter of an hour.
-# KEEP=1 leaves the lab running, STEP=regexp plays some of the steps.
+# guests without KVM, a fake one more in reserve, all under Mainstay: 9 GB of memory, 3 GB of disk, a quarter of an hour.
+# KEEP=1 leaves the lab running, STEP=regexp plays some of the steps; so do the targets below.
+OPENSTACK = -openstack $(if $(KEEP),-openstack-lab openstack)
 lab-openstack: build $(KERNEL)/softdog.ko
-	$(if $(KEEP),bin/mainstay lab --name openstack up --openstack)
-	go test ./lab -count=1 -timeout 0 -v -run 'TestOpenStack$$$(if $(STEP),/$(STEP))' -openstack $(if $(KEEP),-openstack-lab openstack)
+	go test ./lab -count=1 -timeout 0 -v -run 'TestOpenStack$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # The same, and computes lose their power: Mainstay evacuates their servers.
 lab-evacuate: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
+
+# And the leader falls away in each stage of a compute's recovery: half an hour.
+lab-stages: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestStages$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # Masakari's API: OpenStack's own clients on it, and then Debian's Masakari on the same fault.
 MASAKARI ?= $(HOME)/.cache/mainstay-masakari
@@ -205,15 +209,15 @@ $(MASAKARI)/root:
 
 # And computes are drained for maintenance: their guests go on, elsewhere.
 lab-migrate: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And computes lose one network each, both ways and one way: half an hour.
 lab-cut-computes: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And guests crash, libvirt and nova-compute hang: a quarter of an hour.
 lab-guests: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 clean:
 	rm -rf bin dist
