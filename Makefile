@@ -215,6 +215,11 @@ lab-migrate: build $(KERNEL)/softdog.ko
 lab-cut-computes: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
+# And a compute is paused and comes back, one is switched off on purpose, and what was stopped or
+# is to be left stays so: twenty minutes.
+lab-incidents: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestIncidents$$' -openstack
+
 # And guests crash, libvirt and nova-compute hang: a quarter of an hour.
 lab-guests: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
