@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-stages lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-stages lab-migrate lab-cut-computes lab-guests lab-incidents lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
