@@ -29,7 +29,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -110,8 +109,11 @@ type Config struct {
 	// Ask asks another host over one network whether it hears this one; nil: it does. Nil in
 	// place of the function asks nobody.
 	Ask func(ctx context.Context, host, network string) error
-	// Tell delivers a report to every voter; it must not block.
-	Tell func(fleet.Report)
+	// Tell delivers a report to these voters; it must not block.
+	Tell func(r fleet.Report, voters []string)
+	// Named takes what a beat says of its host's report, as leader.Desk does; nil on hosts that
+	// hear no beats.
+	Named func(host, boot string, news uint64, sent fleet.Moment, wall time.Time, at fleet.Moment) (has uint64)
 	// Hypervisor is a compute's, and Disks the directory of its guests' disks; nil elsewhere.
 	Hypervisor Hypervisor
 	Disks      string
@@ -146,12 +148,14 @@ type Agent struct {
 	ear      *lease.Ear // nil where this host is no voter
 	earTable *table
 	senses   map[string]*sense
+	others   []*sense // those of other hosts
 	rounds   map[string]asking
 	errands  map[string]*errand
 	late     time.Duration
 	seq      uint64
 	said     fleet.Report
 	saidAt   fleet.Moment
+	telling  *lease.Telling    // of a host that beats slowly; nil on others, which say all of it each second
 	speaking map[string]uint64 // address -> generation whose claim took effect
 	severed  map[string]uint64
 	foreign  map[string]string
@@ -219,24 +223,6 @@ type target struct {
 	addr          netip.AddrPort
 }
 
-// sense is what this ear heard of a host beyond what the lease arithmetic needs.
-type sense struct {
-	nets    map[string]fleet.Moment
-	again   map[string]fleet.Moment // since when it is heard there without a gap
-	leased  bool
-	suspect bool
-	stint   fleet.Stint
-	blind   bool // by its own word it receives nothing at all
-}
-
-// last is when it was last heard on any network; 0: never.
-func (s *sense) last() (newest fleet.Moment) {
-	for _, at := range s.nets {
-		newest = max(newest, at)
-	}
-	return newest
-}
-
 // New prepares an agent: it takes up what a former process of this boot left in
 // Run. Nothing is sent and nothing on the host is changed before Run.
 func New(cfg Config) (*Agent, error) {
@@ -279,7 +265,11 @@ func New(cfg Config) (*Agent, error) {
 			}
 		}
 	}
-	_, a.length = cfg.Spec.Beats(me)
+	every, length := cfg.Spec.Beats(me)
+	a.length = length
+	if every >= cfg.Spec.Timing.SlowBeat {
+		a.telling = lease.NewTelling(every)
+	}
 	timing := cfg.Spec.Timing
 	timing.Lease = a.length
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), timing, now)
@@ -417,6 +407,9 @@ func (a *Agent) tick(every, length time.Duration) {
 	if a.due(now) {
 		a.poke(a.tell)
 	}
+	if !silent {
+		a.name(&b)
+	}
 	a.mu.Unlock()
 	if silent {
 		return
@@ -440,14 +433,21 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 		a.heardBeat(m, d.Network, d.At)
 		ack := a.earBeat(m, d.At)
 		a.mu.Unlock()
+		x := heartbeat.Ack{Stint: m.Stint, Sent: m.Sent}
+		if m.News != 0 && a.cfg.Named != nil {
+			x.News = a.cfg.Named(d.Host, m.Stint.Boot, m.News, m.Sent, m.Wall, d.At)
+		}
 		if ack {
-			_ = a.conn.Reply(d, heartbeat.Ack{Stint: m.Stint, Sent: m.Sent})
+			_ = a.conn.Reply(d, x)
 		}
 	case heartbeat.Ack:
 		now := a.cfg.Now()
 		a.mu.Lock()
 		if m.Stint.Boot == a.cfg.Boot {
 			a.paths.Acked(d.Network, m.Sent)
+			if a.telling != nil {
+				a.telling.Acked(d.Host, m.News, m.Sent)
+			}
 		}
 		a.acked(d.Host, m.Stint, m.Sent, now)
 		a.mu.Unlock()
@@ -503,53 +503,6 @@ func (a *Agent) putRow(s fleet.Stint) error {
 		return nil
 	}
 	return a.earTable.put(row, func() []lease.Row { return a.ear.Boots(s.Host) })
-}
-
-// heardBeat notes what judge wants to know of a host. The caller holds the lock.
-func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
-	s := a.senses[b.Stint.Host]
-	if s == nil {
-		s = &sense{nets: map[string]fleet.Moment{}, again: map[string]fleet.Moment{}}
-		a.senses[b.Stint.Host] = s
-	}
-	changed := s.stint != b.Stint || s.leased != b.Leased || s.suspect
-	if network != "" {
-		if now.Sub(s.nets[network]) >= 3*a.beats[b.Stint.Host] {
-			changed, s.again[network] = true, now
-		}
-		s.nets[network] = now
-	}
-	s.stint, s.leased, s.blind = b.Stint, b.Leased, b.Blind
-	if s.suspect {
-		s.suspect = false
-		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == b.Stint.Host })
-		a.reroute()
-	}
-	if changed {
-		a.poke(a.news)
-	}
-}
-
-// suspect finds hosts that fell silent for three beats, on one network or on all
-// of them. The caller holds the lock.
-func (a *Agent) suspect(now fleet.Moment) {
-	for host, s := range a.senses {
-		every, ok := a.beats[host]
-		if !ok || host == a.cfg.Host {
-			continue
-		}
-		for _, at := range s.nets {
-			if gap := now.Sub(at); gap >= 3*every && gap < 5*every {
-				a.poke(a.news)
-			}
-		}
-		if last := s.last(); !s.suspect && last != 0 && now.Sub(last) >= 3*every {
-			s.suspect = true
-			a.suspects = append(a.suspects, host)
-			a.reroute()
-			a.poke(a.news)
-		}
-	}
 }
 
 // promise answers leaders' questions, one after another, each after everything
@@ -872,37 +825,6 @@ func (a *Agent) keepEnd() {
 	}
 }
 
-// report tells every voter what this host is like, whenever that changed and
-// once a second besides.
-func (a *Agent) report(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-a.tell:
-		}
-		now := a.cfg.Now()
-		a.mu.Lock()
-		if a.learning != 0 && now.Before(a.learning) && !a.knows() {
-			a.mu.Unlock()
-			continue
-		}
-		a.learning = 0
-		r := a.testimony(now)
-		last := a.said
-		last.Seq, last.Wall = r.Seq, r.Wall
-		fresh := !reflect.DeepEqual(last, r)
-		if !fresh && now.Sub(a.saidAt) < time.Second {
-			a.mu.Unlock()
-			continue
-		}
-		r.Seq, r.Wall = a.number(now), a.cfg.Wall()
-		a.said, a.saidAt = r, now
-		a.mu.Unlock()
-		a.cfg.Tell(r)
-	}
-}
-
 // Farewell is this host's last report, for when Run is about to end or has ended because
 // somebody stopped the agent: no later one takes it back.
 func (a *Agent) Farewell() fleet.Report {
@@ -912,6 +834,7 @@ func (a *Agent) Farewell() fleet.Report {
 	a.leaving = true
 	r := a.testimony(now)
 	r.Seq, r.Wall = a.number(now), a.cfg.Wall()
+	r.News = r.Seq
 	return r
 }
 
@@ -919,7 +842,7 @@ func (a *Agent) Farewell() fleet.Report {
 // mere passing of time has. All else that changes says so itself. The caller holds
 // the lock.
 func (a *Agent) due(now fleet.Moment) bool {
-	if now.Sub(a.saidAt) >= time.Second || a.said.Leased != a.hand.Leased(now) || a.said.Stint != a.hand.Stint().N {
+	if now.Sub(a.saidAt) >= a.retold() || a.said.Leased != a.hand.Leased(now) || a.said.Stint != a.hand.Stint().N {
 		return true
 	}
 	for network, up := range a.linked() {
