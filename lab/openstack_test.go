@@ -58,7 +58,9 @@ func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSit
 	say := func(text string) { t.Log(time.Now().UTC().Format("15:04:05"), text) }
 	name := *openStackName
 	if name == "" {
-		name = "openstack"
+		if name = "openstack"; *openStackSuite != DefaultSuite {
+			name = *openStackSuite
+		}
 		down := func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 			defer cancel()
@@ -71,7 +73,7 @@ func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSit
 	}
 	binary := build(ctx, t, "one")
 	begun := time.Now()
-	o, err := UpOpenStack(ctx, name, say)
+	o, err := UpOpenStack(ctx, *openStackSuite, name, say)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +127,8 @@ func (s *openStackSite) furnished(t *testing.T) {
 			up[c.Binary]++
 		}
 	}
-	if want := map[string]int{"nova-compute": 4, "nova-scheduler": 3, "nova-conductor": 3}; fmt.Sprint(up) != fmt.Sprint(want) {
+	controllers := len(s.cloud.release.with(RoleController))
+	if want := map[string]int{"nova-compute": len(s.cloud.Computes()), "nova-scheduler": controllers, "nova-conductor": controllers}; fmt.Sprint(up) != fmt.Sprint(want) {
 		t.Errorf("up are %v, not %v: %+v", up, want, all)
 	}
 }
@@ -495,7 +498,8 @@ func (s *openStackSite) once(t *testing.T) { s.exactly(t) }
 // compute a way to a database, and enables nothing at boot but the storage's door.
 func TestOpenStackFiles(t *testing.T) {
 	l := &Lab{Name: "x", Block: 9, Networks: []Network{{Name: "management"}, {Name: "storage"}, {Name: "tenant"}, {Name: oob}}}
-	for i, name := range slices.Sorted(maps.Keys(openStackRoles)) {
+	r := openStackReleases[DefaultSuite]
+	for i, name := range slices.Sorted(maps.Keys(r.roles)) {
 		m := Machine{Name: name, UUID: newUUID(), Addresses: map[string]Address{}}
 		for j, n := range l.Networks {
 			m.Addresses[n.Name] = l.address(j, 11+i)
@@ -505,8 +509,8 @@ func TestOpenStackFiles(t *testing.T) {
 	c := l.Cloud(l.Virtual()["internal"], "c1", "c2", "c3")
 	apis := 0
 	for _, m := range l.Hosts {
-		own, role := m.Addresses["management"].V4.Addr().String(), openStackRoles[m.Name]
-		for name, f := range openStackFiles(c, openStackHost{Machine: m, Role: role}, "10.9.1.18") {
+		own, role := m.Addresses["management"].V4.Addr().String(), r.roles[m.Name]
+		for name, f := range r.files(c, openStackHost{Machine: m, Role: role}, "10.9.1.18") {
 			text := string(f.Data)
 			if strings.Contains(name, ".wants/") && role != RoleStorage {
 				t.Errorf("%s enables %s", m.Name, name)
