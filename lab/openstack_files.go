@@ -81,6 +81,11 @@ func (r openStackRelease) files(c CloudConfig, h openStackHost, storage string) 
 		}
 		return files
 	}
+	// Debian 13's units want all that they may need, also where that is installed and nobody's
+	// affair: here every host has every package.
+	for _, name := range []string{"mariadb", "mysql", "keystone", "rabbitmq-server"} {
+		files["/etc/systemd/system/"+name+".service"] = File{Link: "/dev/null"}
+	}
 	unit("nova-compute", "ExecStartPre=+/usr/bin/install -d -o nova -g nova "+guestsDir+"\n")
 	if slices.Contains(r.more, "neutron-linuxbridge-agent") {
 		unit("neutron-linuxbridge-agent", "")

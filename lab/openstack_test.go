@@ -497,8 +497,13 @@ func (s *openStackSite) once(t *testing.T) { s.exactly(t) }
 // TestOpenStackFiles: what the hosts are told listens on no address that moves, gives no
 // compute a way to a database, and enables nothing at boot but the storage's door.
 func TestOpenStackFiles(t *testing.T) {
+	for suite, apis := range map[string]int{"bookworm": 3 * 4, "trixie": 4} {
+		t.Run(suite, func(t *testing.T) { openStackFilesOf(t, openStackReleases[suite], apis) })
+	}
+}
+
+func openStackFilesOf(t *testing.T, r openStackRelease, want int) {
 	l := &Lab{Name: "x", Block: 9, Networks: []Network{{Name: "management"}, {Name: "storage"}, {Name: "tenant"}, {Name: oob}}}
-	r := openStackReleases[DefaultSuite]
 	for i, name := range slices.Sorted(maps.Keys(r.roles)) {
 		m := Machine{Name: name, UUID: newUUID(), Addresses: map[string]Address{}}
 		for j, n := range l.Networks {
@@ -506,11 +511,15 @@ func TestOpenStackFiles(t *testing.T) {
 		}
 		l.Hosts = append(l.Hosts, m)
 	}
-	c := l.Cloud(l.Virtual()["internal"], "c1", "c2", "c3")
+	c := l.Cloud(l.Virtual()["internal"], r.with(RoleController)...)
+	storage := ""
+	if len(r.with(RoleStorage)) > 0 {
+		storage = "10.9.1.18"
+	}
 	apis := 0
 	for _, m := range l.Hosts {
 		own, role := m.Addresses["management"].V4.Addr().String(), r.roles[m.Name]
-		for name, f := range r.files(c, openStackHost{Machine: m, Role: role}, "10.9.1.18") {
+		for name, f := range r.files(c, openStackHost{Machine: m, Role: role}, storage) {
 			text := string(f.Data)
 			if strings.Contains(name, ".wants/") && role != RoleStorage {
 				t.Errorf("%s enables %s", m.Name, name)
@@ -527,10 +536,13 @@ func TestOpenStackFiles(t *testing.T) {
 			if strings.Contains(text, "%!") || strings.Contains(text, "password =") {
 				t.Errorf("%s: %s is badly written, or secret:\n%s", m.Name, name, text)
 			}
+			if storage == "" && (strings.Contains(text, Shared) || strings.Contains(text, "linuxbridge_agent")) {
+				t.Errorf("%s: %s tells of what this release has not:\n%s", m.Name, name, text)
+			}
 		}
 	}
-	if apis != 3*4 {
-		t.Errorf("%d APIs, not four on each of three controllers", apis)
+	if apis != want {
+		t.Errorf("%d APIs, not %d", apis, want)
 	}
 }
 

@@ -50,7 +50,9 @@ type subject struct {
 	remove func(t *testing.T, id string)
 	revive func(t *testing.T, host string) // nil: cannot
 	pass   func()                          // a moment of time
+	// lock and unlock are what the server's owner does; nil: nobody can.
 	lock   func(t *testing.T, id, reason string)
+	unlock func(t *testing.T, id string)
 	halve  func() // nil: no aggregate's change can be answered as failed
 	// aggregate is the id of one without a zone that has neither host; "": there is none.
 	aggregate string
@@ -197,13 +199,19 @@ func (s *subject) promises(t *testing.T) {
 				}
 			}
 			if s.lock != nil {
+				s.lock(t, id, "its owner's") // who owns a server that is locked changes nothing by that
+				if v := s.look(t, nil, id).Servers[id]; !v.Ours() {
+					t.Fatalf("ours is its owner's: %+v", v)
+				}
+				s.must(t, fleet.CloudUnlock, server, "")
 				s.lock(t, id, "its owner's")
 				s.must(t, fleet.CloudLock, server, "")
 				s.must(t, fleet.CloudUnlock, server, "")
 				if v := s.look(t, nil, id).Servers[id]; !v.Locked || v.Ours() {
 					t.Fatalf("another's lock is gone, or ours: %+v", v)
 				}
-				s.lock(t, id, fleet.LockReason+"again")
+				s.unlock(t, id)
+				s.must(t, fleet.CloudLock, server, "")
 			}
 			for range 2 {
 				s.must(t, fleet.CloudUnlock, server, "")
@@ -401,7 +409,8 @@ func TestContract(t *testing.T) {
 				remove: func(t *testing.T, id string) { remove(t, f, id) },
 				revive: func(_ *testing.T, host string) { f.Kill(host); f.Start(host) },
 				pass:   func() { clock.Advance(250 * time.Millisecond) },
-				lock:   func(_ *testing.T, id, reason string) { f.Lock(id, reason) }, halve: func() { f.HalveAggregates(1) }, aggregate: f.AddAggregate(falsecloud.Aggregate{Name: "ssd"}),
+				lock:   func(_ *testing.T, id, reason string) { f.Lock(id, reason) }, unlock: func(_ *testing.T, id string) { f.Unlock(id) },
+				halve: func() { f.HalveAggregates(1) }, aggregate: f.AddAggregate(falsecloud.Aggregate{Name: "ssd"}),
 			}
 			s.promises(t)
 		})
@@ -456,11 +465,16 @@ func realSubject(t *testing.T) *subject {
 	}
 	nova.Microversion = "2.87"
 	s := &subject{client: client, a: a, b: b, pass: func() { time.Sleep(time.Second) }, bound: 240, aggregate: *realSet, zones: minor >= 96}
-	s.lock = func(t *testing.T, id, reason string) {
-		if _, err := nova.Post(t.Context(), nova.ServiceURL("servers", id, "action"), map[string]any{"lock": map[string]any{"locked_reason": reason}}, nil, &gophercloud.RequestOpts{OkCodes: []int{202}}); err != nil {
+	act := func(t *testing.T, id string, action map[string]any) {
+		if _, err := nova.Post(t.Context(), nova.ServiceURL("servers", id, "action"), action, nil, &gophercloud.RequestOpts{OkCodes: []int{202}}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	// The test's servers are of the project that it logs in to.
+	s.lock = func(t *testing.T, id, reason string) {
+		act(t, id, map[string]any{"lock": map[string]any{"locked_reason": reason}})
+	}
+	s.unlock = func(t *testing.T, id string) { act(t, id, map[string]any{"unlock": nil}) }
 	s.boot = func(t *testing.T, host string) string {
 		var made struct {
 			Server struct{ ID string }
