@@ -347,6 +347,13 @@ class Driver(fake.FakeDriver):
             json.dump(told, f)
         os.rename(PATH + ".new", PATH)
 
+    def live_migration(self, context, instance, *args, **kwargs):
+        # Nova's own leaves the guest on the source as well.
+        self.instances.pop(instance.uuid, None)
+        self._boots.pop(instance.uuid, None)
+        self._tell()
+        super().live_migration(context, instance, *args, **kwargs)
+
 
 def _telling(name, anew=False):
     real = getattr(fake.FakeDriver, name)
