@@ -313,19 +313,24 @@ import uuid
 
 from nova.virt import fake
 
+try:
+    from nova.virt import node
+except ImportError:
+    node = None
+
 PATH = "` + guestsDir + `/guests"
 
 
 class Driver(fake.FakeDriver):
-    # From 2023.1 on Nova remembers which node this is, and its fake driver forgets that when
-    # it ends: a nova-compute that begins anew would refuse to.
+    # From 2023.1 on a nova-compute that begins anew wants to find who it is on its disk, and
+    # Nova's fake driver leaves nothing there.
     def get_nodenames_by_uuid(self, refresh=False):
-        return {str(uuid.uuid5(uuid.NAMESPACE_DNS, n)): n for n in self.get_available_nodes()}
+        return {node.get_local_node_uuid(): self.get_available_nodes()[0]}
 
     def get_available_resource(self, nodename):
         told = super().get_available_resource(nodename)
-        if "uuid" in told:
-            told["uuid"] = str(uuid.uuid5(uuid.NAMESPACE_DNS, nodename))
+        if node:
+            told["uuid"] = node.get_local_node_uuid()
         return told
 
     def init_host(self, host):

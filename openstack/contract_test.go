@@ -105,11 +105,11 @@ func (s *subject) must(t *testing.T, step, thing, with string) {
 	}
 }
 
-// refuses asks for something that Nova refuses, in words that hold these.
-func (s *subject) refuses(t *testing.T, step, thing, with, words string) {
+// refuses asks for something that Nova refuses, in words that hold one of these.
+func (s *subject) refuses(t *testing.T, step, thing, with string, words ...string) {
 	t.Helper()
 	err := s.do(t, step, thing, with)
-	if openstack.OutcomeOf(err) != fleet.Refused || !strings.Contains(err.Error(), words) {
+	if openstack.OutcomeOf(err) != fleet.Refused || !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(err.Error(), w) }) {
 		t.Fatalf("%s of %s: %v, outcome %s; want it refused with %q", step, thing, err, openstack.OutcomeOf(err), words)
 	}
 }
@@ -306,8 +306,12 @@ func (s *subject) promises(t *testing.T) {
 			if m := s.look(t, nil, id).Servers[id].Migration; m.ID <= before || m.From != s.a || m.To != s.b {
 				t.Fatalf("its record: %+v; it had %d before", m, before)
 			}
-			v := s.until(t, id, "moved", at(s.b, fleet.ServerActive))
-			if ended, well := v.Migration.Ended(); !ended || !well || v.Migration.Status != "done" || !v.Ours() {
+			// Nova writes the server's state first, and that its evacuation is done a moment later.
+			v := s.until(t, id, "moved", func(v fleet.Server) bool {
+				ended, _ := v.Migration.Ended()
+				return at(s.b, fleet.ServerActive)(v) && ended
+			})
+			if _, well := v.Migration.Ended(); !well || v.Migration.Status != "done" || !v.Ours() {
 				t.Errorf("%+v", v)
 			}
 			s.must(t, fleet.CloudUnlock, server, "")
@@ -341,7 +345,8 @@ func (s *subject) promises(t *testing.T) {
 		{"a server that is gone is told as deleted", func(t *testing.T) {
 			s.remove(t, id)
 			s.until(t, id, "deleted", func(v fleet.Server) bool { return v.State == fleet.ServerDeleted })
-			s.refuses(t, fleet.CloudEvacuate, server, "", "could not be found")
+			// Its state is written first, and that there is none a moment later.
+			s.refuses(t, fleet.CloudEvacuate, server, "", "could not be found", "in vm_state deleted")
 		}},
 		{"Nova takes a second evacuation of the same server, and spoils it", func(t *testing.T) {
 			s.must(t, fleet.CloudEvacuate, "server/"+other, "")
