@@ -137,7 +137,11 @@ func (s *subject) promises(t *testing.T) {
 	a, b := "compute/"+s.a, "compute/"+s.b
 	id := s.boot(t, s.a)
 	server := "server/" + id
-	other := s.boot(t, s.a)
+	moved := func(v fleet.Server) bool {
+		ended, _ := v.Migration.Ended()
+		return at(s.b, fleet.ServerActive)(v) && ended
+	}
+	other, kept := s.boot(t, s.a), s.boot(t, s.a)
 	for _, p := range []struct {
 		name string
 		keep func(t *testing.T)
@@ -153,6 +157,7 @@ func (s *subject) promises(t *testing.T) {
 		{"a host's servers are told with their owner, state and size", func(t *testing.T) {
 			s.until(t, id, "active", at(s.a, fleet.ServerActive))
 			s.until(t, other, "active", at(s.a, fleet.ServerActive))
+			s.until(t, kept, "active", at(s.a, fleet.ServerActive))
 			c := s.look(t, []string{s.a})
 			if v := c.Servers[id]; v.Name == "" || v.RAM == 0 || v.VCPUs == 0 || v.Created == "" || v.Migration != (fleet.Migration{}) {
 				t.Errorf("%+v", v)
@@ -307,10 +312,7 @@ func (s *subject) promises(t *testing.T) {
 				t.Fatalf("its record: %+v; it had %d before", m, before)
 			}
 			// Nova writes the server's state first, and that its evacuation is done a moment later.
-			v := s.until(t, id, "moved", func(v fleet.Server) bool {
-				ended, _ := v.Migration.Ended()
-				return at(s.b, fleet.ServerActive)(v) && ended
-			})
+			v := s.until(t, id, "moved", moved)
 			if _, well := v.Migration.Ended(); !well || v.Migration.Status != "done" || !v.Ours() {
 				t.Errorf("%+v", v)
 			}
@@ -355,7 +357,9 @@ func (s *subject) promises(t *testing.T) {
 			t.Logf("%+v", v)
 			s.remove(t, other)
 		}},
-		{"the host is not lifted while records of evacuations are done and not completed", func(t *testing.T) {
+		{"the host is not lifted while records of evacuations, of servers that there are, are done and not completed", func(t *testing.T) {
+			s.must(t, fleet.CloudEvacuate, "server/"+kept, s.b)
+			s.until(t, kept, "moved", moved)
 			s.refuses(t, fleet.CloudLift, a, "", "Unable to force up")
 		}},
 		{"once its nova-compute began anew it is lifted and enabled, once or twice", func(t *testing.T) {
@@ -383,6 +387,8 @@ func (s *subject) promises(t *testing.T) {
 			if v := s.look(t, nil).Computes[s.a]; !v.Up || v.Forced || v.Disabled {
 				t.Errorf("%+v", v)
 			}
+			s.until(t, kept, "completed", func(v fleet.Server) bool { return at(s.b, fleet.ServerActive)(v) && v.Migration.Status == "completed" })
+			s.remove(t, kept)
 		}},
 		{"nothing is wrong in the eyes of check", func(t *testing.T) {
 			found := s.client.Examine(t.Context(), nil)
