@@ -48,12 +48,12 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 				return usage(cmd.CommandPath(), fmt.Errorf("--hosts %d --computes %d: want one controller at least, three for a site", count, computes))
 			}
 			if openstack {
-				for _, f := range []string{"cloud", "hosts", "computes", "suite", "timing", "mode"} {
+				for _, f := range []string{"cloud", "hosts", "computes", "timing", "mode"} {
 					if cmd.Flags().Changed(f) {
-						return usage(cmd.CommandPath(), fmt.Errorf("--openstack --%s: an OpenStack has its own hosts, suite and timing; leave --%s out", f, f))
+						return usage(cmd.CommandPath(), fmt.Errorf("--openstack --%s: an OpenStack has its own hosts and timing; leave --%s out", f, f))
 					}
 				}
-				return a.buildOpenStack(cmd.Context(), *name, bare)
+				return a.buildOpenStack(cmd.Context(), *name, suite, bare)
 			}
 			o := labOptions{name: *name, suite: suite, timing: timing, mode: mode, cloud: cloud, bare: bare}
 			for i := range count {
@@ -74,7 +74,7 @@ func (a *app) labUpCommand(name *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&cloud, "cloud", false, "with MariaDB Galera, memcached and Keystone")
-	cmd.Flags().BoolVar(&openstack, "openstack", false, "three controllers with Nova, Neutron and what they need, two fake computes and two real ones: 9 GB of memory")
+	cmd.Flags().BoolVar(&openstack, "openstack", false, "three controllers with Nova, Neutron and what they need, two fake computes and two real ones: 9 GB of memory; with --suite trixie one controller and two fake computes: 3 GB")
 	cmd.Flags().BoolVar(&bare, "bare", false, "hosts alone, without Mainstay")
 	cmd.Flags().IntVar(&count, "hosts", 3, "how many controllers")
 	cmd.Flags().IntVar(&computes, "computes", 0, "how many computes besides, which hold nothing exclusive")
@@ -126,11 +126,11 @@ func (a *app) buildLab(ctx context.Context, o labOptions) (*lab.Lab, error) {
 }
 
 // buildOpenStack brings up a lab with a whole OpenStack.
-func (a *app) buildOpenStack(ctx context.Context, name string, bare bool) error {
+func (a *app) buildOpenStack(ctx context.Context, name, suite string, bare bool) error {
 	if err := lab.InstallPrerequisites(ctx, a.progress); err != nil {
 		return err
 	}
-	o, err := lab.UpOpenStack(ctx, name, a.progress)
+	o, err := lab.UpOpenStack(ctx, suite, name, a.progress)
 	if err != nil || bare {
 		return err
 	}

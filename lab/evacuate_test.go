@@ -66,8 +66,8 @@ func (s *openStackSite) inhabited(t *testing.T) bool {
 // warm waits until Nova finds room on each compute: for a while after their start Placement
 // does not know all of what they are.
 func (s *openStackSite) warm(t *testing.T) {
-	for zone, hosts := range map[string][]string{"fake": {"n1", "n2"}, "real": {"r1", "r2"}} {
-		for _, host := range hosts {
+	for _, zone := range []string{RoleFake, RoleReal} {
+		for _, host := range s.cloud.release.with(zone) {
 			err := waitFor(s.ctx, siteBound, "a server to be made on "+host, func() (bool, error) {
 				id, refused := s.cloud.Create(s.ctx, "warm-"+host, zone+":"+host, false)
 				if refused != nil {

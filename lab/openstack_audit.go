@@ -35,7 +35,7 @@ func (o *OpenStack) Guests(ctx context.Context) ([]Guest, error) {
 			continue
 		}
 		list := o.processGuests
-		if openStackRoles[host] == RoleFake {
+		if o.release.roles[host] == RoleFake {
 			list = o.fakeGuests
 		}
 		guests, err := list(host)

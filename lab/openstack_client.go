@@ -375,6 +375,9 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 		return err
 	}
 	for _, zone := range []string{RoleFake, RoleReal} {
+		if len(o.release.with(zone)) == 0 {
+			continue
+		}
 		id, hosts := "", map[string]bool{}
 		for _, a := range zones.Aggregates {
 			if a.Name != zone {
@@ -395,7 +398,7 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 			id = fmt.Sprint(made.Aggregate.ID)
 		}
 		for _, host := range o.Computes() {
-			if openStackRoles[host] != zone || hosts[host] || host == spareHost {
+			if o.release.roles[host] != zone || hosts[host] || host == spareHost {
 				continue
 			}
 			progress("waiting for " + host + " to be known to Nova, for its zone " + zone)

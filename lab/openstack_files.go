@@ -31,12 +31,13 @@ const (
 	RoleFake       = "fake"
 	RoleReal       = "real"
 	RoleStorage    = "storage"
+	RoleArbiter    = "arbiter" // votes, and has nothing of the cloud
 )
 
-// openStackFiles makes a host a part of the cloud, as CloudFiles does; nothing secret is
+// files makes a host a part of the cloud, as CloudFiles does; nothing secret is
 // among them, that is in the seed. Each API is one process that listens on the management
 // address alone: HAProxy needs the addresses that move, and memory is short.
-func openStackFiles(c CloudConfig, h openStackHost, storage string) map[string]File {
+func (r openStackRelease) files(c CloudConfig, h openStackHost, storage string) map[string]File {
 	at := CloudHost{Name: h.Name, Address: h.Addresses["management"].V4.Addr()}
 	files := map[string]File{}
 	put := func(name, data string) { files[name] = File{Data: []byte(data)} }
@@ -53,16 +54,23 @@ func openStackFiles(c CloudConfig, h openStackHost, storage string) map[string]F
 		files["/etc/systemd/system/multi-user.target.wants/ssh.service"] = File{Link: "/lib/systemd/system/ssh.service"}
 		return files
 	}
-	if h.Role != RoleFake {
+	if h.Role == RoleArbiter {
+		return files
+	}
+	if h.Role != RoleFake && storage != "" {
 		put("/etc/systemd/system/"+SharedUnit, fmt.Sprintf(sharedUnit, storage))
 	}
 	put("/etc/nova/nova.conf", novaConfig(c, h))
 	put("/etc/neutron/neutron.conf", neutronConfig(c, at))
 	if h.Role == RoleController {
 		put("/etc/mysql/mariadb.conf.d/71-mainstay-lab.cnf", "[mysqld]\nmax_connections = 900\ninnodb_buffer_pool_size = 128M\n")
-		put("/etc/neutron/plugins/ml2/ml2_conf.ini", neutronML2)
+		put("/etc/neutron/plugins/ml2/ml2_conf.ini", neutronML2(r.mechanisms))
 		put("/etc/placement/placement.conf", "[DEFAULT]\nuse_stderr = true\n[api]\nauth_strategy = keystone\n[placement_database]\n"+openStackDB+authToken(c, "placement"))
-		put("/etc/glance/glance-api.conf", glanceConfig(c, at))
+		images := "/var/lib/glance/images"
+		if storage != "" {
+			images = Shared + "/glance"
+		}
+		put("/etc/glance/glance-api.conf", glanceConfig(c, at, images))
 		uwsgi("placement-api", "placement", "placement-api", 8778, "")
 		uwsgi("nova-api", "nova", "nova-api-wsgi", 8774, "")
 		uwsgi("nova-api-metadata", "nova", "nova-metadata-wsgi", 8775, "")
@@ -73,9 +81,16 @@ func openStackFiles(c CloudConfig, h openStackHost, storage string) map[string]F
 		}
 		return files
 	}
+	// Debian 13's units want all that they may need, also where that is installed and nobody's
+	// affair: here every host has every package.
+	for _, name := range []string{"mariadb", "mysql", "keystone", "rabbitmq-server"} {
+		files["/etc/systemd/system/"+name+".service"] = File{Link: "/dev/null"}
+	}
 	unit("nova-compute", "ExecStartPre=+/usr/bin/install -d -o nova -g nova "+guestsDir+"\n")
-	unit("neutron-linuxbridge-agent", "")
-	put("/etc/neutron/plugins/ml2/linuxbridge_agent.ini", fmt.Sprintf(linuxbridgeConfig, h.on("tenant")))
+	if slices.Contains(r.more, "neutron-linuxbridge-agent") {
+		unit("neutron-linuxbridge-agent", "")
+		put("/etc/neutron/plugins/ml2/linuxbridge_agent.ini", fmt.Sprintf(linuxbridgeConfig, h.on("tenant")))
+	}
 	if h.Role == RoleFake {
 		put("/etc/nova/nova-compute.conf", "[DEFAULT]\ncompute_driver = mainstay_lab.Driver\n")
 		put("/usr/lib/python3/dist-packages/nova/virt/mainstay_lab.py", fakeDriver)
@@ -225,14 +240,16 @@ lock_path = /var/lib/neutron/tmp
 %s%s%s`, h.Name, openStackDB, auth("nova"), authToken(c, "neutron"), messaging)
 }
 
-const neutronML2 = `[ml2]
+func neutronML2(mechanisms string) string {
+	return `[ml2]
 type_drivers = flat,vxlan
 tenant_network_types = vxlan
-mechanism_drivers = linuxbridge,l2population
+mechanism_drivers = ` + mechanisms + `
 extension_drivers = port_security
 [ml2_type_vxlan]
 vni_ranges = 1:1000
 `
+}
 
 const linuxbridgeConfig = `[vxlan]
 enable_vxlan = true
@@ -243,7 +260,7 @@ enable_security_group = false
 firewall_driver = noop
 `
 
-func glanceConfig(c CloudConfig, h CloudHost) string {
+func glanceConfig(c CloudConfig, h CloudHost, images string) string {
 	return fmt.Sprintf(`[DEFAULT]
 bind_host = %s
 bind_port = 9292
@@ -253,7 +270,7 @@ use_stderr = true
 [glance_store]
 default_backend = fs
 [fs]
-filesystem_store_datadir = %[2]s/glance
+filesystem_store_datadir = %[2]s
 [os_glance_staging_store]
 filesystem_store_datadir = /var/lib/glance/staging
 [os_glance_tasks_store]
@@ -261,7 +278,7 @@ filesystem_store_datadir = /var/lib/glance/tasks
 [paste_deploy]
 flavor = keystone
 [database]
-%[3]s%[4]s`, h.Address, Shared, openStackDB, authToken(c, "glance"))
+%[3]s%[4]s`, h.Address, images, openStackDB, authToken(c, "glance"))
 }
 
 // novaLibvirt: the disks lie where every real compute sees them, so that a server can be
@@ -298,10 +315,26 @@ import uuid
 
 from nova.virt import fake
 
+try:
+    from nova.virt import node
+except ImportError:
+    node = None
+
 PATH = "` + guestsDir + `/guests"
 
 
 class Driver(fake.FakeDriver):
+    # From 2023.1 on a nova-compute that begins anew wants to find who it is on its disk, and
+    # Nova's fake driver leaves nothing there.
+    def get_nodenames_by_uuid(self, refresh=False):
+        return {node.get_local_node_uuid(): self.get_available_nodes()[0]}
+
+    def get_available_resource(self, nodename):
+        told = super().get_available_resource(nodename)
+        if node:
+            told["uuid"] = node.get_local_node_uuid()
+        return told
+
     def init_host(self, host):
         super().init_host(host)
         self._boots = {}

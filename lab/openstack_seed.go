@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"path/filepath"
+	"strings"
 )
 
 // Parts of an OpenStack's seed: each is a layer for the hosts of one role.
@@ -24,17 +25,17 @@ const ServicePasswordFile = "/etc/mainstay-lab/service.password"
 // storageKey is the key with which hosts mount what they share.
 const storageKey = "/etc/mainstay-lab/storage.key"
 
-// OpenStackSeed returns the layers over OpenStackBase of a cloud that has just been
+// seed returns the layers over its base of a cloud that has just been
 // installed: the seven databases with their tables, Keystone's users and endpoints, the cell,
 // keys, passwords, and the parts of the services' configuration that hold them. A compute's
 // layer has no way to a database. Built and found again as Seed is; it takes about two minutes.
-func OpenStackSeed(ctx context.Context, base string, progress func(string)) (dir string, err error) {
+func (r openStackRelease) seed(ctx context.Context, base string, progress func(string)) (dir string, err error) {
 	if !isDir(base) {
 		return "", fmt.Errorf("seed of an OpenStack: there is no base tree at %s", base)
 	}
 	s := seed{
 		base:   base,
-		script: openStackScript,
+		script: strings.Replace(openStackScript, "CONTROLLERS", strings.ReplaceAll(strings.Join(r.with(RoleController), " "), "c", ""), 1),
 		env: []string{
 			"SERVICE_PASSWORD=" + rand.Text(), "BROKER=" + brokerUser,
 			"CONTROLLER=" + ControllerPart, "COMPUTE=" + ComputePart, "STORAGE=" + StoragePart, "GUEST=" + guestPart,
@@ -51,7 +52,7 @@ func OpenStackSeed(ctx context.Context, base string, progress func(string)) (dir
 			"etc/placement/placement.conf":                 "[DEFAULT]\n",
 			"etc/glance/glance-api.conf":                   "[DEFAULT]\n",
 			"etc/neutron/neutron.conf":                     neutronConfig(CloudConfig{}, CloudHost{}),
-			"etc/neutron/plugins/ml2/ml2_conf.ini":         neutronML2,
+			"etc/neutron/plugins/ml2/ml2_conf.ini":         neutronML2(r.mechanisms),
 			"usr/local/sbin/register":                      registerScript,
 		},
 	}
@@ -119,7 +120,7 @@ SQL
 db() { echo "mysql+pymysql://openstack:$SERVICE_PASSWORD@127.0.0.1:3306/$1?charset=utf8&connect_timeout=3&read_timeout=30&write_timeout=30"; }
 # All nodes by name: no address is known when a seed is made.
 brokers=rabbit://
-for n in 1 2 3; do
+for n in CONTROLLERS; do
 	[ $n = 1 ] || brokers=$brokers,
 	brokers=$brokers$BROKER:$SERVICE_PASSWORD@c$n:5672
 done

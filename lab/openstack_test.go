@@ -59,7 +59,9 @@ func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSit
 	say := func(text string) { t.Log(time.Now().UTC().Format("15:04:05"), text) }
 	name := *openStackName
 	if name == "" {
-		name = "openstack"
+		if name = "openstack"; *openStackSuite != DefaultSuite {
+			name = *openStackSuite
+		}
 		down := func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 			defer cancel()
@@ -73,7 +75,7 @@ func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSit
 	binary := build(ctx, t, "one")
 	begun := time.Now()
 	_, absent := Open(name)
-	o, err := UpOpenStack(ctx, name, say)
+	o, err := UpOpenStack(ctx, *openStackSuite, name, say)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +170,8 @@ func (s *openStackSite) furnished(t *testing.T) {
 			up[c.Binary]++
 		}
 	}
-	if want := map[string]int{"nova-compute": 4, "nova-scheduler": 3, "nova-conductor": 3}; fmt.Sprint(up) != fmt.Sprint(want) {
+	controllers := len(s.cloud.release.with(RoleController))
+	if want := map[string]int{"nova-compute": len(s.cloud.Computes()), "nova-scheduler": controllers, "nova-conductor": controllers}; fmt.Sprint(up) != fmt.Sprint(want) {
 		t.Errorf("up are %v, not %v: %+v", up, want, all)
 	}
 }
@@ -537,19 +540,29 @@ func (s *openStackSite) once(t *testing.T) { s.exactly(t) }
 // TestOpenStackFiles: what the hosts are told listens on no address that moves, gives no
 // compute a way to a database, and enables nothing at boot but the storage's door.
 func TestOpenStackFiles(t *testing.T) {
+	for suite, apis := range map[string]int{"bookworm": 3 * 4, "trixie": 4} {
+		t.Run(suite, func(t *testing.T) { openStackFilesOf(t, openStackReleases[suite], apis) })
+	}
+}
+
+func openStackFilesOf(t *testing.T, r openStackRelease, want int) {
 	l := &Lab{Name: "x", Block: 9, Networks: []Network{{Name: "management"}, {Name: "storage"}, {Name: "tenant"}, {Name: oob}}}
-	for i, name := range slices.Sorted(maps.Keys(openStackRoles)) {
+	for i, name := range slices.Sorted(maps.Keys(r.roles)) {
 		m := Machine{Name: name, UUID: newUUID(), Addresses: map[string]Address{}}
 		for j, n := range l.Networks {
 			m.Addresses[n.Name] = l.address(j, 11+i)
 		}
 		l.Hosts = append(l.Hosts, m)
 	}
-	c := l.Cloud(l.Virtual()["internal"], "c1", "c2", "c3")
+	c := l.Cloud(l.Virtual()["internal"], r.with(RoleController)...)
+	storage := ""
+	if len(r.with(RoleStorage)) > 0 {
+		storage = "10.9.1.18"
+	}
 	apis := 0
 	for _, m := range l.Hosts {
-		own, role := m.Addresses["management"].V4.Addr().String(), openStackRoles[m.Name]
-		for name, f := range openStackFiles(c, openStackHost{Machine: m, Role: role}, "10.9.1.18") {
+		own, role := m.Addresses["management"].V4.Addr().String(), r.roles[m.Name]
+		for name, f := range r.files(c, openStackHost{Machine: m, Role: role}, storage) {
 			text := string(f.Data)
 			if strings.Contains(name, ".wants/") && role != RoleStorage {
 				t.Errorf("%s enables %s", m.Name, name)
@@ -566,10 +579,13 @@ func TestOpenStackFiles(t *testing.T) {
 			if strings.Contains(text, "%!") || strings.Contains(text, "password =") {
 				t.Errorf("%s: %s is badly written, or secret:\n%s", m.Name, name, text)
 			}
+			if storage == "" && (strings.Contains(text, Shared) || strings.Contains(text, "linuxbridge_agent")) {
+				t.Errorf("%s: %s tells of what this release has not:\n%s", m.Name, name, text)
+			}
 		}
 	}
-	if apis != 3*4 {
-		t.Errorf("%d APIs, not four on each of three controllers", apis)
+	if apis != want {
+		t.Errorf("%d APIs, not %d", apis, want)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // TestCheckCloud: a voter is told, long before it leads, what keeps it from the cloud.
 func TestCheckCloud(t *testing.T) {
-	f := falsecloud.New(falsecloud.Config{})
+	f := falsecloud.New(falsecloud.Config{Newest: 100})
 	for _, h := range []string{"n1", "n2", "n3"} {
 		f.AddCompute(h, "", 8192)
 	}

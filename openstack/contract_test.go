@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,11 +50,14 @@ type subject struct {
 	remove func(t *testing.T, id string)
 	revive func(t *testing.T, host string) // nil: cannot
 	pass   func()                          // a moment of time
+	// lock and unlock are what the server's owner does; nil: nobody can.
 	lock   func(t *testing.T, id, reason string)
+	unlock func(t *testing.T, id string)
 	halve  func() // nil: no aggregate's change can be answered as failed
 	// aggregate is the id of one without a zone that has neither host; "": there is none.
 	aggregate string
-	bound     int // so many of them are long enough for anything
+	bound     int  // so many of them are long enough for anything
+	zones     bool // the release says which zone a server's owner asked for
 }
 
 func yes() error { return nil }
@@ -101,11 +105,11 @@ func (s *subject) must(t *testing.T, step, thing, with string) {
 	}
 }
 
-// refuses asks for something that Nova refuses, in words that hold these.
-func (s *subject) refuses(t *testing.T, step, thing, with, words string) {
+// refuses asks for something that Nova refuses, in words that hold one of these.
+func (s *subject) refuses(t *testing.T, step, thing, with string, words ...string) {
 	t.Helper()
 	err := s.do(t, step, thing, with)
-	if openstack.OutcomeOf(err) != fleet.Refused || !strings.Contains(err.Error(), words) {
+	if openstack.OutcomeOf(err) != fleet.Refused || !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(err.Error(), w) }) {
 		t.Fatalf("%s of %s: %v, outcome %s; want it refused with %q", step, thing, err, openstack.OutcomeOf(err), words)
 	}
 }
@@ -133,7 +137,11 @@ func (s *subject) promises(t *testing.T) {
 	a, b := "compute/"+s.a, "compute/"+s.b
 	id := s.boot(t, s.a)
 	server := "server/" + id
-	other := s.boot(t, s.a)
+	moved := func(v fleet.Server) bool {
+		ended, _ := v.Migration.Ended()
+		return at(s.b, fleet.ServerActive)(v) && ended
+	}
+	other, kept := s.boot(t, s.a), s.boot(t, s.a)
 	for _, p := range []struct {
 		name string
 		keep func(t *testing.T)
@@ -149,6 +157,7 @@ func (s *subject) promises(t *testing.T) {
 		{"a host's servers are told with their owner, state and size", func(t *testing.T) {
 			s.until(t, id, "active", at(s.a, fleet.ServerActive))
 			s.until(t, other, "active", at(s.a, fleet.ServerActive))
+			s.until(t, kept, "active", at(s.a, fleet.ServerActive))
 			c := s.look(t, []string{s.a})
 			if v := c.Servers[id]; v.Name == "" || v.RAM == 0 || v.VCPUs == 0 || v.Created == "" || v.Migration != (fleet.Migration{}) {
 				t.Errorf("%+v", v)
@@ -195,13 +204,19 @@ func (s *subject) promises(t *testing.T) {
 				}
 			}
 			if s.lock != nil {
+				s.lock(t, id, "its owner's") // who owns a server that is locked changes nothing by that
+				if v := s.look(t, nil, id).Servers[id]; !v.Ours() {
+					t.Fatalf("ours is its owner's: %+v", v)
+				}
+				s.must(t, fleet.CloudUnlock, server, "")
 				s.lock(t, id, "its owner's")
 				s.must(t, fleet.CloudLock, server, "")
 				s.must(t, fleet.CloudUnlock, server, "")
 				if v := s.look(t, nil, id).Servers[id]; !v.Locked || v.Ours() {
 					t.Fatalf("another's lock is gone, or ours: %+v", v)
 				}
-				s.lock(t, id, fleet.LockReason+"again")
+				s.unlock(t, id)
+				s.must(t, fleet.CloudLock, server, "")
 			}
 			for range 2 {
 				s.must(t, fleet.CloudUnlock, server, "")
@@ -296,8 +311,9 @@ func (s *subject) promises(t *testing.T) {
 			if m := s.look(t, nil, id).Servers[id].Migration; m.ID <= before || m.From != s.a || m.To != s.b {
 				t.Fatalf("its record: %+v; it had %d before", m, before)
 			}
-			v := s.until(t, id, "moved", at(s.b, fleet.ServerActive))
-			if ended, well := v.Migration.Ended(); !ended || !well || v.Migration.Status != "done" || !v.Ours() {
+			// Nova writes the server's state first, and that its evacuation is done a moment later.
+			v := s.until(t, id, "moved", moved)
+			if _, well := v.Migration.Ended(); !well || v.Migration.Status != "done" || !v.Ours() {
 				t.Errorf("%+v", v)
 			}
 			s.must(t, fleet.CloudUnlock, server, "")
@@ -331,7 +347,8 @@ func (s *subject) promises(t *testing.T) {
 		{"a server that is gone is told as deleted", func(t *testing.T) {
 			s.remove(t, id)
 			s.until(t, id, "deleted", func(v fleet.Server) bool { return v.State == fleet.ServerDeleted })
-			s.refuses(t, fleet.CloudEvacuate, server, "", "could not be found")
+			// Its state is written first, and that there is none a moment later.
+			s.refuses(t, fleet.CloudEvacuate, server, "", "could not be found", "in vm_state deleted")
 		}},
 		{"Nova takes a second evacuation of the same server, and spoils it", func(t *testing.T) {
 			s.must(t, fleet.CloudEvacuate, "server/"+other, "")
@@ -340,7 +357,9 @@ func (s *subject) promises(t *testing.T) {
 			t.Logf("%+v", v)
 			s.remove(t, other)
 		}},
-		{"the host is not lifted while records of evacuations are done and not completed", func(t *testing.T) {
+		{"the host is not lifted while records of evacuations, of servers that there are, are done and not completed", func(t *testing.T) {
+			s.must(t, fleet.CloudEvacuate, "server/"+kept, s.b)
+			s.until(t, kept, "moved", moved)
 			s.refuses(t, fleet.CloudLift, a, "", "Unable to force up")
 		}},
 		{"once its nova-compute began anew it is lifted and enabled, once or twice", func(t *testing.T) {
@@ -368,12 +387,16 @@ func (s *subject) promises(t *testing.T) {
 			if v := s.look(t, nil).Computes[s.a]; !v.Up || v.Forced || v.Disabled {
 				t.Errorf("%+v", v)
 			}
+			s.until(t, kept, "completed", func(v fleet.Server) bool { return at(s.b, fleet.ServerActive)(v) && v.Migration.Status == "completed" })
+			s.remove(t, kept)
 		}},
 		{"nothing is wrong in the eyes of check", func(t *testing.T) {
-			if found := s.client.Examine(t.Context(), nil); len(found) > 0 {
-				t.Error(found)
+			found := s.client.Examine(t.Context(), nil)
+			lacks := slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, "which zone a server's owner asked for") })
+			if len(found) > 1 || lacks == s.zones || lacks != (len(found) == 1) {
+				t.Errorf("%q; the release tells zones: %v", found, s.zones)
 			}
-			found := s.client.Examine(t.Context(), []string{s.a, s.b, "nosuch"})
+			found = s.client.Examine(t.Context(), []string{s.a, s.b, "nosuch"})
 			if !slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, "nosuch") }) {
 				t.Error(found)
 			}
@@ -392,12 +415,13 @@ func TestContract(t *testing.T) {
 			f, clock, client := serve(t, falsecloud.Config{Newest: newest})
 			f.AddCompute("n1", "", 8192)
 			f.AddCompute("n2", "", 8192)
-			s := subject{client: client, a: "n1", b: "n2", bound: 400,
+			s := subject{client: client, a: "n1", b: "n2", bound: 400, zones: newest >= 96,
 				boot:   func(_ *testing.T, host string) string { return f.AddServer(falsecloud.Server{Name: "s", Host: host}) },
 				remove: func(t *testing.T, id string) { remove(t, f, id) },
 				revive: func(_ *testing.T, host string) { f.Kill(host); f.Start(host) },
 				pass:   func() { clock.Advance(250 * time.Millisecond) },
-				lock:   func(_ *testing.T, id, reason string) { f.Lock(id, reason) }, halve: func() { f.HalveAggregates(1) }, aggregate: f.AddAggregate(falsecloud.Aggregate{Name: "ssd"}),
+				lock:   func(_ *testing.T, id, reason string) { f.Lock(id, reason) }, unlock: func(_ *testing.T, id string) { f.Unlock(id) },
+				halve: func() { f.HalveAggregates(1) }, aggregate: f.AddAggregate(falsecloud.Aggregate{Name: "ssd"}),
 			}
 			s.promises(t)
 		})
@@ -441,13 +465,27 @@ func realSubject(t *testing.T) *subject {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var said struct{ Version struct{ Version string } }
+	if _, err := nova.Get(t.Context(), nova.Endpoint, &said, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, newest, _ := strings.Cut(said.Version.Version, ".")
+	minor, err := strconv.Atoi(newest)
+	if err != nil {
+		t.Fatalf("Nova's newest microversion is %q", said.Version.Version)
+	}
 	nova.Microversion = "2.87"
-	s := &subject{client: client, a: a, b: b, pass: func() { time.Sleep(time.Second) }, bound: 240, aggregate: *realSet}
-	s.lock = func(t *testing.T, id, reason string) {
-		if _, err := nova.Post(t.Context(), nova.ServiceURL("servers", id, "action"), map[string]any{"lock": map[string]any{"locked_reason": reason}}, nil, &gophercloud.RequestOpts{OkCodes: []int{202}}); err != nil {
+	s := &subject{client: client, a: a, b: b, pass: func() { time.Sleep(time.Second) }, bound: 240, aggregate: *realSet, zones: minor >= 96}
+	act := func(t *testing.T, id string, action map[string]any) {
+		if _, err := nova.Post(t.Context(), nova.ServiceURL("servers", id, "action"), action, nil, &gophercloud.RequestOpts{OkCodes: []int{202}}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	// The test's servers are of the project that it logs in to.
+	s.lock = func(t *testing.T, id, reason string) {
+		act(t, id, map[string]any{"lock": map[string]any{"locked_reason": reason}})
+	}
+	s.unlock = func(t *testing.T, id string) { act(t, id, map[string]any{"unlock": nil}) }
 	s.boot = func(t *testing.T, host string) string {
 		var made struct {
 			Server struct{ ID string }

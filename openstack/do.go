@@ -274,8 +274,9 @@ func stop(ctx context.Context, nova *gophercloud.ServiceClient, id string) error
 	return err
 }
 
-// lock locks a server that nobody has locked. Nova would take a second lock, and it would make
-// the first one, perhaps its owner's, ours.
+// lock locks a server that nobody has locked. Nova would take a second lock of another project's
+// server, and it would make the first one, perhaps its owner's, ours. (An owner's second lock
+// changes nothing.)
 func lock(ctx context.Context, nova *gophercloud.ServiceClient, id, reason string) error {
 	s, err := state(ctx, nova, id)
 	switch {

@@ -36,8 +36,11 @@ func (c *Client) Examine(ctx context.Context, computes []string) (found []string
 		found = append(found, c.advise(fmt.Errorf("list the evacuations: %w", plain(err))))
 	}
 	c.mu.Lock()
-	left := slices.Collect(maps.Values(c.left))
+	left, newest := slices.Collect(maps.Values(c.left)), c.newest
 	c.mu.Unlock()
+	if newest < pinned {
+		found = append(found, fmt.Sprintf("this Nova speaks up to 2.%d, and says only from 2.%d on (2024.2) which zone a server's owner asked for: the zone of its host is taken for it, so no server is evacuated to another zone, also where its owner asked for none", newest, pinned))
+	}
 	for _, name := range c.cfg.Leave {
 		if !slices.Contains(left, name) && !identifier.MatchString(name) {
 			found = append(found, fmt.Sprintf("there is no project %q, whose servers the site's file leaves to their owner; openstack project list shows them", name))

@@ -297,7 +297,7 @@ func TestHang(t *testing.T) {
 
 // TestWho: who is not let in, and how `mainstay check` says it.
 func TestWho(t *testing.T) {
-	f := falsecloud.New(falsecloud.Config{})
+	f := falsecloud.New(falsecloud.Config{Newest: 100})
 	f.AddCompute("n1", "", 8192)
 	at := address(t, f)
 	away := httptest.NewServer(http.NotFoundHandler())
@@ -368,7 +368,7 @@ func TestWho(t *testing.T) {
 // TestLeave: a project that is left to its owner is known by its name or by its id.
 func TestLeave(t *testing.T) {
 	const octavia = "0123456789abcdef0123456789abcdef"
-	f := falsecloud.New(falsecloud.Config{Projects: map[string]string{"octavia": octavia}})
+	f := falsecloud.New(falsecloud.Config{Newest: 100, Projects: map[string]string{"octavia": octavia}})
 	f.AddCompute("n1", "", 8192)
 	id := f.AddServer(falsecloud.Server{Name: "amphora", Host: "n1", Project: octavia})
 	name := entry(t, address(t, f), "admin", "secret")

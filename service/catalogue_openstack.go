@@ -96,10 +96,15 @@ func openStack() []fleet.Service {
 			[]string{
 				"neutron-rpc-server.service", // Debian; where neutron-server does both, leave this service out of the site's file
 			}, controller, "haproxy", "mariadb", "rabbitmq", "keystone"),
+		row("neutron-periodic",
+			"Each copy looks for agents that are gone and gives what they had to others; the first one's change is in MariaDB when the next one looks.",
+			[]string{
+				"neutron-periodic-workers.service", // Debian from 13 on, of an init script: neutron-rpc-server does not do this
+			}, controller, "haproxy", "mariadb", "rabbitmq", "keystone"),
 		row("neutron-linuxbridge-agent",
 			"Each host has its own: it plugs the ports of this host's servers, and traffic flows on while it is away.",
 			[]string{
-				"neutron-linuxbridge-agent.service", // Debian, Ubuntu, RDO
+				"neutron-linuxbridge-agent.service", // Debian, Ubuntu, RDO; up to 2024.2: Neutron has none any more, though Debian 13 still has the unit
 			}, compute, "rabbitmq", "neutron-rpc"),
 		row("libvirtd",
 			"Each host has its own: it starts, stops and watches this host's guests, which run on while it is away.",

@@ -302,7 +302,7 @@ func (c *Cloud) updateService(w http.ResponseWriter, r *request) {
 	}
 	if ask.Forced != nil && !*ask.Forced {
 		for _, m := range c.migrations {
-			if m.from == h.name && m.status == "done" {
+			if m.from == h.name && m.status == "done" && !m.server.deleted {
 				complain(w, 400, "badRequest", fmt.Sprintf("Unable to force up host %s as `done` evacuation migration records remain associated with the host. "+
 					"Ensure the compute service has been restarted, allowing these records to move to `completed` before retrying this request.", h.name))
 				return
@@ -385,7 +385,8 @@ func (c *Cloud) listMigrations(w http.ResponseWriter, r *request) {
 	var list []*migration
 	for _, m := range slices.Backward(c.migrations) { // newest first
 		switch q := r.FormValue; {
-		case q("migration_type") != "" && q("migration_type") != m.sort,
+		case m.server.deleted, // its records go with it
+			q("migration_type") != "" && q("migration_type") != m.sort,
 			q("source_compute") != "" && q("source_compute") != m.from,
 			q("instance_uuid") != "" && q("instance_uuid") != m.server.id,
 			q("status") != "" && q("status") != m.status,

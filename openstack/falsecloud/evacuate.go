@@ -21,6 +21,7 @@ import (
 //	a controller dies with the message                              pre-migrating for ever   conduct
 //	the dead destination returns                                    it does the old message, the sound server is in error  begin
 //	the source returns                                              its records done become completed; before that it is not lifted  began
+//	a server is deleted                                             its records are gone, for lists and for the lift  listMigrations, update (api.go)
 
 // migration is Nova's record of one evacuation, or of one live migration.
 type migration struct {

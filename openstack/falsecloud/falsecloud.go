@@ -299,10 +299,19 @@ func (c *Cloud) Delete(id string) bool {
 	return true
 }
 
-// Lock locks a server as somebody else would, for a reason of theirs.
+// Lock locks a server as its owner would, for a reason of theirs: one that is locked stays as
+// it is.
 func (c *Cloud) Lock(id, reason string) {
 	defer c.enter()()
-	c.servers[id].Locked, c.servers[id].LockedFor = true, reason
+	if s := c.servers[id]; !s.Locked {
+		s.Locked, s.LockedFor = true, reason
+	}
+}
+
+// Unlock takes a lock away, as its owner would.
+func (c *Cloud) Unlock(id string) {
+	defer c.enter()()
+	c.servers[id].Locked, c.servers[id].LockedFor = false, ""
 }
 
 // place moves a server's record to a host.

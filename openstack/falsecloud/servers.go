@@ -225,7 +225,8 @@ func (c *Cloud) action(r *request, s *server, action string, how json.RawMessage
 		}
 		then("reboot_started_hard", "active")
 	case "lock":
-		// An administrator's request passes any lock, and a second lock changes the reason.
+		// An administrator's request passes any lock, and a second lock changes the reason (of a
+		// server of the administrator's own project it changes nothing).
 		var ask *struct {
 			Reason string `json:"locked_reason"`
 		}
