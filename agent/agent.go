@@ -29,7 +29,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -110,8 +109,11 @@ type Config struct {
 	// Ask asks another host over one network whether it hears this one; nil: it does. Nil in
 	// place of the function asks nobody.
 	Ask func(ctx context.Context, host, network string) error
-	// Tell delivers a report to every voter; it must not block.
-	Tell func(fleet.Report)
+	// Tell delivers a report to these voters; it must not block.
+	Tell func(r fleet.Report, voters []string)
+	// Named takes what a beat says of its host's report, as leader.Desk does; nil on hosts that
+	// hear no beats.
+	Named func(host, boot string, news uint64, sent fleet.Moment, wall time.Time, at fleet.Moment) (has uint64)
 	// Hypervisor is a compute's, and Disks the directory of its guests' disks; nil elsewhere.
 	Hypervisor Hypervisor
 	Disks      string
@@ -152,6 +154,7 @@ type Agent struct {
 	seq      uint64
 	said     fleet.Report
 	saidAt   fleet.Moment
+	telling  *lease.Telling    // of a host that beats slowly; nil on others, which say all of it each second
 	speaking map[string]uint64 // address -> generation whose claim took effect
 	severed  map[string]uint64
 	foreign  map[string]string
@@ -279,7 +282,11 @@ func New(cfg Config) (*Agent, error) {
 			}
 		}
 	}
-	_, a.length = cfg.Spec.Beats(me)
+	every, length := cfg.Spec.Beats(me)
+	a.length = length
+	if every >= cfg.Spec.Timing.SlowBeat {
+		a.telling = lease.NewTelling(every)
+	}
 	timing := cfg.Spec.Timing
 	timing.Lease = a.length
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), timing, now)
@@ -417,6 +424,9 @@ func (a *Agent) tick(every, length time.Duration) {
 	if a.due(now) {
 		a.poke(a.tell)
 	}
+	if !silent {
+		a.name(&b)
+	}
 	a.mu.Unlock()
 	if silent {
 		return
@@ -440,14 +450,21 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 		a.heardBeat(m, d.Network, d.At)
 		ack := a.earBeat(m, d.At)
 		a.mu.Unlock()
+		x := heartbeat.Ack{Stint: m.Stint, Sent: m.Sent}
+		if m.News != 0 && a.cfg.Named != nil {
+			x.News = a.cfg.Named(d.Host, m.Stint.Boot, m.News, m.Sent, m.Wall, d.At)
+		}
 		if ack {
-			_ = a.conn.Reply(d, heartbeat.Ack{Stint: m.Stint, Sent: m.Sent})
+			_ = a.conn.Reply(d, x)
 		}
 	case heartbeat.Ack:
 		now := a.cfg.Now()
 		a.mu.Lock()
 		if m.Stint.Boot == a.cfg.Boot {
 			a.paths.Acked(d.Network, m.Sent)
+			if a.telling != nil {
+				a.telling.Acked(d.Host, m.News, m.Sent)
+			}
 		}
 		a.acked(d.Host, m.Stint, m.Sent, now)
 		a.mu.Unlock()
@@ -873,7 +890,7 @@ func (a *Agent) keepEnd() {
 }
 
 // report tells every voter what this host is like, whenever that changed and
-// once a second besides.
+// once a second besides; if it beats slowly, only those then who do not have it.
 func (a *Agent) report(ctx context.Context) {
 	for {
 		select {
@@ -889,17 +906,21 @@ func (a *Agent) report(ctx context.Context) {
 		}
 		a.learning = 0
 		r := a.testimony(now)
-		last := a.said
-		last.Seq, last.Wall = r.Seq, r.Wall
-		fresh := !reflect.DeepEqual(last, r)
-		if !fresh && now.Sub(a.saidAt) < time.Second {
+		fresh := !a.saysAgain(r)
+		if !fresh && now.Sub(a.saidAt) < a.retold() {
 			a.mu.Unlock()
 			continue
 		}
-		r.Seq, r.Wall = a.number(now), a.cfg.Wall()
+		r.Seq, r.News, r.Wall = a.number(now), a.said.News, a.cfg.Wall()
+		if fresh {
+			r.News = r.Seq
+		}
 		a.said, a.saidAt = r, now
+		to := a.owed(fresh, now)
 		a.mu.Unlock()
-		a.cfg.Tell(r)
+		if len(to) > 0 {
+			a.cfg.Tell(r, to)
+		}
 	}
 }
 
@@ -912,6 +933,7 @@ func (a *Agent) Farewell() fleet.Report {
 	a.leaving = true
 	r := a.testimony(now)
 	r.Seq, r.Wall = a.number(now), a.cfg.Wall()
+	r.News = r.Seq
 	return r
 }
 
@@ -919,7 +941,7 @@ func (a *Agent) Farewell() fleet.Report {
 // mere passing of time has. All else that changes says so itself. The caller holds
 // the lock.
 func (a *Agent) due(now fleet.Moment) bool {
-	if now.Sub(a.saidAt) >= time.Second || a.said.Leased != a.hand.Leased(now) || a.said.Stint != a.hand.Stint().N {
+	if now.Sub(a.saidAt) >= a.retold() || a.said.Leased != a.hand.Leased(now) || a.said.Stint != a.hand.Stint().N {
 		return true
 	}
 	for network, up := range a.linked() {

@@ -4,12 +4,16 @@ import "time"
 
 // Report is one agent's testimony about its own host. An agent sends it to
 // every voter, whole, whenever it changes and once a second besides, so that a
-// new leader starts with a full World.
+// new leader starts with a full World. A host that beats slowly names it in its beats
+// instead of saying all of it again (News).
 type Report struct {
-	Host    string `json:"host"`
-	Boot    string `json:"boot"`
-	Stint   uint64 `json:"stint"`
-	Seq     uint64 `json:"seq"`   // counts up within one boot
+	Host  string `json:"host"`
+	Boot  string `json:"boot"`
+	Stint uint64 `json:"stint"`
+	Seq   uint64 `json:"seq"` // counts up within one boot
+	// News is the number under which beats name what this report says: the Seq of the first
+	// that said it, so no two processes of one boot share it. Zero: no beat names it.
+	News    uint64 `json:"news,omitempty"`
 	Epoch   uint64 `json:"epoch"` // the highest the agent has seen; an inventory counts only in its own epoch
 	Version string `json:"version"`
 	// Leased says whether the host's lease was alive when it spoke. No right is

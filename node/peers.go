@@ -21,8 +21,8 @@ type peers struct {
 	spec  fleet.Spec
 	host  string
 	files *trust.Files
-	site  string // the sum of this host's site file, told with each report
-	put   chan fleet.Report
+	site  string                       // the sum of this host's site file, told with each report
+	boxes map[string]chan fleet.Report // by voter: the report that is to be delivered there
 
 	mu      sync.Mutex
 	clients map[string][]*api.Client // by host, in the order of its networks' names
@@ -30,7 +30,13 @@ type peers struct {
 }
 
 func newPeers(spec fleet.Spec, host string, files *trust.Files, site string) *peers {
-	return &peers{spec: spec, host: host, files: files, site: site, put: make(chan fleet.Report, 1), clients: map[string][]*api.Client{}, streets: map[string]*api.Client{}}
+	p := &peers{spec: spec, host: host, files: files, site: site, boxes: map[string]chan fleet.Report{}, clients: map[string][]*api.Client{}, streets: map[string]*api.Client{}}
+	for _, voter := range spec.Voters() {
+		if voter != host {
+			p.boxes[voter] = make(chan fleet.Report, 1)
+		}
+	}
+	return p
 }
 
 func (p *peers) close() {
@@ -154,15 +160,19 @@ func patience(v fleet.Verb) time.Duration {
 	return 2 * time.Second
 }
 
-// tell hands a report to the loop that delivers it; a newer one takes its place.
-func (p *peers) tell(r fleet.Report) {
-	select {
-	case <-p.put:
-	default:
-	}
-	select {
-	case p.put <- r:
-	default: // another report came in between, and it is the newer one
+// tell hands a report to the loops that deliver it to these voters; a newer one takes its
+// place. Its calls must not overlap.
+func (p *peers) tell(r fleet.Report, voters []string) {
+	for _, voter := range voters {
+		box := p.boxes[voter]
+		if box == nil {
+			continue // this host itself
+		}
+		select {
+		case <-box:
+		default:
+		}
+		box <- r // the place is free: nobody else fills it
 	}
 }
 
@@ -171,28 +181,8 @@ func (p *peers) tell(r fleet.Report) {
 func (p *peers) run(ctx context.Context) {
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	var boxes []chan fleet.Report
-	for _, voter := range p.spec.Voters() {
-		if voter == p.host {
-			continue
-		}
-		box := make(chan fleet.Report, 1)
-		boxes = append(boxes, box)
+	for voter, box := range p.boxes {
 		wait.Go(func() { p.deliver(ctx, voter, box) })
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case r := <-p.put:
-			for _, box := range boxes {
-				select {
-				case <-box:
-				default:
-				}
-				box <- r // the place is free: only this loop fills it
-			}
-		}
 	}
 }
 
@@ -238,8 +228,8 @@ func (p *peers) deliver(ctx context.Context, voter string, box chan fleet.Report
 		case <-ctx.Done():
 			return
 		case r := <-box:
-			// A report that does not arrive is followed by the next one within a
-			// second; nobody waits for this one.
+			// A report that does not arrive is followed by the next one within two
+			// seconds; nobody waits for this one.
 			once, cancel := context.WithTimeout(ctx, time.Second)
 			_ = p.report(once, voter, r)
 			cancel()

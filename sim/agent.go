@@ -19,6 +19,10 @@ type beat struct {
 	late   time.Duration
 	leased bool
 	blind  bool // of a pair: nobody gets a packet to the sender
+	// news is the number of the report that the sender would make now, or in an acknowledgement
+	// that of the report which its ear has; 0: none. wall is the sender's clock.
+	news uint64
+	wall time.Time
 }
 
 // agent is the shell around plan.Hand and lease.Ear: what package agent does,
@@ -56,6 +60,7 @@ type agent struct {
 	said   fleet.Report
 	draft  fleet.Report // its maps are filled anew until it is said
 	saidAt fleet.Moment
+	owes   *lease.Telling // of a host that beats slowly
 	sayLed bool
 	telling,
 	everTold bool
@@ -128,6 +133,9 @@ func newAgent(h *host) *agent {
 	a.every, timing.Lease = a.spec.Beats(me)
 	a.length = timing.Lease
 	h.every = a.every
+	if a.every >= a.spec.Timing.SlowBeat {
+		a.owes = lease.NewTelling(a.every)
+	}
 	memory := h.run.memory
 	memory.End = 0
 	if h.run.stint == memory.Stint {
@@ -215,6 +223,7 @@ func (a *agent) tick() {
 	}
 	a.askNeighbours(now)
 	a.remind(now)
+	a.name(b, now)
 	for _, v := range a.voters {
 		if v == h {
 			continue
@@ -256,8 +265,14 @@ func (a *agent) hearBeat(from *host, net int, b *beat) {
 	}
 	now := a.host.clock()
 	a.heardBeat(from, b, net, now)
+	x := b
+	if b.news != 0 {
+		ack := *b
+		x = &ack
+		x.news = a.desk.named(from.name, b, now)
+	}
 	if a.earBeat(b, now) {
-		a.datagram(ackEvent, from, net, b)
+		a.datagram(ackEvent, from, net, x)
 	}
 }
 
@@ -273,6 +288,9 @@ func (a *agent) hearAck(from *host, net int, b *beat) {
 	now := a.host.clock()
 	if b.stint.Boot == a.host.boot {
 		a.paths.Acked(a.host.site.nets[net].name, b.sent)
+		if a.owes != nil {
+			a.owes.Acked(from.name, b.news, b.sent)
+		}
 	}
 	a.acked(from.name, b.stint, b.sent, now)
 }

@@ -133,12 +133,15 @@ func meet(host, ear *end) {
 }
 
 func TestEveryKindKeepsItsFields(t *testing.T) {
+	added := map[kind]int{kindBeat: 16, kindAck: 8, kindAnswer: 8} // bytes, since the first version
 	stint := fleet.Stint{Host: "n1", Boot: "0f8fad5b-d9cb-469f-a165-70867728950e", N: 7}
 	for _, want := range []Message{
 		Beat{Stint: stint, Sent: 1 << 50, Late: 10 * time.Millisecond, Leased: true, Next: time.Second, Lease: 5 * time.Second},
 		Beat{Stint: stint},
 		Beat{Stint: stint, Blind: true},
+		Beat{Stint: stint, Leased: true, News: 1 << 60, Wall: time.Unix(1_800_000_000, 7)},
 		Ack{Stint: stint, Sent: 99},
+		Ack{Stint: stint, Sent: 99, News: 1 << 60},
 		Ask{Epoch: 5, Round: math.MaxUint64, Stint: stint, Evict: true, Silence: 350 * time.Millisecond},
 		Ask{Stint: stint},
 		Answer{Epoch: 5, Round: 8, Stint: stint, Promised: true},
@@ -162,11 +165,21 @@ func TestEveryKindKeepsItsFields(t *testing.T) {
 			}
 		}
 		for n := range b {
-			if a, ok := want.(Answer); ok && n == len(b)-8 {
-				// An earlier version ends here, and vouches for no silence.
-				a.Silent = 0
-				if got, err := parseBody(want.kind(), b[:n], known); err != nil || got.message != a {
-					t.Errorf("the answer of an earlier version: %+v, %v", got, err)
+			var earlier Message // its version ends here
+			switch m := want.(type) {
+			case Answer:
+				m.Silent = 0 // and vouches for no silence
+				earlier = m
+			case Beat:
+				m.News, m.Wall = 0, time.Time{}
+				earlier = m
+			case Ack:
+				m.News = 0
+				earlier = m
+			}
+			if earlier != nil && n == len(b)-added[want.kind()] {
+				if got, err := parseBody(want.kind(), b[:n], known); err != nil || got.message != earlier {
+					t.Errorf("the %s of an earlier version: %+v, %v", want.kind(), got, err)
 				}
 				continue
 			}

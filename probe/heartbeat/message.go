@@ -30,12 +30,20 @@ type Beat struct {
 	// Blind: it receives nothing at all on any network. A host of a pair says so; one of an
 	// earlier version does not.
 	Blind bool
+	// News is the number of the report that the sender would make at this moment, zero if it names
+	// none: who has that report (fleet.Report.News) takes it as made again at Sent, when the sender's
+	// wall clock read Wall. A host of an earlier version names none.
+	News uint64
+	Wall time.Time
 }
 
 // Ack acknowledges one beat. The acknowledging ear is the datagram's Host.
 type Ack struct {
 	Stint fleet.Stint  // of the beat
 	Sent  fleet.Moment // of the beat, by the clock of the host that sent it
+	// News is the number of the report that the ear's host has of the beat's boot, zero if it has
+	// none or the beat named none. An ear of an earlier version has none.
+	News uint64
 }
 
 // Ask is the leader's question to an ear: will you acknowledge Stint no more?
@@ -128,10 +136,15 @@ func appendBody(dst []byte, network string, token uint64, m Message) ([]byte, er
 		dst = appendString(dst, m.Stint.Boot)
 		dst = appendNumbers(dst, m.Stint.N, uint64(m.Sent), uint64(m.Late), uint64(m.Next), uint64(m.Lease))
 		dst = append(dst, flag(m.Leased, flagLeased)|flag(m.Blind, flagBlind))
+		var wall uint64
+		if m.News != 0 {
+			wall = uint64(m.Wall.UnixNano())
+		}
+		dst = appendNumbers(dst, m.News, wall)
 	case Ack:
 		names[1] = m.Stint.Boot
 		dst = appendString(dst, m.Stint.Boot)
-		dst = appendNumbers(dst, m.Stint.N, uint64(m.Sent))
+		dst = appendNumbers(dst, m.Stint.N, uint64(m.Sent), m.News)
 	case Ask:
 		names[1], names[2] = m.Stint.Host, m.Stint.Boot
 		dst = appendNumbers(dst, m.Epoch, m.Round, uint64(m.Silence), m.Stint.N)
@@ -207,11 +220,20 @@ func parseBody(k kind, b []byte, known names) (body, error) {
 		m.Late, m.Next, m.Lease = c.duration(), c.duration(), c.duration()
 		flags := c.flags()
 		m.Leased, m.Blind = flags&flagLeased != 0, flags&flagBlind != 0
+		if len(c.rest) > 0 { // of a version that knows it
+			m.News = c.number()
+			if wall := int64(c.number()); m.News != 0 {
+				m.Wall = time.Unix(0, wall)
+			}
+		}
 		out.message = m
 	case kindAck:
 		var m Ack
 		m.Stint.Host, m.Stint.Boot, m.Stint.N = known.self, known.string(c.bytes()), c.number()
 		m.Sent = fleet.Moment(c.number())
+		if len(c.rest) > 0 { // of a version that knows it
+			m.News = c.number()
+		}
 		out.message = m
 	case kindAsk:
 		var m Ask
