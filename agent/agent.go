@@ -148,6 +148,7 @@ type Agent struct {
 	ear      *lease.Ear // nil where this host is no voter
 	earTable *table
 	senses   map[string]*sense
+	others   []*sense // those of other hosts
 	rounds   map[string]asking
 	errands  map[string]*errand
 	late     time.Duration
@@ -220,24 +221,6 @@ type asking struct {
 type target struct {
 	host, network string
 	addr          netip.AddrPort
-}
-
-// sense is what this ear heard of a host beyond what the lease arithmetic needs.
-type sense struct {
-	nets    map[string]fleet.Moment
-	again   map[string]fleet.Moment // since when it is heard there without a gap
-	leased  bool
-	suspect bool
-	stint   fleet.Stint
-	blind   bool // by its own word it receives nothing at all
-}
-
-// last is when it was last heard on any network; 0: never.
-func (s *sense) last() (newest fleet.Moment) {
-	for _, at := range s.nets {
-		newest = max(newest, at)
-	}
-	return newest
 }
 
 // New prepares an agent: it takes up what a former process of this boot left in
@@ -520,53 +503,6 @@ func (a *Agent) putRow(s fleet.Stint) error {
 		return nil
 	}
 	return a.earTable.put(row, func() []lease.Row { return a.ear.Boots(s.Host) })
-}
-
-// heardBeat notes what judge wants to know of a host. The caller holds the lock.
-func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
-	s := a.senses[b.Stint.Host]
-	if s == nil {
-		s = &sense{nets: map[string]fleet.Moment{}, again: map[string]fleet.Moment{}}
-		a.senses[b.Stint.Host] = s
-	}
-	changed := s.stint != b.Stint || s.leased != b.Leased || s.suspect
-	if network != "" {
-		if now.Sub(s.nets[network]) >= 3*a.beats[b.Stint.Host] {
-			changed, s.again[network] = true, now
-		}
-		s.nets[network] = now
-	}
-	s.stint, s.leased, s.blind = b.Stint, b.Leased, b.Blind
-	if s.suspect {
-		s.suspect = false
-		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == b.Stint.Host })
-		a.reroute()
-	}
-	if changed {
-		a.poke(a.news)
-	}
-}
-
-// suspect finds hosts that fell silent for three beats, on one network or on all
-// of them. The caller holds the lock.
-func (a *Agent) suspect(now fleet.Moment) {
-	for host, s := range a.senses {
-		every, ok := a.beats[host]
-		if !ok || host == a.cfg.Host {
-			continue
-		}
-		for _, at := range s.nets {
-			if gap := now.Sub(at); gap >= 3*every && gap < 5*every {
-				a.poke(a.news)
-			}
-		}
-		if last := s.last(); !s.suspect && last != 0 && now.Sub(last) >= 3*every {
-			s.suspect = true
-			a.suspects = append(a.suspects, host)
-			a.reroute()
-			a.poke(a.news)
-		}
-	}
 }
 
 // promise answers leaders' questions, one after another, each after everything
@@ -886,41 +822,6 @@ func (a *Agent) keepEnd() {
 	row := lease.Row{Stint: fleet.Stint{Host: "lease", Boot: a.cfg.Boot, N: s.N}, Promised: a.hand.End()}
 	if err := a.leaseRow.put(row, func() []lease.Row { return nil }); err != nil {
 		a.cfg.Log.Error("keep the lease's end", "error", err)
-	}
-}
-
-// report tells every voter what this host is like, whenever that changed and
-// once a second besides; if it beats slowly, only those then who do not have it.
-func (a *Agent) report(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-a.tell:
-		}
-		now := a.cfg.Now()
-		a.mu.Lock()
-		if a.learning != 0 && now.Before(a.learning) && !a.knows() {
-			a.mu.Unlock()
-			continue
-		}
-		a.learning = 0
-		r := a.testimony(now)
-		fresh := !a.saysAgain(r)
-		if !fresh && now.Sub(a.saidAt) < a.retold() {
-			a.mu.Unlock()
-			continue
-		}
-		r.Seq, r.News, r.Wall = a.number(now), a.said.News, a.cfg.Wall()
-		if fresh {
-			r.News = r.Seq
-		}
-		a.said, a.saidAt = r, now
-		to := a.owed(fresh, now)
-		a.mu.Unlock()
-		if len(to) > 0 {
-			a.cfg.Tell(r, to)
-		}
 	}
 }
 

@@ -1,12 +1,48 @@
 package agent
 
 import (
+	"context"
 	"reflect"
 	"time"
 
 	"mainstay/fleet"
 	"mainstay/probe/heartbeat"
 )
+
+// report tells every voter what this host is like, whenever that changed and
+// once a second besides; if it beats slowly, only those then who do not have it.
+func (a *Agent) report(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.tell:
+		}
+		now := a.cfg.Now()
+		a.mu.Lock()
+		if a.learning != 0 && now.Before(a.learning) && !a.knows() {
+			a.mu.Unlock()
+			continue
+		}
+		a.learning = 0
+		r := a.testimony(now)
+		fresh := !a.saysAgain(r)
+		if !fresh && now.Sub(a.saidAt) < a.retold() {
+			a.mu.Unlock()
+			continue
+		}
+		r.Seq, r.News, r.Wall = a.number(now), a.said.News, a.cfg.Wall()
+		if fresh {
+			r.News = r.Seq
+		}
+		a.said, a.saidAt = r, now
+		to := a.owed(fresh, now)
+		a.mu.Unlock()
+		if len(to) > 0 {
+			a.cfg.Tell(r, to)
+		}
+	}
+}
 
 // saysAgain says whether a testimony is what this host has said last. The caller holds the lock.
 func (a *Agent) saysAgain(r fleet.Report) bool {

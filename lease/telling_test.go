@@ -1,0 +1,67 @@
+package lease
+
+import (
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// TestTelling: a voter is told the whole once, again when its acknowledgements do not say within two
+// beats that it has it, and once in a while besides.
+func TestTelling(t *testing.T) {
+	const beat = time.Second
+	now := fleet.Moment(time.Hour)
+	x := NewTelling(beat)
+	due := func(when string, want bool) {
+		t.Helper()
+		if got := x.Due("c1", now); got != want {
+			t.Errorf("%s: due %v", when, got)
+		}
+		if want {
+			x.Told("c1", now)
+		}
+	}
+	beats := func(when string, n int, number uint64) {
+		t.Helper()
+		for range n {
+			now = now.Add(beat)
+			due(when, false)
+			x.Acked("c1", number, now)
+		}
+	}
+	x.News(7)
+	due("something new", true)
+	due("told", false)
+	x.Acked("c1", 7, now.Add(beat/10))
+	beats("it has it", 28, 7)
+	now = now.Add(beat)
+	due("one acknowledgement is lost", false)
+	now = now.Add(beat)
+	due("long ago", true)
+	x.Acked("c1", 7, now)
+	beats("it has it again", 3, 7)
+	beats("it was started again", 1, 0)
+	now = now.Add(beat)
+	due("it has forgotten it", true)
+	x.Acked("c1", 0, now.Add(beat/10))
+	now = now.Add(beat)
+	due("it is of a version that names none", true)
+	now = now.Add(beat)
+	due("still", true)
+	now = now.Add(beat / 2)
+	due("no more often than beats", false)
+	x.Acked("c1", 7, now)
+	beats("it has it at last", 2, 7)
+	x.News(8)
+	due("something new again", true)
+	x.Acked("c1", 7, now.Add(beat/10))
+	now = now.Add(beat)
+	due("what it has is the former one", true)
+	if !x.Due("c2", now) {
+		t.Error("another voter was never told")
+	}
+	if x.Acked("c2", 8, now); !x.Due("c2", now) {
+		t.Error("one that this process never told is told, whatever it has")
+	}
+}
