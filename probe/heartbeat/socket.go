@@ -37,10 +37,19 @@ type socket struct {
 	mu     sync.Mutex
 	asking []chan struct{} // callers of drain whom no read has served yet
 	closed bool
+	wanted chan struct{} // ends a pause of the reader: somebody asks, or closes the socket
 }
 
 // batchSize is how many datagrams one system call may bring.
 const batchSize = 32
+
+// pause is how long the reader of a busy socket rests, so that it need not be woken for each
+// datagram: busy is how many one brings within twice that time, and the beats of two thousand hosts on one
+// network are. A beat waits for its acknowledgement that much longer at most, a small part of any lease.
+const (
+	pause = 2 * time.Millisecond
+	busy  = 4
+)
 
 // receiveBuffer holds what arrives while the process is late: a second of the
 // beats of a thousand hosts.
@@ -66,7 +75,7 @@ func openSocket(network string, local netip.AddrPort) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{network: network, udp: pc.(*net.UDPConn), out: make([]byte, 0, maxSize)}
+	s := &socket{network: network, udp: pc.(*net.UDPConn), out: make([]byte, 0, maxSize), wanted: make(chan struct{}, 1)}
 	s.outFunc = s.sendto
 	s.local = s.udp.LocalAddr().(*net.UDPAddr).AddrPort()
 	s.local = netip.AddrPortFrom(s.local.Addr().Unmap(), s.local.Port())
@@ -215,6 +224,10 @@ func (s *socket) read(handle func([]byte, netip.AddrPort, fleet.Moment), now fun
 			close(done)
 		}
 	}()
+	var since fleet.Moment
+	brought, rest := 0, false // brought since then; rest: that is busy
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	pump := func(fd uintptr) bool {
 		failures := 0
 		for {
@@ -225,6 +238,10 @@ func (s *socket) read(handle func([]byte, netip.AddrPort, fleet.Moment), now fun
 			n, err := b.receive(fd)
 			if n > 0 {
 				at := now()
+				if at.Sub(since) > 2*pause {
+					since, brought = at, 0
+				}
+				brought += n
 				for i := range n {
 					datagram, from := b.get(i)
 					handle(datagram, from, at)
@@ -246,11 +263,21 @@ func (s *socket) read(handle func([]byte, netip.AddrPort, fleet.Moment), now fun
 				close(done)
 			}
 			serving = serving[:0]
-			return false
+			rest = brought >= busy
+			return rest
 		}
 	}
 	for {
 		err := s.raw.Read(pump)
+		if err == nil && rest {
+			since, brought, rest = now(), 0, false
+			timer.Reset(pause)
+			select {
+			case <-timer.C:
+			case <-s.wanted:
+			}
+			continue
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
@@ -271,7 +298,16 @@ func (s *socket) drain() (chan struct{}, error) {
 	}
 	s.asking = append(s.asking, done)
 	s.mu.Unlock()
+	s.stir()
 	return done, s.udp.SetReadDeadline(time.Unix(1, 0))
+}
+
+// stir ends a pause of the reader.
+func (s *socket) stir() {
+	select {
+	case s.wanted <- struct{}{}:
+	default:
+	}
 }
 
 func (s *socket) ended() bool {
