@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-migrate lab-cut-computes lab-neighbours lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -107,6 +107,10 @@ AGENTS ?= 1000
 PACE ?= 1
 beats:
 	go test ./node -count=1 -timeout 0 -v -run TestCrowd -beats $(AGENTS) -beats-pace $(PACE) -beats-for 20s
+
+# What neighbours say of each other on a network without a voter: seven hosts, five minutes.
+lab-neighbours: build
+	go test ./lab -count=1 -timeout 0 -v -run TestNeighbours -faults
 
 # The host's side of a watchdog's contract, on machines of QEMU (apt-get install qemu-system-x86)
 # with Debian's cloud kernel and its softdog: two minutes.

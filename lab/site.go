@@ -29,6 +29,8 @@ type SiteConfig struct {
 	// Computes are the names of those among them that are no controllers: they do not
 	// vote, and nothing exclusive can live there.
 	Computes []string
+	// Apart is a network on which no voter has an address, only computes; empty: none.
+	Apart string
 	// Pair lets two controllers vote, and nobody else.
 	Pair bool
 	// Arbiters are the names of those that vote and run nothing but garbd.
@@ -112,7 +114,7 @@ func (l *Lab) SiteFile(c SiteConfig) string {
 		}
 		fmt.Fprintf(&b, "    addresses: {")
 		for _, n := range l.Networks {
-			if n.Name != oob {
+			if n.Name != oob && (n.Name != c.Apart || slices.Contains(c.Computes, m.Name)) {
 				fmt.Fprintf(&b, "%s: %s, ", n.Name, m.Addresses[n.Name].V4.Addr())
 			}
 		}
