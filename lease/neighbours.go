@@ -122,6 +122,19 @@ func (n *Neighbours) Return(now fleet.Moment) {
 	}
 }
 
+// others is when anybody but one host was last heard there. Who falls silent together with all others is
+// not missed: it is this host that is cut off, which it only knows when the last of them is overdue.
+func (s *street) others(but string) (newest fleet.Moment) {
+	for _, heard := range []map[string]fleet.Moment{s.answered, s.asked} {
+		for host, at := range heard {
+			if host != but {
+				newest = max(newest, at)
+			}
+		}
+	}
+	return newest
+}
+
 // Word is what this host says of its neighbours; nil where it has none to speak of.
 func (n *Neighbours) Word(now fleet.Moment) map[string]fleet.Neighbourhood {
 	var out map[string]fleet.Neighbourhood
@@ -137,10 +150,11 @@ func (n *Neighbours) Word(now fleet.Moment) map[string]fleet.Neighbourhood {
 			}
 		}
 		for _, host := range fleet.Sorted(s.asked) {
-			if now.Sub(s.asked[host]) >= n.limit {
-				w.Missed = append(w.Missed, host)
-			} else {
+			switch {
+			case now.Sub(s.asked[host]) < n.limit:
 				w.Heard = append(w.Heard, host)
+			case s.others(host).Sub(s.asked[host]) >= n.limit/2:
+				w.Missed = append(w.Missed, host)
 			}
 		}
 		w.Alone = len(w.Heard) == 0 && len(w.Unanswered) == len(s.of)

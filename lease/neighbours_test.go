@@ -80,8 +80,14 @@ func TestNeighboursWord(t *testing.T) {
 			n.Asked("storage", "n002", at.Add(4*time.Second))
 			n.Asked("management", "n002", at.Add(4*time.Second)) // a voter lives there
 		}, 5 * time.Second, fleet.Neighbourhood{Of: of, Unanswered: []string{"n002"}, Heard: []string{"n002"}}},
-		{"both fall silent", func() {}, 7 * time.Second, fleet.Neighbourhood{Of: of, Unanswered: of, Missed: []string{"n002"}, Alone: true}},
+		{"both fall silent at once: it is cut off itself", func() {}, 7 * time.Second, fleet.Neighbourhood{Of: of, Unanswered: of, Alone: true}},
 		{"it was away itself", func() { n.Return(at.Add(7 * time.Second)) }, 8 * time.Second, fleet.Neighbourhood{Of: of, Heard: []string{"n002"}}},
+		{"one falls silent a beat before the other, as beats come", func() { n.Answered("storage", "n001", at.Add(8*time.Second)) }, 10 * time.Second, fleet.Neighbourhood{Of: of, Unanswered: []string{"n002"}}},
+		{"one is silent, the other goes on", func() { n.Answered("storage", "n001", at.Add(9*time.Second)) }, 10 * time.Second, fleet.Neighbourhood{Of: of, Unanswered: []string{"n002"}, Missed: []string{"n002"}}},
+		{"its own answers say nothing of others", func() {
+			n.Return(at.Add(10 * time.Second))
+			n.Answered("storage", "n002", at.Add(13*time.Second))
+		}, 13 * time.Second, fleet.Neighbourhood{Of: of, Unanswered: []string{"n001"}}},
 	} {
 		c.do()
 		if diff := cmp.Diff(c.want, word(c.at)); diff != "" {
