@@ -126,9 +126,9 @@ func (n *Neighbours) Return(now fleet.Moment) {
 // not missed: it is this host that is cut off, which it only knows when the last of them is overdue.
 func (s *street) others(but string) (newest fleet.Moment) {
 	for _, heard := range []map[string]fleet.Moment{s.answered, s.asked} {
-		for host, at := range heard {
+		for _, host := range fleet.Sorted(heard) {
 			if host != but {
-				newest = max(newest, at)
+				newest = max(newest, heard[host])
 			}
 		}
 	}

@@ -294,7 +294,7 @@ func TestCrowd(t *testing.T) {
 		defer func() { in.Close(); _ = c.Wait() }()
 	}
 	all := 3 + *crowdSize
-	bound := time.Minute + time.Duration(*crowdSize)*100*time.Millisecond
+	bound := time.Minute + time.Duration(*crowdSize)*300*time.Millisecond
 	for heard, told := 0, 0; heard < all || told < all; {
 		if heard, told = len(first.Heard()), len(desks[2].desk.Load().Reports()); time.Since(began) > bound {
 			t.Fatalf("after %v the leader hears %d and a voter has been told by %d, of %d", bound, heard, told, all)
