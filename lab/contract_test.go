@@ -154,7 +154,7 @@ func (s *openStackSite) checked(t *testing.T) {
 	if _, minor, _ := strings.Cut(s.api(t), "."); lacks != (len(minor) < 3 && minor < "96") {
 		t.Errorf("it says that Nova does not tell zones: %v", lacks)
 	}
-	s.run(t, "c1", "mainstay", "apply", "/root/site.yaml")
+	s.run(t, "c1", "mainstay", "apply", "--yes", "/root/site.yaml")
 	s.awaitFrom(t, "c1", "all to be well", s.calm)
 }
 

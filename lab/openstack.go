@@ -145,6 +145,13 @@ func (o *OpenStack) StartOpenStack(ctx context.Context, c SiteConfig, progress f
 		if h.Role == RoleController {
 			maps.Copy(files, rabbitFiles(strings.TrimSpace(string(secret)), brokerUser))
 		}
+		if h.Role == RoleArbiter { // it votes, and may lead: it must get into the cloud
+			clouds, err := os.ReadFile(filepath.Join(o.seed, ControllerPart, cloudsFile))
+			if err != nil {
+				return fmt.Errorf("install OpenStack on %s: %w", m.Name, err)
+			}
+			files[cloudsFile] = File{Data: clouds, Mode: 0o600}
+		}
 		if err := o.Install(m.Name, files); err != nil {
 			return fmt.Errorf("install OpenStack on %s: %w", m.Name, err)
 		}

@@ -76,6 +76,11 @@ func (r openStackRelease) files(c CloudConfig, h openStackHost, storage string) 
 		uwsgi("nova-api-metadata", "nova", "nova-metadata-wsgi", 8775, "")
 		uwsgi("neutron-api", "neutron", "neutron-api", 9696,
 			` --pyargv "--config-file=/etc/neutron/neutron.conf --config-file=/etc/neutron/plugins/ml2/ml2_conf.ini"`)
+		if slices.Contains(r.more, "neutron-periodic-workers") {
+			// Debian has an init script alone, and systemd would call what it makes of that running for
+			// ever. The script itself can be told to stay.
+			unit("neutron-periodic-workers", "Type=simple\nRemainAfterExit=no\nKillMode=control-group\nUser=neutron\nExecStart=\nExecStart=/etc/init.d/neutron-periodic-workers systemd-start\nExecStop=\n")
+		}
 		for _, name := range []string{"glance-api", "nova-scheduler", "nova-conductor", "neutron-rpc-server"} {
 			unit(name, "")
 		}

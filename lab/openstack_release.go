@@ -39,6 +39,9 @@ var openStackReleases = map[string]openStackRelease{
 	},
 }
 
+// cloudsFile is where Mainstay finds its way into the cloud, on each voter.
+const cloudsFile = "/etc/mainstay/clouds.yaml"
+
 // openStackOf is the release of a suite; empty means DefaultSuite.
 func openStackOf(suite string) (openStackRelease, error) {
 	if suite == "" {
@@ -87,5 +90,6 @@ const novaServices = CloudServices + `  rabbitmq: {params: {user: mainstay, pass
   nova-conductor: {}
   neutron-api: {}
   neutron-rpc: {}
+  neutron-periodic: {}
   nova-compute: {after: [rabbitmq, nova-conductor, placement]}
 `
