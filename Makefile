@@ -177,14 +177,14 @@ $(GARBD)/usr/bin/garbd:
 
 # Three controllers with the services of Debian's OpenStack, two fake computes and two that run
 # guests without KVM, all under Mainstay: 9 GB of memory, 3 GB of disk, a quarter of an hour.
-# KEEP=1 leaves the lab running, STEP=regexp plays some of the steps.
+# KEEP=1 leaves the lab running, STEP=regexp plays some of the steps; so do the targets below.
+OPENSTACK = -openstack $(if $(KEEP),-openstack-lab openstack)
 lab-openstack: build $(KERNEL)/softdog.ko
-	$(if $(KEEP),bin/mainstay lab --name openstack up --openstack)
-	go test ./lab -count=1 -timeout 0 -v -run 'TestOpenStack$$$(if $(STEP),/$(STEP))' -openstack $(if $(KEEP),-openstack-lab openstack)
+	go test ./lab -count=1 -timeout 0 -v -run 'TestOpenStack$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # The same, and computes lose their power: Mainstay evacuates their servers.
 lab-evacuate: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # Masakari's API: OpenStack's own clients on it, and then Debian's Masakari on the same fault.
 MASAKARI ?= $(HOME)/.cache/mainstay-masakari
@@ -205,15 +205,15 @@ $(MASAKARI)/root:
 
 # And computes are drained for maintenance: their guests go on, elsewhere.
 lab-migrate: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And computes lose one network each, both ways and one way: half an hour.
 lab-cut-computes: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And guests crash, libvirt and nova-compute hang: a quarter of an hour.
 lab-guests: build $(KERNEL)/softdog.ko
-	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$' -openstack
+	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 clean:
 	rm -rf bin dist

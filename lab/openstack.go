@@ -61,12 +61,16 @@ const OpenStackServices = CloudServices + `  rabbitmq: {params: {user: mainstay,
 // beside the site that has what they share.
 var openStackRoles = map[string]string{
 	"c1": RoleController, "c2": RoleController, "c3": RoleController,
-	"n1": RoleFake, "n2": RoleFake, "r1": RoleReal, "r2": RoleReal,
+	"n1": RoleFake, "n2": RoleFake, spareHost: RoleFake, "r1": RoleReal, "r2": RoleReal,
 	"s1": RoleStorage,
 }
 
-// storageHost is the host beside the site.
-const storageHost = "s1"
+const (
+	// storageHost is the host beside the site.
+	storageHost = "s1"
+	// spareHost is a compute in no zone: nothing goes to it unless a site's file keeps it in reserve.
+	spareHost = "n3"
+)
 
 // OpenStack is a lab with an OpenStack under Mainstay, and a client of both. It asks Nova
 // and the hypervisors by ways of its own, so that it can judge what Mainstay did.

@@ -395,7 +395,7 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 			id = fmt.Sprint(made.Aggregate.ID)
 		}
 		for _, host := range o.Computes() {
-			if openStackRoles[host] != zone || hosts[host] {
+			if openStackRoles[host] != zone || hosts[host] || host == spareHost {
 				continue
 			}
 			progress("waiting for " + host + " to be known to Nova, for its zone " + zone)

@@ -97,14 +97,16 @@ func openStackFiles(c CloudConfig, h openStackHost, storage string) map[string]F
 // sharedUnit: with -f and the question after it the unit is started once the mount is
 // there. Without default_permissions everybody on the host may write, as root there. For
 // ten minutes what meets a cut waits, as on NFS mounted hard: an error would be worse
-// (virtlogd gives a guest's console up for good at the first one).
+// (virtlogd gives a guest's console up for good at the first one). libvirt 9 live-migrates no
+// guest whose disk's file system it does not know to be shared, and of those in user space it
+// knows only a few by name: so it is called one of them.
 const sharedUnit = `[Unit]
 Description=What all hosts of the cloud share, over the storage network
 StartLimitIntervalSec=0
 [Service]
 ExecStartPre=-/bin/fusermount3 -uqz ` + Shared + `
 ExecStartPre=/bin/mkdir -p ` + Shared + `
-ExecStart=/usr/bin/sshfs -f -o allow_other,reconnect,dir_cache=no,attr_timeout=0,entry_timeout=0,IdentityFile=` + storageKey + `,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,LogLevel=ERROR,ConnectTimeout=3,ServerAliveInterval=30,ServerAliveCountMax=20 root@%s:` + Shared + ` ` + Shared + `
+ExecStart=/usr/bin/sshfs -f -o allow_other,subtype=glusterfs,reconnect,dir_cache=no,attr_timeout=0,entry_timeout=0,IdentityFile=` + storageKey + `,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,LogLevel=ERROR,ConnectTimeout=3,ServerAliveInterval=30,ServerAliveCountMax=20 root@%s:` + Shared + ` ` + Shared + `
 ExecStartPost=/bin/sh -c 'until mountpoint -q ` + Shared + `; do sleep 0.2; done'
 ExecStopPost=-/bin/fusermount3 -uqz ` + Shared + `
 Restart=always
@@ -318,6 +320,13 @@ class Driver(fake.FakeDriver):
         with open(PATH + ".new", "w") as f:
             json.dump(told, f)
         os.rename(PATH + ".new", PATH)
+
+    def live_migration(self, context, instance, *args, **kwargs):
+        # Nova's own leaves the guest on the source as well.
+        self.instances.pop(instance.uuid, None)
+        self._boots.pop(instance.uuid, None)
+        self._tell()
+        super().live_migration(context, instance, *args, **kwargs)
 
 
 def _telling(name, anew=False):

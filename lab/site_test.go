@@ -215,7 +215,7 @@ type site struct {
 func build(ctx context.Context, t *testing.T, version string, without ...fleet.Guard) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "mainstay")
-	args, set := []string{"build", "-trimpath"}, "-s -w -X mainstay/cli.Version="+version
+	args, set := []string{"build", "-trimpath", "-buildvcs=false"}, "-s -w -X mainstay/cli.Version="+version
 	for _, g := range without {
 		args, set = append(args, "-tags=mutate"), set+" -X mainstay/fleet.disarmed="+string(g)
 	}

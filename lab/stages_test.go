@@ -1,0 +1,155 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/api"
+	"mainstay/fleet"
+	"mainstay/service"
+)
+
+// TestStages lets the leader fall away in each stage of a compute's recovery, found in the
+// recorded events as they come: by a loss of power, or stopped whole and continued when another
+// leads, so that what it still had in hand is refused. Each server ends running exactly once, and
+// Nova was asked for none of them twice.
+func TestStages(t *testing.T) {
+	if !*openStackLab {
+		t.Log("not played: it takes half an hour and 9 GB of memory; make lab-stages")
+		return
+	}
+	if _, err := os.Stat(GuestKernel); err != nil {
+		t.Fatalf("the guest's kernel: %v: make lab-stages fetches it", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 75*time.Minute)
+	defer cancel()
+	o := newOpenStack(ctx, t, withReserve)
+	t.Run("everything under Mainstay is ready", o.ready)
+	t.Run("the cloud is furnished", o.furnished)
+	t.Run("every compute takes a server", o.warm)
+	t.Run("guests that tick on real computes", o.ticks)
+	t.Run("servers on fake computes", func(t *testing.T) { o.create(t, "fake:n1", 3, false) })
+	if t.Failed() {
+		return
+	}
+	// Not more than three fences of one host within an hour.
+	for i, st := range []struct {
+		name, victim, to string
+		power            bool
+		begun            func(e fleet.Event) bool
+	}{
+		{"the fence is ordered", "n1", "n2", true, func(e fleet.Event) bool { return strings.Contains(e.Text, " shall fence host/n1") }},
+		{"the compute is proved off", "n2", "n1", false, func(e fleet.Event) bool { return strings.HasPrefix(e.Text, "n2 is off") }},
+		{"it is forced down", "n1", "n2", false, func(e fleet.Event) bool { return strings.Contains(e.Text, ": force-down compute/n1: done") }},
+		{"the evacuation is recorded", "n2", "n1", false, func(e fleet.Event) bool { return strings.Contains(e.Text, " is evacuated from n2 ") }},
+		{"Nova is asked", "r1", "r2", false, func(e fleet.Event) bool { return strings.Contains(e.Text, " shall evacuate server/") }},
+		{"Nova has accepted", "r2", "r1", true, func(e fleet.Event) bool {
+			return strings.Contains(e.Text, ": evacuate server/") && strings.HasSuffix(e.Text, ": done")
+		}},
+	} {
+		lead := fmt.Sprintf("c%d", 1+i%3)
+		if !t.Run(st.name, func(t *testing.T) { o.leaderFalls(t, lead, st.victim, st.to, st.power, st.begun) }) {
+			return
+		}
+	}
+}
+
+// leaderFalls takes the power of a compute, and then the leader, in that stage.
+func (s *openStackSite) leaderFalls(t *testing.T, lead, victim, to string, power bool, begun func(fleet.Event) bool) {
+	if s.status(t).Leader != lead {
+		s.run(t, "c1", "mainstay", "voters", "lead", lead)
+		s.await(t, lead+" to lead", func(st api.Status) bool { return st.Leader == lead })
+	}
+	s.await(t, "all to be well", s.calm) // a new leader looks for a while
+	epoch := s.status(t).Epoch
+	var ids []string
+	before := map[string]int{}
+	for _, v := range s.servers(t, victim) {
+		ids = append(ids, v.ID)
+		records, err := s.records(v.ID, "evacuation")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[v.ID] = len(records)
+	}
+	ticked := Tick{}
+	if strings.HasPrefix(victim, "r") {
+		var err error
+		if ticked, err = s.cloud.Ticking(s.ctx, ids[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	by := s.other(lead)
+	deed, err := s.lab.PowerOff(s.ctx, victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := func() time.Duration { return time.Since(deed.At).Round(time.Millisecond) }
+	e := s.happens(t, by, deed.At, begun)
+	if power {
+		s.deed(t)(s.lab.PowerOff(s.ctx, lead))
+	} else {
+		for _, unit := range []string{service.AgentUnit, service.QuorumUnit} {
+			s.deed(t)(s.lab.Hang(s.ctx, lead, unit))
+		}
+	}
+	t.Logf("%8.3f s  %s; %s has fallen away %v after the power loss", e.At.Sub(deed.At).Seconds(), e.Text, lead, since())
+	s.awaitFrom(t, by, "another leader", func(st api.Status) bool { return st.Leader != "" && st.Leader != lead && st.Epoch > epoch })
+	t.Logf("another leads by %v", since())
+	if !power {
+		for _, unit := range []string{service.QuorumUnit, service.AgentUnit} {
+			if on, err := s.lab.Powered(lead); err == nil && on {
+				_, _ = s.lab.Resume(s.ctx, lead, unit) // it may have been switched off in this moment
+			}
+		}
+		t.Logf("%s goes on by %v", lead, since())
+	}
+	err = waitFor(s.ctx, siteBound, "all servers of "+victim+" to be on "+to, func() (bool, error) { return s.arrived(ids, to), nil })
+	took := since()
+	s.stages(t, deed.At, victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("all %d servers of %s are active on %s %v after the power loss", len(ids), victim, to, took)
+	if ticked.Boot != "" {
+		after, err := s.cloud.Ticking(s.ctx, ids[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after.Boot == ticked.Boot {
+			t.Error("it is the boot of before")
+		}
+	}
+	s.exactly(t)
+	if power {
+		if _, err := s.lab.Start(s.ctx, lead); err != nil && !strings.Contains(err.Error(), "runs") {
+			t.Fatal(err)
+		}
+	}
+	s.awaitFrom(t, by, "all to be well", s.calm)
+	s.awaitEnabled(t, victim)
+	t.Logf("%s takes servers again, and all is well, %v after the power loss", victim, since())
+	s.exactly(t)
+	for _, id := range ids {
+		records, err := s.records(id, "evacuation")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A second request is right only where Nova lost the first with its broker.
+		if now := records[before[id]:]; len(now) != 1 {
+			t.Errorf("Nova was asked to evacuate %s %d times: %v", id, len(now), now)
+		}
+	}
+	for _, host := range s.cloud.Computes() {
+		if host != victim && slices.ContainsFunc(s.lab.events(s.ctx), func(e fleet.Event) bool {
+			return e.At.After(deed.At) && strings.HasPrefix(e.Text, host+" will be fenced")
+		}) {
+			t.Errorf("%s was fenced too", host)
+		}
+	}
+}
