@@ -772,6 +772,9 @@ func (b *book) record(r fleet.Record, world string) {
 			because = append(because, b.newest["host/"+e.From])
 		}
 	}
+	if kind == "departure" || kind == "revival" {
+		about = "server/" + name // asked why, it is the server that a person means
+	}
 	if hostly(r.Key) {
 		about = "host/" + name
 	}
