@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-evacuate lab-stages lab-migrate lab-cut-computes lab-guests lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -176,7 +176,7 @@ $(GARBD)/usr/bin/garbd:
 	cd $(GARBD) && for p in *.deb; do dpkg-deb -x $$p . || exit; done && mv lib/systemd usr/lib && rm -r lib *.deb
 
 # Three controllers with the services of Debian's OpenStack, two fake computes and two that run
-# guests without KVM, all under Mainstay: 9 GB of memory, 3 GB of disk, a quarter of an hour.
+# guests without KVM, a fake one more in reserve, all under Mainstay: 9 GB of memory, 3 GB of disk, a quarter of an hour.
 # KEEP=1 leaves the lab running, STEP=regexp plays some of the steps; so do the targets below.
 OPENSTACK = -openstack $(if $(KEEP),-openstack-lab openstack)
 lab-openstack: build $(KERNEL)/softdog.ko
@@ -185,6 +185,10 @@ lab-openstack: build $(KERNEL)/softdog.ko
 # The same, and computes lose their power: Mainstay evacuates their servers.
 lab-evacuate: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
+
+# And the leader falls away in each stage of a compute's recovery: half an hour.
+lab-stages: build $(KERNEL)/softdog.ko
+	go test ./lab -count=1 -timeout 0 -v -run 'TestStages$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # Masakari's API: OpenStack's own clients on it, and then Debian's Masakari on the same fault.
 MASAKARI ?= $(HOME)/.cache/mainstay-masakari
