@@ -217,11 +217,12 @@ type Evacuation struct {
 	// Try counts the requests, To is where the newest one asked Nova to put it ("": where
 	// its scheduler chooses), and After is the newest migration that the server had before
 	// it: a later one is this try's.
-	Try   int       `json:"try,omitempty"`
-	To    string    `json:"to,omitempty"`
-	After int       `json:"after,omitempty"`
-	Epoch uint64    `json:"epoch,omitempty"` // of the leader that made this try
-	At    time.Time `json:"at,omitzero"`
+	Try    int       `json:"try,omitempty"`
+	To     string    `json:"to,omitempty"`
+	ToBoot string    `json:"to_boot,omitempty"` // of To, when it was named
+	After  int       `json:"after,omitempty"`
+	Epoch  uint64    `json:"epoch,omitempty"` // of the leader that made this try
+	At     time.Time `json:"at,omitzero"`
 	// Doubt: it was asked for by its epoch's leader, and Nova shows no trace of it.
 	Doubt bool `json:"doubt,omitempty"`
 	// Tried are the hosts where it failed; Path tells what became of the tries before, and

@@ -158,7 +158,12 @@ func (d *decision) expects(host string) bool {
 // in its queue.
 func (d *decision) rebooted(target string, e fleet.Evacuation) bool {
 	h := d.w.State.Holdings[Compute(target)]
-	return h.Host == target && h.From.Boot != "" && h.From.Boot != h.Boot && h.At.After(e.At) &&
+	later := h.From.Boot != "" && h.From.Boot != h.Boot && h.At.After(e.At)
+	if e.To == target && e.ToBoot != "" {
+		// Its former boot may have been given up in between, for nothing was on it.
+		later = h.Boot != e.ToBoot
+	}
+	return h.Host == target && later &&
 		slices.ContainsFunc(d.w.Spec.Services, func(v fleet.Service) bool { return v.Kind == "rabbitmq" })
 }
 

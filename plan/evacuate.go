@@ -202,6 +202,7 @@ func (m *move) try(e fleet.Evacuation, s fleet.Server) {
 		e.Lock = fleet.LockAsked
 	}
 	e.Try, e.To, e.After, e.Epoch, e.At, e.Doubt = e.Try+1, to, s.Migration.ID, d.w.Epoch, d.w.Wall, false
+	e.ToBoot = d.w.State.Holdings[Compute(to)].Boot
 	m.onWay[to]++
 	m.pledged[to] += s.RAM
 	where := "to " + to

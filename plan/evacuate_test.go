@@ -247,6 +247,19 @@ func TestEvacuate(t *testing.T) {
 				w.Cloud.Servers[id] = fleet.Server{ID: id, Host: "n1", State: fleet.ServerActive, Task: "rebuilding", Migration: fleet.Migration{ID: 3, Status: "accepted", To: "n2"}}
 			}
 		}, []string{"compute/n1 waits"}},
+		{"its target died with nothing on it, was given up and is back: what it was sent is thrown away", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.ToBoot, e.At = "a", w.Wall.Add(-time.Minute) })
+			server(*w, goes(7, "accepted", "n2"))
+			w.Spec.Services = []fleet.Service{{Name: "rabbitmq", Kind: "rabbitmq", Mode: fleet.ActiveActive}}
+		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
+		{"its target was given up, and has the same boot again: it is at work on it", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.ToBoot, e.At = "b", w.Wall.Add(-time.Minute) })
+			server(*w, goes(7, "accepted", "n2"))
+			w.Spec.Services = []fleet.Service{{Name: "rabbitmq", Kind: "rabbitmq", Mode: fleet.ActiveActive}}
+			h := w.State.Holdings["compute/n2"]
+			h.At = w.Wall.Add(-time.Second)
+			w.State.Holdings["compute/n2"] = h
+		}, []string{"compute/n1 waits"}},
 		{"three that the scheduler refused do not keep each other waiting for a turn", func(w *fleet.World) {
 			delete(w.Cloud.Servers, "vm")
 			for _, host := range []string{"n2", "n3"} {
