@@ -48,14 +48,20 @@ func newPager(t *testing.T, l *Lab) *pager {
 		t.Fatal(err)
 	}
 	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var a alarm
+		var a struct {
+			alarm
+			More []alarm `json:"more"`
+		}
 		if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.alarms = append(p.alarms, a)
+		p.alarms = append(p.alarms, a.alarm)
+		for _, m := range a.More {
+			p.alarms = append(p.alarms, alarm{a.Site, m.Event})
+		}
 	})}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()

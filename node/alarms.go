@@ -9,6 +9,7 @@ import (
 	"net/http"
 	neturl "net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"mainstay/api"
@@ -17,7 +18,9 @@ import (
 
 // alarms tells the site's webhooks what a person should know: each event that
 // needs one is posted once, as JSON, by the host that leads, and so is the event that
-// ends it. A webhook that does not answer is tried three times and then named in the
+// ends it. What comes while a webhook is being told goes out together when it has
+// answered: a switch that takes two thousand hosts along is two POSTs, and not two thousand.
+// A webhook that does not answer is tried three times and then named in the
 // log; nothing waits for it.
 func (n *node) alarms(ctx context.Context) {
 	if len(n.spec.Alarms) == 0 {
@@ -25,17 +28,23 @@ func (n *node) alarms(ctx context.Context) {
 	}
 	client := &http.Client{Timeout: 5 * time.Second}
 	open := raised{}
+	var hooks []*webhook
+	for _, url := range n.spec.Alarms {
+		h := &webhook{wake: make(chan struct{}, 1), post: func(a alarm) {
+			if err := postAlarm(ctx, client, url, a); err != nil && ctx.Err() == nil {
+				n.log.Error("send an alarm", "event", a.Event.ID, "more", len(a.More), "error", err)
+			}
+		}}
+		go h.run(ctx)
+		hooks = append(hooks, h)
+	}
 	for e := range n.store.WatchEvents(ctx, "") {
 		news, resolved := open.note(e)
 		if !news || !n.quorum.Holds(n.now()) {
 			continue
 		}
-		for _, url := range n.spec.Alarms {
-			go func() {
-				if err := postAlarm(ctx, client, url, alarm{n.spec.Site, e, resolved}); err != nil && ctx.Err() == nil {
-					n.log.Error("send an alarm", "event", e.ID, "error", err)
-				}
-			}()
+		for _, h := range hooks {
+			h.put(alarm{Site: n.spec.Site, alarmed: alarmed{e, resolved}})
 		}
 	}
 }
@@ -43,9 +52,54 @@ func (n *node) alarms(ctx context.Context) {
 // alarm is the body that a webhook gets. What is resolved is about the same thing, and
 // of the same kind, as what raised it.
 type alarm struct {
-	Site     string      `json:"site"`
+	Site string `json:"site"`
+	alarmed
+	// More are what came meanwhile, in their order.
+	More []alarmed `json:"more,omitempty"`
+}
+
+type alarmed struct {
 	Event    fleet.Event `json:"event"`
 	Resolved bool        `json:"resolved"`
+}
+
+// webhook is one URL with what it has not been told yet.
+type webhook struct {
+	wake chan struct{}
+	post func(alarm)
+	mu   sync.Mutex
+	next alarm // its site is empty: there is none
+}
+
+// put adds an alarm to the next one; it never blocks.
+func (h *webhook) put(a alarm) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.next.Site != "" {
+		h.next.More = append(h.next.More, a.alarmed)
+		return
+	}
+	h.next = a
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run tells it, one POST after another, in the events' order.
+func (h *webhook) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.wake:
+		}
+		h.mu.Lock()
+		a := h.next
+		h.next = alarm{}
+		h.mu.Unlock()
+		h.post(a)
+	}
 }
 
 // raised are the hosts of which an alarm was told that is not resolved. Every voter

@@ -54,7 +54,7 @@ func TestPostAlarm(t *testing.T) {
 		}
 	}))
 	defer s.Close()
-	if err := postAlarm(t.Context(), s.Client(), s.URL, alarm{Site: "beijing", Event: fleet.Event{ID: "1.2", Text: "c1 is dead"}, Resolved: true}); err != nil {
+	if err := postAlarm(t.Context(), s.Client(), s.URL, alarm{Site: "beijing", alarmed: alarmed{fleet.Event{ID: "1.2", Text: "c1 is dead"}, true}}); err != nil {
 		t.Fatal(err)
 	}
 	if calls != 2 || got.Site != "beijing" || got.Event.ID != "1.2" || got.Resolved == nil || !*got.Resolved {
@@ -86,4 +86,49 @@ func TestAlarmKeepsItsToken(t *testing.T) {
 	if got := bare(fleet.World{Spec: was}).Spec.Alarms; len(got) != 1 || strings.Contains(got[0], "hunter2") || was.Alarms[0] != "https://h/hunter2" {
 		t.Errorf("a World that is kept or told: %v", got)
 	}
+}
+
+// TestAlarmsTogether: what comes while a webhook is being told is told together when it has
+// answered, all of it, once, in its order.
+func TestAlarmsTogether(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	posts, answer := make(chan alarm), make(chan struct{})
+	h := &webhook{wake: make(chan struct{}, 1), post: func(a alarm) {
+		posts <- a
+		<-answer
+	}}
+	go h.run(ctx)
+	put := func(id string, resolved bool) {
+		h.put(alarm{Site: "beijing", alarmed: alarmed{fleet.Event{ID: id}, resolved}})
+	}
+	take := func(want ...string) {
+		t.Helper()
+		select {
+		case a := <-posts:
+			got := []string{a.Event.ID}
+			for _, m := range a.More {
+				got = append(got, m.Event.ID)
+			}
+			if a.Site != "beijing" || strings.Join(got, " ") != strings.Join(want, " ") {
+				t.Errorf("%s: %v, not %v", a.Site, got, want)
+			}
+			if n := len(a.More); n > 0 && !a.More[n-1].Resolved {
+				t.Error("the last is not told as resolved")
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%v are not told", want)
+		}
+	}
+	put("1", false)
+	take("1")
+	for _, id := range []string{"2", "3", "4"} {
+		put(id, id == "4")
+	}
+	answer <- struct{}{}
+	take("2", "3", "4")
+	answer <- struct{}{}
+	put("5", false)
+	take("5")
+	answer <- struct{}{}
 }
