@@ -28,15 +28,15 @@ func (r openStackRelease) packages() []string {
 
 // base is Base with the packages of an OpenStack: a tree of its own (about four minutes,
 // 2 GB), so that the other labs stay as small as they are.
-func (o openStackRelease) base(ctx context.Context, progress func(string)) (dir string, err error) {
-	r := newRecipe(o.suite)
-	r.Packages = append(r.Packages, o.packages()...)
+func (r openStackRelease) base(ctx context.Context, progress func(string)) (dir string, err error) {
+	how := newRecipe(r.suite)
+	how.Packages = append(how.Packages, r.packages()...)
 	t := tree{
-		dir:  filepath.Join(CacheDir, "openstack-"+digest(r)),
-		what: "base tree of Debian " + o.suite + "'s OpenStack",
+		dir:  filepath.Join(CacheDir, "openstack-"+digest(how)),
+		what: "base tree of Debian " + r.suite + "'s OpenStack",
 		room: 6 << 30,
 	}
-	return t.dir, t.make(ctx, progress, r.build)
+	return t.dir, t.make(ctx, progress, how.build)
 }
 
 const (

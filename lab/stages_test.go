@@ -161,7 +161,7 @@ func (s *openStackSite) turnedOn(t *testing.T, by string, hosts ...string) {
 	err := waitFor(s.ctx, siteBound, strings.Join(hosts, " and ")+" to have power", func() (bool, error) {
 		st, err := s.lab.SiteStatus(s.ctx, by)
 		if err != nil {
-			return false, nil
+			return false, nil //nolint:nilerr // it is asked again
 		}
 		all := true
 		for _, host := range hosts {

@@ -21,7 +21,7 @@ type rules struct {
 	shared   bool // no compute has disk of its own: it is shared, and there wherever a server goes
 
 	gone  map[string]bool
-	used  map[string]string // reserves that are taken into use, with the zone that they join
+	used  map[string]string         // reserves that are taken into use, with the zone that they join
 	taken map[string]map[string]int // by host and class
 	moved map[string]string         // by server
 }

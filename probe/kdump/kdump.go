@@ -32,7 +32,7 @@ const (
 // Listen tells where each message comes from until ctx ends. On is what it listens on, such as
 // ":7410" for all addresses of this host.
 func Listen(ctx context.Context, on string, heard func(netip.Addr)) error {
-	packets, err := net.ListenPacket("udp", on)
+	packets, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", on)
 	if err != nil {
 		return fmt.Errorf("listen for crash kernels: %w", err)
 	}
