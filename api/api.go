@@ -81,6 +81,8 @@ type Status struct {
 	Departures []fleet.Departure `json:"departures,omitempty"`
 	// Revivals are those of servers that crashed on computes that live.
 	Revivals []fleet.Revival `json:"revivals,omitempty"`
+	// Snapshots is how old those of the disks are that are on their hosts.
+	Snapshots fleet.Tally `json:"snapshots,omitzero"`
 	// Away is why OpenStack does not answer; "" if it does, or is not asked.
 	Away string `json:"away,omitempty"`
 	// Disarmed says who forbade all fencing and moving, and why; empty if nobody did.
@@ -315,7 +317,7 @@ func StatusOf(w fleet.World, p fleet.Plan) Status {
 			s.Disarmed = byWhom(wish)
 		}
 	}
-	s.Away = w.Cloud.Away
+	s.Away, s.Snapshots = w.Cloud.Away, w.Tally
 	for _, over := range []bool{false, true} {
 		for _, id := range fleet.Sorted(w.State.Evacuations) {
 			if e := w.State.Evacuations[id]; (e.Ended != "") == over {

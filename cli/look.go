@@ -227,6 +227,7 @@ func writeStatus(out io.Writer, s api.Status) error {
 		}
 	}
 	writeEvacuations(out, s)
+	writeSnapshots(out, s)
 	for i, x := range s.Wishes {
 		if i == 0 {
 			fmt.Fprintln(out, "\nWISHES")
@@ -277,6 +278,35 @@ func writeEvacuations(out io.Writer, s api.Status) {
 			state += "; " + r.Why
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(r.Name, r.Server), r.Host, r.Host, r.Try, r.Crash.Local().Format(time.DateTime), state)
+	}
+	_ = w.Flush() // what it writes to says so at its next line
+}
+
+// snapshotsShown is how many servers are shown with the age of their newest snapshot.
+const snapshotsShown = 10
+
+// writeSnapshots shows how old the snapshots of local disks are: that much is lost with a host that
+// does not come back.
+func writeSnapshots(out io.Writer, s api.Status) {
+	t := s.Snapshots
+	if t.Servers == 0 {
+		return
+	}
+	fmt.Fprintf(out, "\nSNAPSHOTS of %d servers with local disks, as of %s: %d have none, of %d the newest is older than twice its interval; the oldest are\n", t.Servers, t.At.Local().Format(time.TimeOnly), t.Without, t.Late)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "  SERVER\tHOST\tNEWEST\tAGE\tNEXT")
+	for _, p := range t.Oldest[:min(len(t.Oldest), snapshotsShown)] {
+		newest, age, next := "none", "", "due"
+		if !p.Newest.IsZero() {
+			newest, age = p.Newest.Local().Format(time.DateTime), s.At.Sub(p.Newest).Truncate(time.Minute).String()
+		}
+		if p.Due.After(s.At) {
+			next = p.Due.Local().Format(time.DateTime)
+		}
+		if p.Late {
+			next += ", late"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", cmp.Or(p.Name, p.Server), p.Host, newest, age, next)
 	}
 	_ = w.Flush() // what it writes to says so at its next line
 }

@@ -14,13 +14,15 @@ type Survey struct {
 	Whole bool `json:"whole,omitempty"`
 	// Away is why Placement did not answer; "" if it did. What is left is then Nova's own
 	// count, which knows of no overcommitment, reservation or trait.
-	Away       string            `json:"away,omitempty"`
-	Rooms      map[string]Room   `json:"rooms"`   // by host
-	Servers    map[string]Server `json:"servers"` // by id
-	Needs      map[string]Need   `json:"needs"`   // by the server's id
-	Groups     []Group           `json:"groups,omitempty"`
-	Aggregates []Aggregate       `json:"aggregates,omitempty"`
-	Requests   int               `json:"requests"` // how many it took
+	Away       string             `json:"away,omitempty"`
+	Rooms      map[string]Room    `json:"rooms"`   // by host
+	Servers    map[string]Server  `json:"servers"` // by id
+	Needs      map[string]Need    `json:"needs"`   // by the server's id
+	Groups     []Group            `json:"groups,omitempty"`
+	Aggregates []Aggregate        `json:"aggregates,omitempty"`
+	Images     map[string][]Image `json:"images,omitempty"` // by server: the snapshots of local disks
+	Glance     string             `json:"glance,omitempty"` // why Glance did not answer, where it was asked
+	Requests   int                `json:"requests"`         // how many it took
 }
 
 // The resource classes of Placement that every compute has.
@@ -110,7 +112,9 @@ type Fate struct {
 	Tries int `json:"tries,omitempty"`
 	// Why is why it would not fit, would be left, or cannot be told.
 	Why string `json:"why,omitempty"`
-	RTO Span   `json:"rto,omitzero"` // from the loss of power until it is active elsewhere
+	// Snapshot is when that one was made from which its lost disk would be restored.
+	Snapshot time.Time `json:"snapshot,omitzero"`
+	RTO      Span      `json:"rto,omitzero"` // from the loss of power until it is active elsewhere
 }
 
 // What would become of a server.

@@ -296,7 +296,7 @@ type Order struct {
 	Routes     Routes   `json:"routes,omitzero"` // of route
 	Step       string   `json:"step,omitempty"`  // of tend: one of the steps in peers.go; of cloud: one in cloud.go
 	With       string   `json:"with,omitempty"`  // of tend: the cluster's name of the node that the step needs, or the mark of renounce; of a database's start: of the one that gives its data; of go-on and even: the other host; of evacuate: where to, "" leaves it to Nova; of join and leave: the aggregate's id; of purge: the queue
-	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers
+	Mark       string   `json:"mark,omitempty"`  // of go-on: of the question that it answers; of snapshot: the snapshot's; of evacuate: MarkStopped, or none
 	Why        string   `json:"why"`
 	Because    []string `json:"because,omitempty"` // ids of the events behind it
 	// Watchdog is the surety under which something is given: a host whose watchdog is
@@ -378,6 +378,7 @@ type World struct {
 	Verdicts map[string]Verdict `json:"verdicts,omitempty"`
 	Cloud    Cloud              `json:"cloud,omitzero"`
 	Capacity Capacity           `json:"capacity,omitzero"`
+	Tally    Tally              `json:"tally,omitzero"`
 }
 
 // Plan is a decision: what to write down, what may be ordered now, what waits.
@@ -392,10 +393,14 @@ type Plan struct {
 	Looks []string `json:"looks,omitempty"`
 	// Servers are those, by id, about which a decision needs Nova's word, wherever they are.
 	Servers []string `json:"servers,omitempty"`
+	// Later are servers like these that can wait for the next look that is made anyway.
+	Later []string `json:"later,omitempty"`
 	// Gates are the questions to servers that others wait for; asked with each look.
 	Gates  []Gate  `json:"gates,omitempty"`
 	Orders []Order `json:"orders,omitempty"`
 	Waits  []Wait  `json:"waits,omitempty"`
+	// Stock asks for a new Stock soon: what the Tally says is about to be true no more.
+	Stock bool `json:"stock,omitempty"`
 	// Wake is the latest Moment at which to decide again although nothing
 	// changed; zero means none.
 	Wake Moment `json:"wake,omitempty"`

@@ -32,6 +32,9 @@ type OpenStack struct {
 	// server is ready. An owner chooses the addresses of his networks: asked anywhere, voters
 	// would call the site's own services on his word.
 	Ready []netip.Prefix `json:"ready,omitempty"`
+	// LocalDisks and Snapshots are about servers whose disks are on their host alone.
+	LocalDisks LocalDisks `json:"local_disks,omitzero"`
+	Snapshots  Snapshots  `json:"snapshots,omitzero"`
 }
 
 // Loss is what follows when a compute has lost a network, each with those before it.
@@ -89,11 +92,26 @@ type Cloud struct {
 	// Gates is what came of the gates that the newest look asked, by server: "" if the
 	// answer was as it should be, else why not.
 	Gates map[string]string `json:"gates,omitempty"`
+	// Images are the snapshots of those of Servers that have, or had, their disk on their
+	// host; Glance is why the newest question for them came to nothing, "" if it did not. Nothing else of a look
+	// depends on them.
+	Images map[string]Images `json:"images,omitempty"`
+	Glance string            `json:"glance,omitempty"`
 }
 
 // Follows returns c as it follows an earlier look: what c has no answer to stays as it was
 // then, each with its own time. Where all was answered, nothing of the earlier one stays.
 func (c Cloud) Follows(before Cloud) Cloud {
+	if c.Glance != "" || c.Away != "" {
+		images := maps.Clone(before.Images)
+		for _, id := range Sorted(c.Images) {
+			if images == nil {
+				images = map[string]Images{}
+			}
+			images[id] = c.Images[id]
+		}
+		c.Images = images
+	}
 	if c.Away == "" {
 		return c
 	}
@@ -152,10 +170,12 @@ type Server struct {
 	LockedFor string `json:"locked_for,omitempty"`
 	// Zone is the availability zone that its owner asked for, "" any. Releases before 2024.2
 	// do not say: the one of its host then stands here.
-	Zone    string `json:"zone,omitempty"`
-	RAM     int    `json:"ram,omitempty"` // MiB
-	VCPUs   int    `json:"vcpus,omitempty"`
-	Volume  bool   `json:"volume,omitempty"` // it boots from a volume
+	Zone   string `json:"zone,omitempty"`
+	RAM    int    `json:"ram,omitempty"` // MiB
+	VCPUs  int    `json:"vcpus,omitempty"`
+	Volume bool   `json:"volume,omitempty"` // it boots from a volume
+	// Image is the id of the one that it is built anew from; "" where it boots from a volume.
+	Image   string `json:"image,omitempty"`
 	Created string `json:"created,omitempty"`
 	// Metadata and Tags are the owner's, HA_Enabled among them.
 	Metadata map[string]string `json:"metadata,omitempty"`
@@ -243,6 +263,8 @@ type Evacuation struct {
 	Project string `json:"project,omitempty"`
 	Group   string `json:"group,omitempty"`
 	Gate    *Gate  `json:"gate,omitempty"`
+	// Restore is what its disk is restored from, if that was lost with From.
+	Restore Restore `json:"restore,omitzero"`
 }
 
 // Key names the order of the newest try: no two tries share it.

@@ -79,6 +79,8 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 				{"lost", func(f field) { s.OpenStack.Lost = r.losses(f) }},
 				{"reserved", r.list(&s.OpenStack.Reserved, "a list of hosts, the computes kept in reserve")},
 				{"ready", func(f field) { s.OpenStack.Ready = r.prefixes(f) }},
+				{"local_disks", func(f field) { s.OpenStack.LocalDisks = r.localDisks(f) }},
+				{"snapshots", func(f field) { s.OpenStack.Snapshots = r.snapshots(f) }},
 			})
 		}},
 	})

@@ -118,7 +118,7 @@ func (c *checker) site() {
 
 func (c *checker) openstack() {
 	o := c.s.OpenStack
-	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready) == 0 {
+	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready)+len(o.LocalDisks.Hosts)+len(o.LocalDisks.Roles) == 0 && o.Snapshots == (Snapshots{}) {
 		return
 	}
 	if o.Cloud == "" {
@@ -175,6 +175,7 @@ func (c *checker) openstack() {
 			}
 		}
 	}
+	c.localDisks(o)
 	if computes == 0 {
 		c.warn("openstack", "openstack", "", "no host has the role compute, so there is nobody whose servers could be evacuated", "the computes under hosts, by the names that openstack compute service list shows")
 	}

@@ -81,5 +81,11 @@ func Keys() []Key {
 		{"openstack/lost", "by network, {storage: evacuate}, what follows for a compute that has lost it for 10 s and lives: alarm; disable (it gets no new servers until the network has been back for a minute); drain (after 30 s its servers are live-migrated to others as well; one that cannot be stays and is told); evacuate (after 30 s it is fenced as well, and its servers are evacuated: right for storage). Nothing but the alarm where brakes/share or brakes/count of the hosts have lost it", "disable"},
 		{"openstack/reserved", "computes that are kept empty and disabled, [n040, n041], until the servers of a lost one fit on no other of its zone: then the next of them joins the lost one's aggregates and is enabled. It is given back by itself once that one is back and nothing is on it", "none"},
 		{"openstack/ready", "networks of servers' addresses, [203.0.113.0/24], such as the floating ones, that every voter reaches and may ask a server whether it is ready (its owner's HA_Ready: tcp:PORT or http:PORT/PATH); none of the site's own. Elsewhere nobody is asked, and a server is ready as soon as it is active", "none"},
+		{"openstack/local_disks/roles", "computes with one of these roles, [compute], keep their servers' disks on their own disks: a lost one is turned on again and waited for, and its servers, those that boot from a volume apart, are evacuated only after that, and only if they have a snapshot. Elsewhere the disks are taken to be there wherever a server goes: on shared storage, RBD, or volumes", "none"},
+		{"openstack/local_disks/hosts", "these computes do; wins over roles", "none"},
+		{"openstack/local_disks/wait", "how long such a host is given to come back, with its servers' newest data, from when it is turned on; then they are restored from their newest snapshots elsewhere, and what is newer on it is lost", "10m0s"},
+		{"openstack/snapshots/every", "how often each server with such a disk has an image of it put into Glance; its owner's HA_Snapshot asks for fewer (12h), or for none (False)", "none is made"},
+		{"openstack/snapshots/keep", "how many of each server are kept", "3"},
+		{"openstack/snapshots/at_once", "how many are made at a time in the whole site; on one host never two", "2"},
 	}
 }

@@ -19,7 +19,7 @@ timing: {?: 1}
 brakes: {?: 1, roles: {a: {?: 1}}, zones: {a: {?: 1}}}
 tls: {?: 1}
 operators: {?: 1}
-openstack: {?: 1}
+openstack: {?: 1, local_disks: {?: 1}, snapshots: {?: 1}}
 `, "?", stranger)
 	own := map[string]string{"a": "NAME", "c1": "NAME", "x": "NAME", "y": "NAME"}
 	var known []string

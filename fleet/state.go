@@ -45,6 +45,10 @@ type State struct {
 	// host, the computes of the reserve that are in use.
 	Groups   map[string]RestartGroup `json:"groups,omitempty"`
 	Reserves map[string]Reserve      `json:"reserves,omitempty"`
+	// Snapshots are, by server, those that are made; Returns, by host, the computes that are
+	// waited for because the disks of their servers are on them.
+	Snapshots map[string]Snapshot `json:"snapshots,omitempty"`
+	Returns   map[string]Return   `json:"returns,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -214,7 +218,7 @@ const (
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
 // "lag/SERVICE@HOST", "evacuation/SERVER", "departure/SERVER", "cutoff/HOST", "revival/SERVER",
-// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST" and "pair".
+// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST", "snapshot/SERVER", "return/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -272,6 +276,8 @@ func (s State) Clone() State {
 	s.Ailments = maps.Clone(s.Ailments)
 	s.Groups = maps.Clone(s.Groups)
 	s.Reserves = maps.Clone(s.Reserves)
+	s.Snapshots = maps.Clone(s.Snapshots)
+	s.Returns = maps.Clone(s.Returns)
 	return s
 }
 
@@ -326,6 +332,10 @@ func (s *State) apply(r Record) error {
 		return set(&s.Groups, name, r.Value)
 	case "reserve":
 		return set(&s.Reserves, name, r.Value)
+	case "snapshot":
+		return set(&s.Snapshots, name, r.Value)
+	case "return":
+		return set(&s.Returns, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

@@ -18,6 +18,8 @@ type Clouds interface {
 	Survey(ctx context.Context, began fleet.Moment, hosts []string) (fleet.Survey, error)
 	// Ask puts the gates' questions, and says of each server's "" or why it is not ready.
 	Ask(ctx context.Context, gates []fleet.Gate) map[string]string
+	// Stock asks for all servers, and for all images that Mainstay made of them. at is its time.
+	Stock(ctx context.Context, at time.Time) (fleet.Stock, error)
 }
 
 // How often OpenStack is looked at: while a decision depends on it, and else; and how long
@@ -31,6 +33,7 @@ const (
 // gaze is what the present plan needs to know of OpenStack.
 type gaze struct {
 	hosts, servers []string
+	later          []string // servers that no look is made for, but that are looked at in it
 	gates          []fleet.Gate
 	soon           bool
 	// deeds counts what has been done there: each is looked at.
@@ -67,7 +70,7 @@ func (l *Leader) watchCloud(ctx context.Context) {
 		look, cancel := context.WithTimeout(ctx, gazeLasts)
 		asked := make(chan map[string]string, 1)
 		go func() { asked <- l.Clouds.Ask(look, want.gates) }()
-		seen, err := l.Clouds.Look(look, began, want.hosts, want.servers)
+		seen, err := l.Clouds.Look(look, began, want.hosts, slices.Compact(slices.Sorted(slices.Values(slices.Concat(want.servers, want.later)))))
 		seen.Gates = <-asked
 		cancel()
 		if err != nil && seen.Away == "" {
@@ -91,7 +94,7 @@ func (l *Leader) want(w fleet.World, p fleet.Plan) {
 	if l.Clouds == nil {
 		return
 	}
-	next := gaze{hosts: slices.Clone(p.Looks), gates: p.Gates, deeds: l.deeds}
+	next := gaze{hosts: slices.Clone(p.Looks), gates: p.Gates, deeds: l.deeds, later: p.Later}
 	for _, id := range fleet.Sorted(w.State.Evacuations) {
 		if e := w.State.Evacuations[id]; e.Ended == "" || e.Lock != "" {
 			next.servers = append(next.servers, id)
@@ -106,7 +109,7 @@ func (l *Leader) want(w fleet.World, p fleet.Plan) {
 	next.soon = len(next.hosts)+len(next.servers) > 0
 	next.soon = len(next.hosts)+len(next.servers)+len(next.gates) > 0
 	for _, f := range l.flights { // in whatever order: any will do
-		next.soon = next.soon || f.Order.Verb == fleet.VerbCloud
+		next.soon = next.soon || f.Order.Verb == fleet.VerbCloud && !unhurried(f.Order)
 	}
 	if reflect.DeepEqual(next, l.wanted) {
 		return

@@ -110,8 +110,11 @@ type Leader struct {
 	// capacity is what the newest look at it found; spares is the way to it.
 	capacity fleet.Capacity
 	spares   chan fleet.Capacity
-	surveys  chan struct{} // held by whoever asks OpenStack for its room
-	last     last
+	// tally is what the newest list of servers with local disks came to; tallies is the way to it.
+	tally   fleet.Tally
+	tallies chan fleet.Tally
+	surveys chan struct{} // held by whoever asks OpenStack for its room
+	last    last
 	// held is since when events wait to be written; 0: none do.
 	held fleet.Moment
 	// busy is when the present turn began; zero while the loop waits for news.
@@ -140,7 +143,7 @@ type view struct {
 
 // New returns a leader; nothing runs before Run.
 func New(c Config) *Leader {
-	return &Leader{Config: c, effects: make(chan fleet.Effect, 64), spares: make(chan fleet.Capacity), surveys: make(chan struct{}, 1), last: last{put: make(chan view), get: make(chan view)}}
+	return &Leader{Config: c, effects: make(chan fleet.Effect, 64), spares: make(chan fleet.Capacity), tallies: make(chan fleet.Tally), surveys: make(chan struct{}, 1), last: last{put: make(chan view), get: make(chan view)}}
 }
 
 // Run leads whenever this host is elected, until ctx ends.
@@ -192,6 +195,8 @@ func (l *Leader) reign(ctx context.Context) error {
 		go l.watchCloud(ctx)
 		l.capacity = fleet.Capacity{}
 		go l.nightly(ctx)
+		l.tally = fleet.Tally{}
+		go l.stocks(ctx)
 	}
 	l.book = newBook(l.Host, epoch, l.Wall)
 	l.book.note("leader", "leader", fmt.Sprintf("%s leads in epoch %d", l.Host, epoch))
@@ -219,6 +224,8 @@ func (l *Leader) reign(ctx context.Context) error {
 			l.looked(c)
 		case c := <-l.spares:
 			l.capacity = c
+		case t := <-l.tallies:
+			l.tally = t
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -422,7 +429,7 @@ func (l *Leader) world(now fleet.Moment) fleet.World {
 	spec := l.Spec()
 	return fleet.World{
 		Spec: spec, Now: now, Wall: l.Wall(), Leader: l.Host, Epoch: l.epoch, Since: l.since,
-		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights, Cloud: l.cloud, Capacity: l.capacity,
+		State: l.state(spec.Mode), Reports: l.Desk.Reports(), Told: l.Desk.Told(), Heard: l.Eyes.Heard(), Rounds: rounds, Flights: flights, Cloud: l.cloud, Capacity: l.capacity, Tally: l.tally,
 	}
 }
 
@@ -488,7 +495,7 @@ func (l *Leader) landed(e fleet.Effect) {
 	}
 	f.Effect, f.Arrived = &e, l.Now()
 	l.flights[e.Key] = f
-	if f.Order.Verb == fleet.VerbCloud {
+	if f.Order.Verb == fleet.VerbCloud && !unhurried(f.Order) {
 		l.deeds++
 	}
 	l.book.effect(f.Order, e)

@@ -18,6 +18,7 @@ type clouds struct {
 	full, away atomic.Bool
 	more       atomic.Bool // a compute more
 	surveys    atomic.Int32
+	stocks     atomic.Int32
 }
 
 func (c *clouds) Look(_ context.Context, began fleet.Moment, _, _ []string) (fleet.Cloud, error) {
@@ -30,6 +31,11 @@ func (c *clouds) Look(_ context.Context, began fleet.Moment, _, _ []string) (fle
 
 // Ask asks no server anything.
 func (c *clouds) Ask(context.Context, []fleet.Gate) map[string]string { return nil }
+
+func (c *clouds) Stock(_ context.Context, at time.Time) (fleet.Stock, error) {
+	c.stocks.Add(1)
+	return fleet.Stock{At: at, Servers: []fleet.Server{{ID: "vm", Host: "n1", Image: "i", State: fleet.ServerActive, Created: at.Format(time.RFC3339)}}}, nil
+}
 
 func (c *clouds) Survey(_ context.Context, began fleet.Moment, _ []string) (fleet.Survey, error) {
 	c.surveys.Add(1)

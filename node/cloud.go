@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"mainstay/agent"
 	"mainstay/fleet"
@@ -84,6 +85,15 @@ func (c *cloud) Survey(ctx context.Context, began fleet.Moment, hosts []string) 
 		return fleet.Survey{}, err
 	}
 	return client.Survey(ctx, began, hosts)
+}
+
+// Stock lists all servers, and all snapshots of them.
+func (c *cloud) Stock(ctx context.Context, at time.Time) (fleet.Stock, error) {
+	client, err := c.open()
+	if err != nil {
+		return fleet.Stock{}, err
+	}
+	return client.Stock(ctx, at)
 }
 
 // Ask asks the servers whose gates these are, all at once, each at its addresses in their

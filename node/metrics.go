@@ -35,13 +35,15 @@ var (
 	descSync = prometheus.NewDesc("mainstay_store_fsync_seconds", "how long the disk took for 99 of 100 writes of this host's member of the store since its start", nil, nil)
 	descMiss = prometheus.NewDesc("mainstay_capacity_short_servers", "how many of a compute's servers would find no place if it died, on the host that leads; 0 for all others", []string{"host"}, nil)
 	descBear = prometheus.NewDesc("mainstay_capacity_bearable_computes", "how many computes of a zone can be lost at once, on the host that leads", []string{"zone"}, nil)
+	descOld  = prometheus.NewDesc("mainstay_snapshots_oldest_seconds", "the age of the newest snapshot of the server with a local disk whose newest is oldest, on the host that leads", nil, nil)
+	descLate = prometheus.NewDesc("mainstay_snapshots_late_servers", "how many servers with local disks have no snapshot newer than twice their interval, on the host that leads", nil, nil)
 	descLook = prometheus.NewDesc("mainstay_capacity_look_seconds", "when that was looked at, in seconds since 1970", nil, nil)
 	descEra  = prometheus.NewDesc("mainstay_epoch", "the epoch that this host knows", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descStor, descSize, descSync, descMiss, descBear, descLook, descEra} {
+	for _, d := range []*prometheus.Desc{descHost, descHold, descCopy, descLead, descLive, descWait, descStor, descSize, descSync, descMiss, descBear, descOld, descLate, descLook, descEra} {
 		c <- d
 	}
 }
@@ -60,6 +62,15 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		if seen, p, leads := n.leader.Look(ctx); leads {
 			gauge(descWait, float64(len(p.Waits)))
+			if t := seen.Tally; t.Servers > 0 {
+				gauge(descLate, float64(t.Late))
+				for _, p := range t.Oldest { // those without any are due first
+					if !p.Newest.IsZero() {
+						gauge(descOld, seen.Wall.Sub(p.Newest).Seconds())
+						break
+					}
+				}
+			}
 			if !seen.Capacity.At.IsZero() {
 				gauge(descLook, float64(seen.Capacity.At.Unix()))
 				for host := range seen.Cloud.Computes {

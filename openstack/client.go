@@ -75,12 +75,15 @@ type Client struct {
 	identity *gophercloud.ServiceClient // nil: nobody is logged in to ask about tokens
 	// placement is nil where the catalogue has none.
 	placement *gophercloud.ServiceClient
-	newest    int               // microversion that this Nova speaks
-	ids       map[string]string // of the computes' services, by host
-	rooms     map[string]room   // by host, as last told
-	left      map[string]string // the projects of cfg.Leave that are named there: id to name
-	history   history           // of evacuations; has a lock of its own
-	live      history           // of live migrations
+	image     *gophercloud.ServiceClient // Glance; nil where the catalogue has none
+	project   string                     // whose images those of Mainstay are
+	shelf     shelf                      // has a lock of its own
+	newest    int                        // microversion that this Nova speaks
+	ids       map[string]string          // of the computes' services, by host
+	rooms     map[string]room            // by host, as last told
+	left      map[string]string          // the projects of cfg.Leave that are named there: id to name
+	history   history                    // of evacuations; has a lock of its own
+	live      history                    // of live migrations
 }
 
 // Open reads the credentials of cfg.Cloud from cfg.Config (and a secure.yaml beside it).
@@ -202,6 +205,10 @@ func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error
 	if at, err := c.endpoint(provider, l, "placement"); err == nil {
 		c.placement = &gophercloud.ServiceClient{ProviderClient: provider, Endpoint: strings.TrimSuffix(at, "/") + "/", Type: "placement", Microversion: "1." + strconv.Itoa(placed)}
 	}
+	c.image, c.project = nil, projectOf(provider)
+	if at, err := c.endpoint(provider, l, "image"); err == nil {
+		c.image = imageOf(provider, at)
+	}
 	return nova, nil
 }
 
@@ -239,7 +246,7 @@ func (c *Client) compute(provider *gophercloud.ProviderClient, l login) (string,
 // asks an address without a version which ones it has, and that without a deadline; and of
 // several regions it takes the first.
 func (c *Client) endpoint(provider *gophercloud.ProviderClient, l login, kind string) (string, error) {
-	who := map[string]string{"compute": "Nova", "placement": "Placement"}[kind]
+	who := map[string]string{"compute": "Nova", "placement": "Placement", "image": "Glance"}[kind]
 	result, ok := provider.GetAuthResult().(tokens.CreateResult)
 	if !ok {
 		return "", errors.New("log in to Keystone: it speaks no v3")

@@ -58,6 +58,11 @@ type subject struct {
 	aggregate string
 	bound     int  // so many of them are long enough for anything
 	zones     bool // the release says which zone a server's owner asked for
+	// write and data are what is on a server's disk; nil: nobody can tell. other is an image
+	// that somebody else made.
+	write func(id string, data int)
+	data  func(id string) int
+	other string
 }
 
 func yes() error { return nil }
@@ -95,7 +100,26 @@ func (s *subject) do(t *testing.T, step, thing, with string) error {
 	if step == fleet.CloudLock {
 		why = fleet.LockReason + why
 	}
-	return s.client.Do(ctx, fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: why}, yes)
+	o := fleet.Order{Verb: fleet.VerbCloud, Step: step, Thing: thing, With: with, Why: why}
+	if step == fleet.CloudSnapshot {
+		o.With, o.Mark = "", with
+	}
+	return s.client.Do(ctx, o, yes)
+}
+
+// imaged waits for a snapshot.
+func (s *subject) imaged(t *testing.T, id, mark string) (found fleet.Image) {
+	t.Helper()
+	for range s.bound {
+		for _, i := range s.look(t, nil, id).Images[id].List {
+			if i.Mark == mark && i.Status == fleet.ImageActive {
+				return i
+			}
+		}
+		s.pass()
+	}
+	t.Fatalf("the snapshot %s of %s is never whole: %+v", mark, id, s.look(t, nil, id).Images[id])
+	return found
 }
 
 func (s *subject) must(t *testing.T, step, thing, with string) {
@@ -142,6 +166,7 @@ func (s *subject) promises(t *testing.T) {
 		return at(s.b, fleet.ServerActive)(v) && ended
 	}
 	other, kept := s.boot(t, s.a), s.boot(t, s.a)
+	var image fleet.Image
 	for _, p := range []struct {
 		name string
 		keep func(t *testing.T)
@@ -338,6 +363,78 @@ func (s *subject) promises(t *testing.T) {
 			s.must(t, fleet.CloudReboot, server, "")
 			s.until(t, id, "active", at(s.b, fleet.ServerActive))
 		}},
+		{"a snapshot is an image that bears its mark, and no second one is made meanwhile", func(t *testing.T) {
+			one := fleet.Snapshot{Server: id, At: time.Date(2026, 11, 27, 13, 0, 0, 0, time.UTC)}
+			if s.write != nil {
+				s.write(id, 7)
+			}
+			s.must(t, fleet.CloudSnapshot, server, one.Mark())
+			s.refuses(t, fleet.CloudSnapshot, server, "20261127T130001Z", "task_state image_")
+			if v := s.look(t, nil, id); !v.Servers[id].TaskSnapshots() || len(v.Images[id].List) != 1 || v.Images[id].At != 1 || v.Images[id].List[0].Mark != one.Mark() || v.Images[id].List[0].Status == fleet.ImageActive {
+				t.Errorf("just begun: %q, %+v", v.Servers[id].Task, v.Images[id])
+			}
+			image = s.imaged(t, id, one.Mark())
+			if image.Server != id || image.Made.IsZero() {
+				t.Errorf("%+v", image)
+			}
+			s.until(t, id, "active", at(s.b, fleet.ServerActive))
+		}},
+		{"all servers are listed with the snapshots of each, and what they are built from", func(t *testing.T) {
+			v, err := s.client.Stock(t.Context(), time.Unix(1, 0))
+			if err != nil || v.At != time.Unix(1, 0) {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(v.Servers, func(x fleet.Server) bool { return x.ID == id })
+			if i < 0 || v.Servers[i].Image == "" || !v.Used[v.Servers[i].Image] || v.Used[image.ID] || len(v.Images[id]) != 1 || v.Images[id][0] != image {
+				t.Errorf("%+v, want %+v", v.Images[id], image)
+			}
+		}},
+		{"a server is built anew from its snapshot, on its host, and shows it as its image from the answer on", func(t *testing.T) {
+			if s.write != nil {
+				s.write(id, 8)
+			}
+			s.refuses(t, fleet.CloudRebuild, server, "00000000-0000-4000-8000-000000000000", "")
+			s.must(t, fleet.CloudRebuild, server, image.ID)
+			if v := s.look(t, nil, id).Servers[id]; v.Image != image.ID || v.Task == "" {
+				t.Errorf("%+v", v)
+			}
+			s.must(t, fleet.CloudRebuild, server, image.ID) // it is under way: nobody is asked
+			v := s.until(t, id, "active", at(s.b, fleet.ServerActive))
+			s.must(t, fleet.CloudRebuild, server, image.ID)
+			if w := s.look(t, nil, id).Servers[id]; w.Task != "" || v.Image != image.ID {
+				t.Errorf("it is built once more: %+v", w)
+			}
+			if s.data != nil && s.data(id) != 7 {
+				t.Errorf("its disk has %d", s.data(id))
+			}
+		}},
+		{"one that is stopped is stopped when it is built anew", func(t *testing.T) {
+			s.must(t, fleet.CloudStop, server, "")
+			s.until(t, id, "stopped", at(s.b, fleet.ServerStopped))
+			two := "20261127T140000Z"
+			s.must(t, fleet.CloudSnapshot, server, two)
+			image = s.imaged(t, id, two)
+			s.until(t, id, "stopped", at(s.b, fleet.ServerStopped))
+			s.must(t, fleet.CloudRebuild, server, image.ID)
+			s.until(t, id, "stopped", at(s.b, fleet.ServerStopped))
+			s.must(t, fleet.CloudStart, server, "")
+			s.until(t, id, "active", at(s.b, fleet.ServerActive))
+		}},
+		{"a snapshot is deleted, once or twice, and no image of anybody else's", func(t *testing.T) {
+			for range 2 {
+				for _, i := range s.look(t, nil, id).Images[id].List {
+					if i.ID != image.ID {
+						s.must(t, fleet.CloudPrune, "image/"+i.ID, "")
+					}
+				}
+			}
+			if v := s.look(t, nil, id).Images[id].List; len(v) != 1 || v[0] != image {
+				t.Errorf("left are %+v", v)
+			}
+			if s.other != "" {
+				s.refuses(t, fleet.CloudPrune, "image/"+s.other, "", "none that Mainstay made")
+			}
+		}},
 		{"a server is reset to what it is", func(t *testing.T) {
 			s.must(t, fleet.CloudReset, server, fleet.ServerError)
 			s.until(t, id, "in error", at(s.b, fleet.ServerError))
@@ -422,6 +519,7 @@ func TestContract(t *testing.T) {
 				pass:   func() { clock.Advance(250 * time.Millisecond) },
 				lock:   func(_ *testing.T, id, reason string) { f.Lock(id, reason) }, unlock: func(_ *testing.T, id string) { f.Unlock(id) },
 				halve: func() { f.HalveAggregates(1) }, aggregate: f.AddAggregate(falsecloud.Aggregate{Name: "ssd"}),
+				write: f.Write, data: f.Data, other: f.AddImage("their own", "p", map[string]string{"mainstay": "snapshot", "mainstay_server": "x", "mainstay_mark": "y"}),
 			}
 			s.promises(t)
 		})
@@ -442,7 +540,7 @@ func remove(t *testing.T, f *falsecloud.Cloud, id string) {
 // realSubject is the cloud of the flags.
 func realSubject(t *testing.T) *subject {
 	t.Helper()
-	client, err := openstack.Open(fleet.OpenStack{Cloud: *realCloud, Config: *realConfig, Reserved: []string{"n9"}})
+	client, err := openstack.Open(fleet.OpenStack{Cloud: *realCloud, Config: *realConfig, Reserved: []string{"n9"}, LocalDisks: fleet.LocalDisks{Roles: []string{"compute"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -533,7 +631,7 @@ func serve(t *testing.T, cfg falsecloud.Config) (*falsecloud.Cloud, *falsecloud.
 // open makes a clouds.yaml and opens it.
 func open(t *testing.T, keystone, user, password string) *openstack.Client {
 	t.Helper()
-	c, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: entry(t, keystone, user, password), Reserved: []string{"n9"}})
+	c, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: entry(t, keystone, user, password), Reserved: []string{"n9"}, LocalDisks: fleet.LocalDisks{Roles: []string{"compute"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,14 +28,14 @@ const longest = 255
 
 // Do carries out one step of fleet.VerbCloud, within ctx, once still has said that it may: it
 // is asked when all is ready for the request, which a login may have held up. What is not
-// answered within 15 s of that is given up. Each step may be asked for twice, but for evacuate
+// answered within 15 s of that is given up. Each step may be asked for twice, but for evacuate, snapshot
 // and reboot: Nova takes a second request for the same server, and spoils what the first
 // one did, or reboots it once more; so who asks again must have seen what became of the first. Errors are *Error.
 func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) error {
 	sort, name, _ := strings.Cut(o.Thing, "/")
 	doing := strings.TrimSpace(o.Step + " " + name)
 	if name == "" || strings.ContainsAny(name, "/?#") {
-		return &Error{fleet.Refused, doing, fmt.Sprintf("%q is neither compute/HOST nor server/ID", o.Thing)}
+		return &Error{fleet.Refused, doing, fmt.Sprintf("%q is neither compute/HOST nor server/ID nor image/ID", o.Thing)}
 	}
 	var deed func(context.Context, *gophercloud.ServiceClient) error
 	service := func(want change) {
@@ -61,8 +61,22 @@ func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) erro
 			doing += " to " + o.With
 		}
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			if o.Mark == fleet.MarkStopped && c.speaks(stopping) {
+				nova = at(nova, stopping)
+			}
 			return evacuate(ctx, nova, name, o.With)
 		}
+	case "server " + fleet.CloudSnapshot:
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return snapshot(ctx, nova, name, o.Mark)
+		}
+	case "server " + fleet.CloudRebuild:
+		doing += " from image " + o.With
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return c.restore(ctx, nova, name, o.With)
+		}
+	case "image " + fleet.CloudPrune:
+		deed = func(ctx context.Context, _ *gophercloud.ServiceClient) error { return c.prune(ctx, name) }
 	case "server " + fleet.CloudMigrate:
 		if o.With != "" {
 			doing += " to " + o.With
@@ -333,6 +347,7 @@ type condition struct {
 	Power  int    `json:"OS-EXT-STS:power_state"`
 	Locked bool   `json:"locked"`
 	Reason string `json:"locked_reason"`
+	Image  any    `json:"image"`
 }
 
 func state(ctx context.Context, nova *gophercloud.ServiceClient, id string) (condition, error) {

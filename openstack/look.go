@@ -116,6 +116,7 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 			}
 			out.Servers[id] = s
 		}
+		c.seen(ctx, began, &out, further)
 	}
 	if err := errors.Join(errs...); err != nil {
 		out.Away = err.Error()
@@ -323,7 +324,7 @@ func (s server) words(full bool) (fleet.Server, error) {
 	image, none := s.Image.(string)
 	out := fleet.Server{
 		ID: s.ID, Name: s.Name, Project: s.Project, Host: s.Host, State: s.State, Task: s.Task, Fault: s.Fault.Message, Locked: s.Locked, LockedFor: s.Reason,
-		Zone: s.Zone, RAM: s.Flavor.RAM, VCPUs: s.Flavor.VCPUs, Volume: none && image == "", Created: s.Created, Metadata: s.Metadata, Tags: s.Tags,
+		Zone: s.Zone, RAM: s.Flavor.RAM, VCPUs: s.Flavor.VCPUs, Volume: none && image == "", Image: imageID(s.Image), Created: s.Created, Metadata: s.Metadata, Tags: s.Tags,
 	}
 	if out.Metadata[fleet.MetaReady] != "" {
 		out.Addresses = s.own()

@@ -66,6 +66,12 @@ func (c *Client) Survey(ctx context.Context, began fleet.Moment, hosts []string)
 		v.out.Away = away.Error()
 		v.unplaced()
 	}
+	if c.local() {
+		v.asked()
+		if v.out.Images, away = c.pictures(ctx, ""); away != nil {
+			v.out.Glance = away.Error()
+		}
+	}
 	if len(hosts) > 0 {
 		if err := v.companions(ctx); err != nil {
 			return fleet.Survey{}, err

@@ -114,6 +114,8 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 		x := &passenger{Server: s, e: fleet.Evacuation{Server: s.ID, From: h}, fate: fleet.Fate{Server: s.ID, Name: s.Name, From: h}}
 		if why := f.d.leave(s); why != "" {
 			x.fate.State, x.fate.Why, x.over = fleet.FateLeft, why, true
+		} else if f.d.onHost(&s) {
+			f.disk(x, h)
 		}
 		if all = append(all, x); !x.over {
 			fresh = append(fresh, x)
@@ -217,8 +219,8 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 			case x.fate.To != "":
 				x.over = true
 				x.fate.State, x.fate.Tries, x.fate.RTO = fleet.FateMoves, x.e.Try, fleet.Span{Least: now, Most: now}
-				if x.fate.Why = r.unsure(&x.Server); x.fate.Why != "" {
-					x.fate.State = fleet.FateUnsure
+				if why := r.unsure(&x.Server); why != "" {
+					x.fate.State, x.fate.Why = fleet.FateUnsure, why
 				}
 				continue // its memory stays taken
 			case x.e.To == "":
@@ -268,8 +270,13 @@ func Foresee(w fleet.World, s fleet.Survey, hosts []string) fleet.Preview {
 		case fleet.FateUnsure:
 			out.Unsure++
 		}
-		if !s.Servers[x.Server].Volume {
+		local := w.Spec.Local(x.From)
+		if !s.Servers[x.Server].Volume && !local {
 			images++
+		}
+		if v := s.Servers[x.Server]; local && !v.Volume {
+			x.RTO.Least += w.Spec.OpenStack.LocalDisks.Wait
+			latest[x.Server] += w.Spec.OpenStack.LocalDisks.Wait
 		}
 		x.RTO = fleet.Span{Least: before.Least + x.RTO.Least, Most: before.Most + max(x.RTO.Least, latest[x.Server])}
 		if out.First.Least == 0 || x.RTO.Least < out.First.Least {

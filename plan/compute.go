@@ -74,8 +74,10 @@ func (d *decision) computes() {
 	}
 	m.setOff()
 	m.follow()
+	m.returned()
 	m.departures()
 	d.revive()
+	m.snapshots()
 	m.groups()
 	m.unlock()
 	d.reserves()

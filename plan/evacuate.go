@@ -82,7 +82,9 @@ func (d *decision) newMove() *move {
 		m.total++
 		to := cmp.Or(e.To, s.Migration.To)
 		m.onWay[to]++
-		m.pledged[to] += s.RAM
+		if e.Restore.Image == "" || s.Host != to { // while it is restored it is there already
+			m.pledged[to] += s.RAM
+		}
 	}
 	for _, id := range fleet.Sorted(d.w.State.Departures) {
 		if p := d.w.State.Departures[id]; p.Ended == "" {
@@ -125,7 +127,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 		return
 	}
 	var left []string
-	onWay, waiting := 0, 0
+	onWay, waiting, disks := 0, 0, 0
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
 		if e := d.w.State.Evacuations[id]; e.From == h.Host && e.Ended == "" {
 			onWay++
@@ -137,15 +139,19 @@ func (m *move) recover(h fleet.Holding, why string) {
 		case known && e.From == h.Host && e.Ended == "":
 		case why != "":
 			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
+		case d.stays(h, &s) != "":
+			disks++
 		case stays != "":
 			waiting++
 			d.wait("server/"+s.ID, stays, "virsh destroy "+s.ID+" on "+h.Host)
 		default:
 			waiting++
-			m.due = append(m.due, due{fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Lock: e.Lock, Pinned: stray(s)}, s})
+			m.due = append(m.due, due{d.restored(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Lock: e.Lock, Pinned: stray(s)}, s), s})
 		}
 	}
 	switch {
+	case disks > 0 && (waiting+onWay == 0 || d.stranded(h)):
+		m.awaits(h)
 	case d.stranded(h):
 		d.wait(h.Thing, fmt.Sprintf("a compute that can take its servers, or for itself to be back; servers that have nowhere to go: %d", waiting+onWay), "openstack compute service list; turn on or enable one of their zone")
 	case waiting+onWay > 0:
@@ -331,7 +337,7 @@ func (m *move) request(e fleet.Evacuation, s fleet.Server) {
 			m.again(e, s, "Nova has no trace of it")
 		}
 	case !flying && e.Epoch == d.w.Epoch && m.lock(e, s):
-		d.order(fleet.Order{Key: e.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudEvacuate, With: e.To,
+		d.order(fleet.Order{Key: e.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudEvacuate, With: e.To, Mark: e.Stopped(),
 			Why: fmt.Sprintf("%s is dead, and %s was on it", e.From, title(s))})
 	}
 }
@@ -339,6 +345,9 @@ func (m *move) request(e fleet.Evacuation, s fleet.Server) {
 // arrived ends an evacuation once the server is as it was.
 func (m *move) arrived(e fleet.Evacuation, s fleet.Server) {
 	d, about := m.decision, "server/"+s.ID
+	if !m.restore(e, s) {
+		return
+	}
 	switch {
 	case s.Task != "":
 	case s.State == fleet.ServerError:

@@ -451,6 +451,22 @@ func (d *decision) silentNow(host, boot string) bool {
 	return false
 }
 
+// heldOff says for what of a dead boot its host stays off yet; stays says that its servers do not count.
+func (d *decision) heldOff(host string, p fleet.Proof, stays bool) string {
+	for _, thing := range d.things {
+		h := d.w.State.Holdings[thing]
+		switch {
+		case thing == Compute(host) && stays:
+		case h.Host == host || h.From.Host == host && h.From.Boot == p.Boot && !d.arrived(h):
+			if thing == Compute(host) {
+				return "its servers to be evacuated"
+			}
+			return thing + " to arrive elsewhere"
+		}
+	}
+	return ""
+}
+
 // powerOn turns a fenced host on again, once nothing is left that it held.
 func (d *decision) powerOn(host *fleet.Host) {
 	m := d.w.State.Members[host.Name]
@@ -458,21 +474,17 @@ func (d *decision) powerOn(host *fleet.Host) {
 	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {
 		return
 	}
-	why := "what it held has arrived elsewhere"
-	for _, thing := range d.things {
-		h := d.w.State.Holdings[thing]
-		if thing == Compute(host.Name) && d.stranded(h) {
-			why = "its servers have nowhere else to go"
-			continue
+	h := d.w.State.Holdings[Compute(host.Name)]
+	why, stays := "what it held has arrived elsewhere", d.stranded(h)
+	if stays {
+		why = "its servers have nowhere else to go"
+		if len(d.keeps(h)) > 0 {
+			why = "the disks of its servers are on it"
 		}
-		if h.Host == host.Name || h.From.Host == host.Name && h.From.Boot == p.Boot && !d.arrived(h) {
-			what := thing + " to arrive elsewhere"
-			if thing == Compute(host.Name) {
-				what = "its servers to be evacuated"
-			}
-			d.wait("host/"+host.Name, what+" before it is turned on again", "")
-			return
-		}
+	}
+	if what := d.heldOff(host.Name, p, stays); what != "" {
+		d.wait("host/"+host.Name, what+" before it is turned on again", "")
+		return
 	}
 	if d.loops(m) {
 		d.wait("host/"+host.Name, d.often(m)+", it stays off until the first of these is that long ago", "turn it on once you know why")

@@ -94,6 +94,8 @@ func misread(s fleet.Server) string {
 		_, err := Gate(text)
 		add(fleet.MetaReady, err)
 	}
+	_, _, err = wanted(&s)
+	add(fleet.MetaSnapshot, err)
 	return strings.Join(out, "; ")
 }
 

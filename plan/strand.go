@@ -66,12 +66,18 @@ func (d *decision) stranded(h fleet.Holding) bool {
 	if looked := d.w.Cloud.Looked[h.Host]; looked == 0 || looked.Before(d.w.Cloud.At) || d.w.Cloud.Away != "" || !d.w.Cloud.Computes[h.Host].Forced {
 		return false
 	}
+	if d.restoring(h) {
+		return false
+	}
 	left := 0
 	for _, s := range d.servers(h.Host) {
 		if d.leave(s) != "" {
 			continue
 		}
 		left++
+		if d.stays(h, &s) != "" {
+			continue // its disk is there
+		}
 		e, known := d.w.State.Evacuations[s.ID]
 		if known = known && e.From == h.Host && e.Boot == h.Boot; !known {
 			e = fleet.Evacuation{Server: s.ID, From: h.Host, Boot: h.Boot}

@@ -61,6 +61,9 @@ func (n *nova) send(g *guest, to string) {
 			return
 		}
 		n.run(g, source, false)
+		if g.disks != nil {
+			g.disks[h] = g.disks[source] // what is on it goes along
+		}
 		n.run(g, h, true)
 		s.tell("%s goes on at %s", g.ID, h.name)
 		s.after(s.between(200*millisecond, 1500*millisecond), func() {

@@ -33,7 +33,8 @@ type leader struct {
 	held     fleet.Moment // since when they wait
 	plan     fleet.Plan
 	seen     fleet.Cloud // of OpenStack, by its newest look
-	calm     int         // turns in a row that had nothing to do
+	tally    fleet.Tally
+	calm     int // turns in a row that had nothing to do
 }
 
 const opDeadline = 5 * time.Second
@@ -65,6 +66,8 @@ func (l *leader) elected() {
 		l.seen, l.plan = fleet.Cloud{}, fleet.Plan{}
 		h.site.tell("%s leads in epoch %d", h.name, l.epoch)
 		l.watchCloud(l.reigns, -cloudIdle)
+		l.tally = fleet.Tally{}
+		l.watchStock(l.reigns, -stockIdle)
 		l.turn()
 	})
 }
@@ -258,7 +261,7 @@ func (l *leader) look(now fleet.Moment) fleet.World {
 	}
 	return fleet.World{
 		Spec: a.spec, Now: now, Wall: h.wall(), Leader: h.name, Epoch: l.epoch, Since: l.since,
-		State: h.member.state(), Reports: a.desk.reports, Told: a.desk.told, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights, Cloud: l.seen,
+		State: h.member.state(), Reports: a.desk.reports, Told: a.desk.told, Heard: a.heard(), Rounds: l.rounds, Flights: l.flights, Cloud: l.seen, Tally: l.tally,
 	}
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,8 +31,10 @@ type nova struct {
 	calls  int // under way
 	// set is the one aggregate, in which all computes are but those in reserve; servers from it
 	// go to hosts in it. halved is how many changes of it will be answered as failed.
-	set    map[*host]bool
-	halved int
+	set     map[*host]bool
+	halved  int
+	album   *album // nil: the servers' disks are on shared storage
+	imageID int
 }
 
 // node is one nova-compute.
@@ -76,6 +79,11 @@ type guest struct {
 	launch int
 	// cursed: so many starts of it fail.
 	cursed int
+	// disks is, by host, until when what it wrote is on its disk there; nil: shared storage. rebuilt are those
+	// that have been restored since they were built.
+	disks   map[*host]at
+	rebuilt map[*host]bool
+	halted  bool // its evacuation shall leave it stopped
 }
 
 // novaDown is Nova's service_down_time, novaBeat its report_interval.
@@ -111,6 +119,7 @@ func (s *Site) hosted(shape Shape) {
 		n.guests = append(n.guests, g)
 	}
 	n.owners(shape.Meta)
+	n.pictured(shape)
 	for _, h := range all {
 		n.report(h)
 	}
@@ -153,6 +162,7 @@ func (n *nova) up(h *host) bool {
 // run lets a guest run on a host, or no more. Two at once would write to one disk.
 func (n *nova) run(g *guest, h *host, on bool) {
 	if !on {
+		n.halts(g, h)
 		delete(g.runs, h)
 		return
 	}
@@ -173,8 +183,13 @@ func (n *nova) run(g *guest, h *host, on bool) {
 // lost: a host without power runs nothing.
 func (n *nova) lost(h *host) {
 	for _, g := range n.guests {
+		n.halts(g, h)
 		delete(g.runs, h)
 		delete(g.crashed, h)
+	}
+	if n.album != nil {
+		n.album.lostAt[h] = n.site.elapsed()
+		maps.DeleteFunc(n.album.uploads, func(_ *guest, on *host) bool { return on == h })
 	}
 	if x := n.nodes[h]; x != nil {
 		x.busy = false
@@ -190,6 +205,7 @@ func (n *nova) started(h *host) {
 		n.purge("compute." + h.name)
 	}
 	left := n.resets(h)
+	n.settles(h)
 	for _, g := range n.guests {
 		switch {
 		case g.Host != h.name && g.moved(h):
@@ -300,11 +316,19 @@ func (n *nova) do(o fleet.Order, given at) (fleet.Outcome, string) {
 		n.site.tell("Nova: %s %s", o.Step, name)
 		return fleet.Done, ""
 	}
+	if kind == "image" {
+		return n.prune(name)
+	}
 	i, _ := strconv.Atoi(strings.TrimPrefix(name, "s"))
 	g := n.guests[i-1]
 	switch o.Step {
 	case fleet.CloudEvacuate:
+		g.halted = o.Mark == fleet.MarkStopped
 		return n.evacuate(g, o.With)
+	case fleet.CloudSnapshot:
+		return n.snapshot(g, o)
+	case fleet.CloudRebuild:
+		return n.restore(g, o)
 	case fleet.CloudReboot:
 		return n.reboot(g, given)
 	case fleet.CloudMigrate:
@@ -434,8 +458,11 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 		return
 	}
 	g.Host, g.State, g.Task, e.mig.Status, g.answered = h.name, g.was, "", "done", false
+	n.carries(g, h)
 	s.tell("Nova: %s is on %s", g.ID, h.name)
-	if g.was == fleet.ServerActive {
+	if g.halted {
+		g.State = fleet.ServerStopped
+	} else if g.was == fleet.ServerActive {
 		n.run(g, h, true)
 	}
 }
@@ -497,6 +524,7 @@ func (n *nova) ends(g *guest, crash bool) {
 	if !g.runs[h] {
 		return // it does not run
 	}
+	n.halts(g, h)
 	delete(g.runs, h)
 	g.launch++
 	launch := g.launch
@@ -585,7 +613,7 @@ func (n *nova) lacks() string {
 	for _, g := range n.guests {
 		h := n.site.names[g.Host]
 		switch {
-		case g.State != g.was || g.Task != "":
+		case g.State != g.was || g.Task != "" && !(g.TaskSnapshots() && !n.album.calm):
 			return fmt.Sprintf("%s is %s %s on %s", g.ID, g.State, g.Task, g.Host)
 		case g.was == fleet.ServerActive && (len(g.runs) != 1 || !g.runs[h]):
 			return fmt.Sprintf("%s is active on %s, and runs on %d hosts", g.ID, g.Host, len(g.runs))
@@ -645,6 +673,7 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 		return
 	}
 	ids := append(fleet.Sorted(h.member.state().Evacuations), l.plan.Servers...)
+	later := slices.Clone(l.plan.Later)
 	for _, id := range fleet.Sorted(h.member.state().Departures) {
 		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
@@ -662,7 +691,8 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 	hosts, gates := slices.Clone(l.plan.Looks), slices.Clone(l.plan.Gates)
 	var seen fleet.Cloud
 	n.call(&h.agentProcess, func() (fleet.Outcome, string) {
-		seen = n.look(hosts, ids)
+		seen = n.look(hosts, append(ids, later...))
+		n.shelf(&seen, began)
 		seen.Gates = n.ask(gates)
 		return fleet.Done, ""
 	}, func(o fleet.Outcome, why string) {
@@ -686,7 +716,7 @@ func (l *leader) watchCloud(reign uint64, looked at) {
 // asking says whether something was asked of OpenStack that is not seen yet.
 func (l *leader) asking() bool {
 	for _, f := range l.flights { // in whatever order: any will do
-		if f.Order.Verb == fleet.VerbCloud {
+		if f.Order.Verb == fleet.VerbCloud && f.Order.Step != fleet.CloudSnapshot && f.Order.Step != fleet.CloudPrune {
 			return true
 		}
 	}
@@ -694,6 +724,7 @@ func (l *leader) asking() bool {
 }
 
 // setNova: nova away | ok | slow | lose N | forget N | break N | end SERVER | deaf HOST | disable HOST | enable HOST | halve N | shut SERVER | open SERVER | lock SERVER
+// | blind (Glance is away) | spoil N (snapshots fail)
 func setNova(s *Site, args []string) error {
 	if s.nova == nil {
 		return fmt.Errorf("the site has no servers")
@@ -736,7 +767,14 @@ func setNova(s *Site, args []string) error {
 		for _, x := range n.nodes { // in whatever order
 			x.deaf = false
 		}
+		if n.album != nil {
+			n.album.blind, n.album.failing = false, 0
+		}
 		n.away, n.slow, n.lose, n.forget, n.breaks, n.halved = false, false, 0, 0, 0, 0
+	case "blind":
+		n.album.blind = true
+	case "spoil":
+		n.album.failing = count
 	case "away":
 		n.away = true
 	case "slow":
@@ -772,7 +810,7 @@ func (s *Site) moving() bool {
 	if n == nil {
 		return false
 	}
-	if len(s.quorum.newest().Cutoffs) > 0 {
+	if len(s.quorum.newest().Cutoffs) > 0 || n.album != nil && !n.album.calm {
 		return true
 	}
 	for _, r := range s.quorum.newest().Revivals { // in whatever order: any will do

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -121,6 +122,9 @@ func withServers(seed uint64) Story {
 	if seed%4 >= 2 && st.Shape.Room == 0 { // and these with theirs
 		withOwners(&st, rand.New(rand.NewPCG(seed, 0x6f776e65)))
 	}
+	if seed%8 == 5 && len(st.Shape.Reserved) == 0 { // and these with theirs
+		onTheirHosts(&st, rand.New(rand.NewPCG(seed, 0x6469736b)))
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
 	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)
@@ -185,6 +189,52 @@ func drained(st *Story, seed uint64) {
 	}
 }
 
+// onTheirHosts has the servers' disks on their hosts, of which snapshots are made, fail and are restored while
+// hosts stay away for longer than they are waited for, and Glance is away.
+func onTheirHosts(st *Story, dice *rand.Rand) {
+	span := func(low, top time.Duration) time.Duration {
+		return low + time.Duration(dice.Int64N(int64(top-low))).Truncate(time.Microsecond)
+	}
+	st.Shape.Local = pick(dice, "40s/60s", "60s/1m30s", "90s/60s")
+	for i := range st.Shape.Servers {
+		switch dice.IntN(8) {
+		case 0:
+			st.Shape.Meta = append(st.Shape.Meta, fmt.Sprintf("s%d.Snapshot=%s", i+1, pick(dice, "False", "100s", "1s", "often")))
+		case 1:
+			st.Shape.Meta = append(st.Shape.Meta, fmt.Sprintf("s%d.Rebuild=True", i+1))
+		}
+	}
+	for range 3 + dice.IntN(4) {
+		t := span(60*time.Second, length-90*time.Second)
+		group := 5000 + len(st.Commands)
+		add := func(after time.Duration, line string) {
+			words := strings.Fields(line)
+			st.Commands = append(st.Commands, Command{At: t + after, Verb: words[0], Args: words[1:], Group: group})
+		}
+		h := fmt.Sprintf("n%d", 1+dice.IntN(st.Shape.Hosts))
+		switch dice.IntN(6) {
+		case 0, 1, 2: // it does not boot again before its time is over
+			add(0, "poweroff "+h)
+			add(span(2500*time.Millisecond, 5*time.Second), fmt.Sprintf("bmc %s dead", h))
+			back := span(20*time.Second, 4*time.Minute)
+			add(back, fmt.Sprintf("bmc %s ok", h))
+			add(back, "start "+h)
+			if dice.IntN(2) == 0 {
+				add(span(60*time.Second, 110*time.Second), pick(dice, "transfer", fmt.Sprintf("nova lose %d", 200+dice.IntN(700)), fmt.Sprintf("poweroff n%d", 1+dice.IntN(st.Shape.Hosts))))
+				add(2*time.Minute, "nova ok")
+			}
+		case 3:
+			add(0, "nova blind")
+			add(span(10*time.Second, 100*time.Second), "nova ok")
+		case 4:
+			add(0, fmt.Sprintf("nova spoil %d", 1+dice.IntN(3)))
+		case 5:
+			add(0, pick(dice, "transfer", "poweroff "+h))
+			add(span(time.Second, 20*time.Second), "start "+h)
+		}
+	}
+}
+
 // withOwners lets owners say in which order their servers are recovered, well or badly, and keeps the
 // last compute in reserve; some servers are so large that two do not fit on one host.
 func withOwners(st *Story, dice *rand.Rand) {
@@ -231,6 +281,8 @@ func withOwners(st *Story, dice *rand.Rand) {
 	}
 }
 
+var onlyDisks = flag.Bool("disks", false, "of TestServerSeeds, only the sites whose servers have their disks on their hosts")
+
 // TestServerSeeds: whatever happens to computes, leaders and Nova, no server runs twice, none
 // leaves a host that is on, none is evacuated while it is on its way, and healed each is
 // as its owner wants it, asked for in the order that he named and locked by him alone, without a person.
@@ -240,6 +292,9 @@ func TestServerSeeds(t *testing.T) {
 		n = 1
 	}
 	for seed := *first; seed < *first+n; seed++ {
+		if *onlyDisks && withServers(seed).Shape.Local == "" {
+			continue
+		}
 		if r := Play(withServers(seed)); r.Violation != nil {
 			small := Shrink(withServers(seed))
 			r := Play(small)

@@ -289,6 +289,11 @@ func (s *Site) awaited() string {
 	if len(s.quorum.newest().Cutoffs) > 0 {
 		return "a compute has a network back, and not for long enough"
 	}
+	if s.nova != nil {
+		if why := s.nova.albumLacks(); why != "" {
+			return why
+		}
+	}
 	for _, id := range fleet.Sorted(s.quorum.newest().Revivals) {
 		if r := s.quorum.newest().Revivals[id]; r.Ended != "" && len(r.Crashes) == 0 {
 			return "a person is told for a while of the crash of " + id

@@ -55,6 +55,9 @@ type Shape struct {
 	Meta []string
 	// Reserved are computes kept in reserve; they have no servers, and all others are in an aggregate.
 	Reserved []string
+	// Local has the servers' disks on their hosts, with a snapshot every so often and so long a
+	// wait for a lost host: EVERY/WAIT; "": they are on shared storage.
+	Local string
 	// Apart is a network on which no voter lives; empty: they are on all.
 	Apart string
 }
@@ -138,6 +141,11 @@ func (sh Shape) build() fleet.Spec {
 	}
 	if sh.Servers > 0 {
 		spec.OpenStack.Cloud, spec.OpenStack.Lost, spec.OpenStack.Reserved = "sim", sh.Lost, sh.Reserved
+		if sh.Local != "" {
+			every, wait, _ := sh.local()
+			spec.OpenStack.LocalDisks = fleet.LocalDisks{Roles: []string{"compute"}, Wait: wait}
+			spec.OpenStack.Snapshots = fleet.Snapshots{Every: every, Keep: 2, AtOnce: 2}
+		}
 		spec.OpenStack.Ready = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 		spec.Services = append(spec.Services, fleet.Service{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Units: []string{"nova-compute"}, Roles: []string{"compute"},
 			Restarts: fleet.Restarts{Count: 60, Within: 10 * time.Minute}})

@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., local=EVERY/WAIT (the servers' disks are on their hosts), watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -120,6 +120,12 @@ func (st *Story) site(words []string) error {
 			}
 		case "meta":
 			st.Shape.Meta = strings.Split(value, ";")
+		case "local":
+			if st.Shape.Local = value; value != "" {
+				if _, _, err := st.Shape.local(); err != nil {
+					return fmt.Errorf("%s: %w", w, err)
+				}
+			}
 		case "reserved":
 			st.Shape.Reserved = strings.Split(value, ",")
 		case "apart":
@@ -192,6 +198,9 @@ func (st Story) Write() string {
 	}
 	if len(sh.Reserved) > 0 {
 		b.WriteString(" reserved=" + strings.Join(sh.Reserved, ","))
+	}
+	if sh.Local != "" {
+		b.WriteString(" local=" + sh.Local)
 	}
 	if sh.Apart != "" {
 		b.WriteString(" apart=" + sh.Apart)

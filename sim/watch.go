@@ -421,6 +421,7 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 		case "evacuation":
 			if s.nova != nil && r.Value != nil {
 				s.nova.goes(name, before, after)
+				s.nova.gives(name, before, after)
 			}
 		case "intent":
 			if in, ok := after.Intents[name]; ok && r.Value != nil {

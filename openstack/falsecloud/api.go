@@ -28,6 +28,9 @@ func (c *Cloud) routes() {
 	c.mux.HandleFunc("GET "+nova+"/{$}", c.versions)
 	c.mux.HandleFunc("GET "+placement+"/allocation_candidates", c.admin("allocation_candidates", c.candidates))
 	c.mux.HandleFunc("GET "+placement+"/allocations/{id}", c.admin("allocations/ID", c.allocations))
+	c.mux.HandleFunc("GET /image/v2/images", c.admin("images", c.listImages))
+	c.mux.HandleFunc("GET /image/v2/images/{id}", c.admin("images/ID", c.showImage))
+	c.mux.HandleFunc("DELETE /image/v2/images/{id}", c.admin("images/ID", c.deleteImage))
 	for path, f := range map[string]func(http.ResponseWriter, *request){
 		"GET /os-services": c.listServices, "PUT /os-services/{id}": c.updateService,
 		"GET /os-hypervisors/detail": c.listHypervisors,
@@ -129,6 +132,7 @@ func (c *Cloud) login(w http.ResponseWriter, r *http.Request) {
 	}
 	add("compute", "nova", base(r)+nova)
 	add("placement", "placement", base(r)+placement)
+	add("image", "glance", base(r)+"/image")
 	for _, kind := range slices.Sorted(maps.Keys(c.cfg.Endpoints)) {
 		add(kind, kind, c.cfg.Endpoints[kind])
 	}

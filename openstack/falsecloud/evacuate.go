@@ -199,6 +199,7 @@ func (c *Cloud) finish(h *compute, msg *message) {
 		return
 	}
 	c.mark(msg.migration, "done")
+	c.carries(s, c.computes[msg.from], h)
 	c.place(s, h.name)
 	s.task, s.fault, s.State = "", "", "active"
 	if msg.was == "stopped" || msg.stop {
@@ -213,9 +214,11 @@ func (c *Cloud) finish(h *compute, msg *message) {
 func (c *Cloud) began(h *compute) {
 	h.ready = true
 	c.resets(h)
+	c.settle(h)
 	for _, m := range c.migrations {
 		if m.sort == "evacuation" && m.from == h.name && m.status == "done" {
 			delete(h.guests, m.server.id)
+			delete(h.disks, m.server.id)
 			c.mark(m, "completed")
 		}
 	}

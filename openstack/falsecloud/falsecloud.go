@@ -11,7 +11,9 @@
 //	PUT  /compute/v2.1/os-services/ID                 disable, enable, force down, lift
 //	GET  /compute/v2.1/os-hypervisors/detail          their memory
 //	GET  /compute/v2.1/servers/detail, servers/ID     servers
-//	POST /compute/v2.1/servers/ID/action              evacuate, live-migrate, start, stop, reboot, reset
+//	POST /compute/v2.1/servers/ID/action              evacuate, live-migrate, start, stop, reboot, reset, createImage, rebuild
+//	GET  /image/v2/images, /image/v2/images/ID        images
+//	DELETE /image/v2/images/ID                        one of them
 //	GET  /compute/v2.1/os-migrations                  the record of evacuations and live migrations
 //	GET  /compute/v2.1/os-aggregates, os-server-groups
 //	GET  /placement/allocation_candidates             the room on all computes
@@ -113,8 +115,9 @@ type server struct {
 	task, fault      string
 	created, updated time.Time
 	deleted          bool
-	believed         bool // to run, though its guest has crashed
-	launch           int  // counts up: a later event of an earlier launch is void
+	believed         bool   // to run, though its guest has crashed
+	launch           int    // counts up: a later event of an earlier launch is void
+	image            string // that it was built from last; "" the original one
 }
 
 // compute is one compute host, and what runs on it in truth.
@@ -130,6 +133,8 @@ type compute struct {
 	life                  int       // counts up with each loss of power
 	queue                 []*message
 	busy                  *message
+	local                 bool               // its servers' disks are on it alone
+	disks                 map[string]int     // what is on these
 	servers               map[string]*server // on record
 	guests                map[string]bool    // in truth
 }
@@ -156,6 +161,9 @@ type Cloud struct {
 	calls      map[string]int
 	count      int // of all that has an id
 	losing     int
+	images     []*image
+	shared     map[string]int // what is on the disks that all computes share
+	failing    int
 	spoilt     int
 	doubles    []string
 }
@@ -187,7 +195,8 @@ func New(cfg Config) *Cloud {
 	if cfg.Page == 0 {
 		cfg.Page = 1000
 	}
-	c := &Cloud{cfg: cfg, computes: map[string]*compute{}, servers: map[string]*server{}, tokens: map[string]string{}, calls: map[string]int{}}
+	c := &Cloud{cfg: cfg, computes: map[string]*compute{}, servers: map[string]*server{}, tokens: map[string]string{}, calls: map[string]int{}, shared: map[string]int{}}
+	c.images = []*image{{id: original, name: "cirros", owner: "public", status: "active"}}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.routes()
 	return c
@@ -253,7 +262,7 @@ func (c *Cloud) AddCompute(name, zone string, ram int) {
 		zone = "nova"
 	}
 	c.computes[name] = &compute{name: name, zone: zone, id: c.id(), ram: ram, shape: roomy, powered: true, heard: true, ready: true,
-		servers: map[string]*server{}, guests: map[string]bool{}}
+		servers: map[string]*server{}, guests: map[string]bool{}, disks: map[string]int{}}
 }
 
 // AddServer adds a server on its host, which runs it if it is active and the host has power,

@@ -76,6 +76,7 @@ func (c *Cloud) send(s *server, host string) {
 				return
 			}
 			if h.reports() {
+				c.disk(s, h)[s.id] = c.disk(s, source)[s.id] // what is on it goes along
 				c.place(s, h.name)
 				over("completed")
 				return

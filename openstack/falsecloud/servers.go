@@ -2,6 +2,7 @@ package falsecloud
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -23,7 +24,7 @@ func (c *Cloud) show(s *server, version int) object {
 	if s.task != "" {
 		task = s.task
 	}
-	image := any(object{"id": "1000000a-0000-4000-8000-000000000000"})
+	image := any(object{"id": cmp.Or(s.image, original)})
 	if s.Volume {
 		image = ""
 	}
@@ -224,6 +225,10 @@ func (c *Cloud) action(r *request, s *server, action string, how json.RawMessage
 			return no
 		}
 		then("reboot_started_hard", "active")
+	case "createImage":
+		return c.snapshot(s, how)
+	case "rebuild":
+		return c.rebuild(s, how)
 	case "lock":
 		// An administrator's request passes any lock, and a second lock changes the reason (of a
 		// server of the administrator's own project it changes nothing).

@@ -1,0 +1,233 @@
+package plan
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// lostDisk is computed with the server's disk on n1, which is waited for since so long.
+func lostDisk(since time.Duration) fleet.World {
+	w := computed()
+	w.Spec.OpenStack.LocalDisks = fleet.LocalDisks{Hosts: []string{"n1", "n2", "n3"}, Wait: 10 * time.Minute}
+	w.State.Returns = map[string]fleet.Return{"n1": {Host: "n1", Boot: "b", Since: w.Wall.Add(-since)}}
+	s := w.Cloud.Servers["vm"]
+	s.Image = "first"
+	w.Cloud.Servers["vm"] = s
+	w.Cloud.Images = map[string]fleet.Images{"vm": {At: w.Cloud.At, List: []fleet.Image{
+		{ID: "new", Server: "vm", Status: fleet.ImageActive, Made: w.Wall.Add(-time.Hour)}, {ID: "old", Server: "vm", Status: fleet.ImageActive, Made: w.Wall.Add(-7 * time.Hour)},
+		{ID: "half", Server: "vm", Status: "saving", Made: w.Wall.Add(-time.Minute)},
+	}}}
+	return w
+}
+
+// deeds are what a plan does about the server and its host, in short words.
+func deeds(p fleet.Plan) (out []string) {
+	for _, r := range p.Records {
+		var e fleet.Evacuation
+		switch {
+		case strings.HasPrefix(r.Key, "return/"):
+			out = append(out, r.Key+map[bool]string{true: " forgotten"}[r.Value == nil])
+		case r.Key == "evacuation/vm" && json.Unmarshal(r.Value, &e) == nil:
+			word := "try to " + e.To
+			if e.Restore.Image != "" {
+				word += " for " + e.Restore.Image + " was " + e.Was
+			}
+			if e.Restore.Try > 0 {
+				word = "restore " + e.Restore.Image
+			}
+			if e.Ended != "" {
+				word = "ended " + e.Ended
+			}
+			out = append(out, word)
+		case strings.HasPrefix(r.Key, "holding/compute/n1"):
+			out = append(out, "n1 settled")
+		}
+	}
+	for _, o := range p.Orders {
+		switch {
+		case o.Verb == fleet.VerbPowerOn:
+			out = append(out, "on "+o.Target.Host)
+		case strings.HasPrefix(o.Thing, "server/"):
+			word := o.Step
+			if o.With != "" {
+				word += " " + o.With
+			}
+			if o.Mark != "" {
+				word += " " + o.Mark
+			}
+			out = append(out, word)
+		}
+	}
+	return out
+}
+
+// TestDisks: a host that has the disks of its servers is turned on first and waited for; then they
+// are evacuated for their newest snapshots, and those that have none stay.
+func TestDisks(t *testing.T) {
+	back := func(w fleet.World) {
+		reboot(w, "n1", "x")
+		w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint, Last: w.Now, Nets: w.Heard["n2"].Nets, Leased: true}
+		w.State.Proofs["n1"] = fleet.Proof{Host: "n1", Boot: "b", Kind: "reboot"}
+		w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "x"}
+	}
+	says := func(w fleet.World, key, value string) {
+		s := w.Cloud.Servers["vm"]
+		s.Metadata = map[string]string{key: value}
+		w.Cloud.Servers["vm"] = s
+	}
+	for _, c := range []struct {
+		name   string
+		since  time.Duration
+		change func(w fleet.World)
+		want   []string
+	}{
+		{"that it is waited for is recorded", 0, func(w fleet.World) { delete(w.State.Returns, "n1") }, []string{"return/n1", "on n1"}},
+		{"and of a former boot counts for nothing", time.Hour, func(w fleet.World) {
+			w.State.Returns["n1"] = fleet.Return{Host: "n1", Boot: "a", Since: w.Wall.Add(-time.Hour)}
+		}, []string{"return/n1", "return/n1 forgotten", "on n1"}},
+		{"not while it is kept off for something else", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "n1", Boot: "b", Generation: 1}
+		}, nil},
+		{"it is waited for", 9 * time.Minute, nil, []string{"on n1"}},
+		{"its time is over: for the newest that is whole", 11 * time.Minute, nil, []string{"try to n2 for new was active"}},
+		{"it is back, though not fit for servers yet", 11 * time.Minute, func(w fleet.World) {
+			back(w)
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "b", Barred: "fenced"}
+		}, nil},
+		{"it is back: its next boot has them", 9 * time.Minute, back, []string{"n1 settled"}},
+		{"there is no snapshot: it stays", time.Hour, func(w fleet.World) { w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At} }, []string{"on n1"}},
+		{"there is none that is whole", time.Hour, func(w fleet.World) {
+			w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At, List: w.Cloud.Images["vm"].List[2:]}
+		}, []string{"on n1"}},
+		{"there is none, and its owner says that it may begin anew", time.Hour, func(w fleet.World) {
+			w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At}
+			says(w, fleet.MetaRebuild, "True")
+		}, []string{"try to n2"}},
+		{"which waits for the host too", time.Minute, func(w fleet.World) {
+			w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At}
+			says(w, fleet.MetaRebuild, "True")
+		}, []string{"on n1"}},
+		{"Glance has not answered: nobody knows", time.Hour, func(w fleet.World) { delete(w.Cloud.Images, "vm"); says(w, fleet.MetaRebuild, "True") }, []string{"on n1"}},
+		{"it boots from a volume: at once", 0, func(w fleet.World) {
+			s := w.Cloud.Servers["vm"]
+			s.Volume = true
+			w.Cloud.Servers["vm"] = s
+		}, []string{"try to n2"}},
+		{"its host's disks are shared: at once", 0, func(w fleet.World) { w.Spec.OpenStack.LocalDisks.Hosts[0] = "n9" }, []string{"try to n2"}},
+		{"its guest may be at the target of a live migration: not before that is known", time.Hour, func(w fleet.World) {
+			s := w.Cloud.Servers["vm"]
+			s.Live = fleet.Migration{ID: 3, Status: "running", From: "n1", To: "n3"}
+			w.Cloud.Servers["vm"] = s
+		}, []string{"try to n3 for new was active"}},
+		{"it has left for another host, and has not its data yet: its old disk is kept", time.Hour, func(w fleet.World) {
+			s := w.Cloud.Servers["vm"]
+			s.ID, s.Name = "other", "other"
+			w.Cloud.Servers["other"] = s
+			w.Cloud.Images["other"] = fleet.Images{At: w.Cloud.At}
+			s.ID, s.Host, s.Task, s.Migration = "vm", "n2", "rebuilding", fleet.Migration{ID: 7, Status: "done", From: "n1", To: "n2"}
+			w.Cloud.Servers["vm"] = s
+			w.State.Evacuations["vm"] = fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 1, To: "n2", Epoch: w.Epoch, At: w.Wall, Restore: fleet.Restore{Image: "new", Try: 1, At: w.Wall, Epoch: w.Epoch}}
+		}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := lostDisk(c.since)
+			if c.change != nil {
+				c.change(w)
+			}
+			_, p := Turn(w)
+			got := deeds(p)
+			if c.since == 0 && len(got) > 0 && got[0] == "return/n1" { // its order may come with it or after it
+				got = slices.DeleteFunc(got, func(s string) bool { return s == "on n1" })
+				c.want = slices.DeleteFunc(c.want, func(s string) bool { return s == "on n1" })
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
+			}
+		})
+	}
+}
+
+// TestRestore: a server that has arrived without its disk is rebuilt from its snapshot, once.
+func TestRestore(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server)
+		want   []string
+	}{
+		{"it has not arrived: asked for so that it stays stopped", func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			s.Host, s.Migration, e.At = "n1", fleet.Migration{}, w.Wall
+		}, []string{"evacuate n2 stopped"}},
+		{"first it is recorded", nil, []string{"restore new"}},
+		{"then Nova is asked", func(w *fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall
+		}, []string{"rebuild new"}},
+		{"not late", func(w *fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall.Add(-askWithin-time.Second)
+		}, nil},
+		{"nor by the next leader", func(w *fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch-1, w.Wall
+		}, nil},
+		{"until nothing of it can come any more", func(w *fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch-1, w.Wall.Add(-cloudLasts-time.Second)
+		}, []string{"restore new"}},
+		{"Nova shows it under way", func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch-1, w.Wall.Add(-time.Hour)
+			s.Image, s.Task = "new", "rebuilding"
+		}, nil},
+		{"its new host is down: it is not asked", func(w *fleet.World, _ *fleet.Evacuation, s *fleet.Server) {
+			v := w.Cloud.Computes["n2"]
+			v.Up = false
+			w.Cloud.Computes["n2"] = v
+		}, nil},
+		{"it has it: started", func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall
+			s.Image, s.State = "new", fleet.ServerStopped
+		}, []string{"start"}},
+		{"it has it, and was stopped", func(_ *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Was, s.Image, s.State = fleet.ServerStopped, "new", fleet.ServerStopped
+		}, []string{"ended on n2"}},
+		{"it was built from it before: nothing is overwritten", func(_ *fleet.World, _ *fleet.Evacuation, s *fleet.Server) {
+			s.Image, s.State = "new", fleet.ServerActive
+		}, []string{"ended on n2"}},
+		{"the rebuild failed: again, after a pause", func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall.Add(-time.Minute)
+			s.Image, s.State = "new", fleet.ServerError
+		}, []string{"restore new"}},
+		{"its image is gone: the next newest", func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall.Add(-time.Minute)
+			w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At, List: w.Cloud.Images["vm"].List[1:]}
+			w.Flights[e.RestoreKey()] = fleet.Flight{Sent: w.Now.Add(-time.Minute), Tries: 1, Arrived: w.Now.Add(-time.Minute), Effect: &fleet.Effect{Outcome: fleet.Refused, Why: "Cannot find image for rebuild"}}
+		}, []string{"restore old"}},
+		{"its new host died too: what it was and is to be goes on", func(w *fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			silent(*w, "n2", time.Minute)
+			w.State.Proofs["n2"] = fleet.Proof{Host: "n2", Boot: "b", Kind: "fence", Evidence: "off twice"}
+			w.State.Members["n2"] = fleet.Member{Host: "n2", Admitted: "b", Barred: "fenced"}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Forced: true, Disabled: true, Reason: "mainstay: off", Zone: "nova"}
+			w.Cloud.Looked["n2"] = w.Cloud.At
+			w.State.Returns["n2"] = fleet.Return{Host: "n2", Boot: "b", Since: w.Wall.Add(-time.Hour)}
+			s.State = fleet.ServerStopped
+		}, []string{"try to n3 for new was active"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := lostDisk(time.Hour)
+			e := fleet.Evacuation{Server: "vm", Name: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 1, To: "n2", Epoch: w.Epoch, At: w.Wall.Add(-5 * time.Second), Restore: fleet.Restore{Image: "new", Made: w.Wall.Add(-time.Hour)}}
+			s := w.Cloud.Servers["vm"]
+			s.Host, s.State, s.Migration = "n2", fleet.ServerStopped, fleet.Migration{ID: 7, Status: "done", From: "n1", To: "n2"}
+			if c.change != nil {
+				c.change(&w, &e, &s)
+			}
+			w.State.Evacuations["vm"], w.Cloud.Servers["vm"] = e, s
+			_, p := Turn(w)
+			got := slices.DeleteFunc(deeds(p), func(s string) bool { return s == "n1 settled" || s == "on n1" || strings.HasPrefix(s, "return/") })
+			if !slices.Equal(got, c.want) {
+				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
+			}
+		})
+	}
+}
