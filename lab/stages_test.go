@@ -28,38 +28,40 @@ func TestStages(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 75*time.Minute)
 	defer cancel()
-	o := newOpenStack(ctx, t, withReserve)
+	o := newOpenStack(ctx, t, "openstack: {cloud: lab}\n")
 	t.Run("everything under Mainstay is ready", o.ready)
 	t.Run("the cloud is furnished", o.furnished)
-	t.Run("every compute takes a server", o.warm)
+	if *openStackName == "" {
+		t.Run("every compute takes a server", o.warm)
+	}
 	t.Run("guests that tick on real computes", o.ticks)
 	t.Run("servers on fake computes", func(t *testing.T) { o.create(t, "fake:n1", 3, false) })
 	if t.Failed() {
 		return
 	}
 	for i, st := range []struct {
-		name, victim, to string
-		power            bool
-		begun            func(e fleet.Event) bool
+		name, victim string
+		power        bool
+		begun        func(e fleet.Event) bool
 	}{
-		{"the fence is ordered", "n1", "n2", true, func(e fleet.Event) bool { return strings.Contains(e.Text, " shall fence host/n1") }},
-		{"the compute is proved off", "n2", "n1", false, func(e fleet.Event) bool { return strings.HasPrefix(e.Text, "n2 is off") }},
-		{"it is forced down", "n1", "n2", false, func(e fleet.Event) bool { return strings.Contains(e.Text, ": force-down compute/n1: done") }},
-		{"the evacuation is recorded", "n2", "n1", false, func(e fleet.Event) bool { return strings.Contains(e.Text, " is evacuated from n2 ") }},
-		{"Nova is asked", "r1", "r2", false, func(e fleet.Event) bool { return strings.Contains(e.Text, " shall evacuate server/") }},
-		{"Nova has accepted", "r2", "r1", true, func(e fleet.Event) bool {
+		{"the fence is ordered", "n1", true, func(e fleet.Event) bool { return strings.Contains(e.Text, " shall fence host/n1") }},
+		{"the compute is proved off", "n2", false, func(e fleet.Event) bool { return strings.HasPrefix(e.Text, "n2 is off") }},
+		{"it is forced down", "n1", false, func(e fleet.Event) bool { return strings.Contains(e.Text, ": force-down compute/n1: done") }},
+		{"the evacuation is recorded", "n2", false, func(e fleet.Event) bool { return strings.Contains(e.Text, " is evacuated from n2 ") }},
+		{"Nova is asked", "r1", false, func(e fleet.Event) bool { return strings.Contains(e.Text, " shall evacuate server/") }},
+		{"Nova has accepted", "r2", true, func(e fleet.Event) bool {
 			return strings.Contains(e.Text, ": evacuate server/") && strings.HasSuffix(e.Text, ": done")
 		}},
 	} {
 		lead := fmt.Sprintf("c%d", 1+i%3)
-		if !t.Run(st.name, func(t *testing.T) { o.leaderFalls(t, lead, st.victim, st.to, st.power, st.begun) }) {
+		if !t.Run(st.name, func(t *testing.T) { o.leaderFalls(t, lead, st.victim, st.power, st.begun) }) {
 			return
 		}
 	}
 }
 
 // leaderFalls takes the power of a compute, and then the leader, in that stage.
-func (s *openStackSite) leaderFalls(t *testing.T, lead, victim, to string, power bool, begun func(fleet.Event) bool) {
+func (s *openStackSite) leaderFalls(t *testing.T, lead, victim string, power bool, begun func(fleet.Event) bool) {
 	if s.status(t).Leader != lead {
 		s.run(t, "c1", "mainstay", "voters", "lead", lead)
 		s.await(t, lead+" to lead", func(st api.Status) bool { return st.Leader == lead })
@@ -108,13 +110,23 @@ func (s *openStackSite) leaderFalls(t *testing.T, lead, victim, to string, power
 		}
 		t.Logf("%s goes on by %v", lead, since())
 	}
-	err = waitFor(s.ctx, siteBound, "all servers of "+victim+" to be on "+to, func() (bool, error) { return s.arrived(ids, to), nil })
+	err = waitFor(s.ctx, siteBound, "all servers of "+victim+" to be active where there is power", func() (bool, error) {
+		on, err := s.lab.Powered(victim)
+		all, failed := s.cloud.Servers(s.ctx)
+		return failed == nil && !slices.ContainsFunc(all, func(v Server) bool {
+			return slices.Contains(ids, v.ID) && (v.Host == victim && !on || v.State != "active" || v.Task != "")
+		}), err
+	})
 	took := since()
 	s.stages(t, deed.At, victim)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("all %d servers of %s are active on %s %v after the power loss", len(ids), victim, to, took)
+	where := map[string]int{}
+	for _, id := range ids {
+		where[s.server(t, id).Host]++
+	}
+	t.Logf("all %d servers of %s are active, on %v, %v after the power loss", len(ids), victim, where, took)
 	if ticked.Boot != "" {
 		after, err := s.cloud.Ticking(s.ctx, ids[0])
 		if err != nil {
@@ -124,7 +136,6 @@ func (s *openStackSite) leaderFalls(t *testing.T, lead, victim, to string, power
 			t.Error("it is the boot of before")
 		}
 	}
-	s.exactly(t)
 	if power {
 		if _, err := s.lab.Start(s.ctx, lead); err != nil && !strings.Contains(err.Error(), "runs") {
 			t.Fatal(err)
@@ -140,8 +151,9 @@ func (s *openStackSite) leaderFalls(t *testing.T, lead, victim, to string, power
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A second request is right only where Nova lost the first with its broker.
-		if now := records[before[id]:]; len(now) != 1 {
+		// None where the only other compute was down for Nova, whose broker died with the leader, and so
+		// the host was turned on with what it had.
+		if now := records[before[id]:]; len(now) > 1 {
 			t.Errorf("Nova was asked to evacuate %s %d times: %v", id, len(now), now)
 		}
 	}
