@@ -57,9 +57,9 @@ func TestSurvey(t *testing.T) {
 	if len(s.Groups) != 1 || s.Groups[0].Policy != fleet.AntiAffinity || len(s.Groups[0].Members) != 2 || len(s.Aggregates) != 1 {
 		t.Errorf("groups %+v, aggregates %+v", s.Groups, s.Aggregates)
 	}
-	// Three pages of hypervisors and of servers, and one each of aggregates, groups, candidates
+	// Three pages of hypervisors and of servers, and one each of aggregates, groups, images, candidates
 	// and the devices of an alias.
-	if calls := f.Calls(); s.Requests != 10 || calls["GET allocation_candidates"] != 1 || calls["GET servers/detail"] != 3 || calls["GET allocations/ID"] != 1 {
+	if calls := f.Calls(); s.Requests != 11 || calls["GET allocation_candidates"] != 1 || calls["GET servers/detail"] != 3 || calls["GET allocations/ID"] != 1 {
 		t.Errorf("%d requests: %v", s.Requests, calls)
 	}
 
