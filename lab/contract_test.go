@@ -67,7 +67,7 @@ func (s *openStackSite) promises(t *testing.T) {
 	}
 	t.Log("Nova's newest microversion is", s.api(t))
 	// n1 and n2 must be the only ones that take servers.
-	for _, host := range s.cloud.release.with(RoleReal) {
+	for _, host := range slices.Concat(s.cloud.zoned(RoleReal), s.cloud.spare()) {
 		s.enable(t, host, false)
 		defer s.enable(t, host, true)
 	}

@@ -67,7 +67,7 @@ func (s *openStackSite) inhabited(t *testing.T) bool {
 // does not know all of what they are.
 func (s *openStackSite) warm(t *testing.T) {
 	for _, zone := range []string{RoleFake, RoleReal} {
-		for _, host := range s.cloud.release.with(zone) {
+		for _, host := range s.cloud.zoned(zone) {
 			err := waitFor(s.ctx, siteBound, "a server to be made on "+host, func() (bool, error) {
 				id, refused := s.cloud.Create(s.ctx, "warm-"+host, zone+":"+host, false)
 				if refused != nil {

@@ -398,7 +398,7 @@ func (o *OpenStack) furnishCompute(ctx context.Context, progress func(string)) e
 			id = fmt.Sprint(made.Aggregate.ID)
 		}
 		for _, host := range o.Computes() {
-			if o.release.roles[host] != zone || hosts[host] || host == spareHost {
+			if !slices.Contains(o.zoned(zone), host) || hosts[host] {
 				continue
 			}
 			progress("waiting for " + host + " to be known to Nova, for its zone " + zone)

@@ -64,6 +64,16 @@ func (r openStackRelease) with(role string) (hosts []string) {
 	return hosts
 }
 
+// zoned are the computes of one role that are in a zone: all but the spare one.
+func (o *OpenStack) zoned(role string) []string {
+	return slices.DeleteFunc(o.release.with(role), func(host string) bool { return host == spareHost })
+}
+
+// spare are the computes in no zone.
+func (o *OpenStack) spare() []string {
+	return slices.DeleteFunc(o.Computes(), func(host string) bool { return host != spareHost })
+}
+
 // openStackServices are those of a site with ports and real guests.
 const openStackServices = CloudServices + `  rabbitmq: {params: {user: mainstay, password_file: /etc/mainstay/rabbitmq.password}}
   shared: {kind: systemd, mode: active/active, why: "each host has its own mount", units: [` + SharedUnit + `], hosts: [c1, c2, c3, r1, r2]}
