@@ -228,6 +228,9 @@ func (m *move) departures() {
 		case p.Ended != "":
 		case evacuated && e.From == p.From && e.Boot == p.Boot:
 			m.leaves(p, p.From+" died, and it is evacuated", false)
+		case seen && h.Host == p.From && h.Boot != p.Boot && s.Host == p.From && stray(s) == "" && s.Task == "" && d.w.Wall.Sub(p.At) > cloudLasts:
+			// A later boot has it, with its disk (restore.go), and nothing of the request can come any more.
+			m.leaves(p, p.From+" was started anew with it", false)
 		case seen:
 			m.follows(p, h, s)
 		}

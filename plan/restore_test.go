@@ -15,6 +15,7 @@ func lostDisk(since time.Duration) fleet.World {
 	w := computed()
 	w.Spec.OpenStack.LocalDisks = fleet.LocalDisks{Hosts: []string{"n1", "n2", "n3"}, Wait: 10 * time.Minute}
 	w.State.Returns = map[string]fleet.Return{"n1": {Host: "n1", Boot: "b", Since: w.Wall.Add(-since)}}
+	w.State.Departures = map[string]fleet.Departure{}
 	s := w.Cloud.Servers["vm"]
 	s.Image = "first"
 	w.Cloud.Servers["vm"] = s
@@ -44,6 +45,8 @@ func deeds(p fleet.Plan) (out []string) {
 				word = "ended " + e.Ended
 			}
 			out = append(out, word)
+		case r.Key == "departure/vm" && strings.Contains(string(r.Value), "started anew with it"):
+			out = append(out, "departure over")
 		case strings.HasPrefix(r.Key, "holding/compute/n1"):
 			out = append(out, "n1 settled")
 		}
@@ -114,6 +117,11 @@ func TestDisks(t *testing.T) {
 			says(w, fleet.MetaRebuild, "True")
 		}, []string{"on n1"}},
 		{"Glance has not answered: nobody knows", time.Hour, func(w fleet.World) { delete(w.Cloud.Images, "vm"); says(w, fleet.MetaRebuild, "True") }, []string{"on n1"}},
+		{"one that was to be live-migrated from a former boot is on this one: that is over", 0, func(w fleet.World) {
+			live(w)
+			delete(w.State.Returns, "n1")
+			w.State.Departures["vm"] = fleet.Departure{Server: "vm", From: "n1", Boot: "a", To: "n2", Try: 1, Epoch: w.Epoch, At: w.Wall.Add(-time.Hour)}
+		}, []string{"departure over"}},
 		{"it boots from a volume: at once", 0, func(w fleet.World) {
 			s := w.Cloud.Servers["vm"]
 			s.Volume = true
