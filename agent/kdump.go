@@ -15,6 +15,9 @@ import (
 // dumpOver is how long after its last word a dump is over.
 const dumpOver = 3 * kdump.Every
 
+// bootsLeast is the least time from a host's last beat to the first word of its crash kernel.
+const bootsLeast = 3 * time.Second
+
 // dump is what a voter has heard of a host's crash kernel.
 type dump struct {
 	since time.Time // by this host's wall clock
@@ -71,6 +74,12 @@ func (a *Agent) dumps(from netip.Addr) {
 			continue
 		}
 		now := a.cfg.Now()
+		if a.ear != nil {
+			// No crash kernel boots so soon after the last beat: somebody tries the program.
+			if rows := a.ear.Boots(h.Name); len(rows) > 0 && now.Sub(rows[0].Heard) < bootsLeast {
+				return
+			}
+		}
 		d, known := a.dumped[h.Name]
 		if !known || now.Sub(d.last) >= dumpOver {
 			d.since = a.cfg.Wall().Round(0)

@@ -61,4 +61,10 @@ func TestDumping(t *testing.T) {
 	now++
 	a.ear.Beat(lease.Beat{Stint: fleet.Stint{Host: "n2", Boot: "b", N: 1}, Sent: 1}, now)
 	says("it is heard itself")
+	now = now.Add(bootsLeast - 1)
+	a.dumps(netip.MustParseAddr("10.0.1.32"))
+	says("so soon after its beat that is no crash kernel")
+	now++
+	a.dumps(netip.MustParseAddr("10.0.1.32"))
+	says("it may be one", "n2")
 }

@@ -113,7 +113,9 @@ func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
 		case since >= copyUnreadyFor:
 			out[s.Name] = s.Name + ": " + why
 		}
-		if _, told := out[s.Name]; !told && s.Kind == "compute" && d.unreported(host.Name, state) {
+		_, told := out[s.Name]
+		_, before := d.w.State.Ailments[host.Name].Of[ailsNova] // while it starts anew it is not called heard
+		if (!told || before) && s.Kind == "compute" && d.unreported(host.Name, state) {
 			out[ailsNova] = "Nova hears nothing of " + s.Name + ", which runs"
 		}
 	}

@@ -338,6 +338,10 @@ func (f *foresight) held(hosts []string) (out []string) {
 			continue
 		}
 		told[b.of] = true
+		if b.of == unzoned {
+			out = append(out, "the brake: Nova does not say which zone "+name+" is in")
+			continue
+		}
 		out = append(out, fmt.Sprintf("the brake: %d lost at once is more than %s of %d %s, and %s before a person swears for each: mainstay recover oath HOST",
 			len(b.lost), b.allows, b.all, b.whose(), b.then()))
 	}

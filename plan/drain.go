@@ -400,11 +400,15 @@ func (d *decision) absent(server, host string, since time.Time) bool {
 	if g := r.Guests; !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || !g.Listed || g.Unknown != "" || slices.Contains(g.Machines, server) {
 		return false
 	}
-	if left := absentFor - d.w.Wall.Sub(since); !since.IsZero() && left > 0 {
+	if since.IsZero() {
+		return false
+	}
+	// What counts is when it was said, or said by a beat to be so still.
+	if left := absentFor - (d.w.Wall.Sub(since) - d.w.Now.Sub(d.w.Told[host])); left > 0 {
 		d.wake(left)
 		return false
 	}
-	return !since.IsZero()
+	return true
 }
 
 // pinned is the target of a server whose guest may run on one compute: that one, and no

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +34,15 @@ func departing(w fleet.World, ago time.Duration, change func(*fleet.Departure)) 
 	return p
 }
 
+// said is when a host's report arrived, or a beat named it.
+func said(w *fleet.World, host string, ago time.Duration) {
+	w.Told = maps.Clone(w.Told)
+	if w.Told == nil {
+		w.Told = map[string]fleet.Moment{}
+	}
+	w.Told[host] = w.Now.Add(-ago)
+}
+
 func TestDrain(t *testing.T) {
 	server := func(w *fleet.World, change func(*fleet.Server)) {
 		s := w.Cloud.Servers["vm"]
@@ -49,6 +59,7 @@ func TestDrain(t *testing.T) {
 			r := w.Reports[host]
 			r.Guests = fleet.Guests{Asked: true, Listed: true}
 			w.Reports[host] = r
+			said(w, host, 0)
 		}
 	}
 	for _, c := range []struct {
@@ -188,6 +199,12 @@ func TestDrain(t *testing.T) {
 			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
 			lists(w, "n2")
 		}, "wait compute/n2, wait server/vm"},
+		{"neither has it, and what one said is of before that", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor - time.Second) })
+			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
+			lists(w, "n1", "n2")
+			said(w, "n1", 2*time.Second)
+		}, "wait compute/n2, wait server/vm"},
 		{"but not at once: a look may have been older than the record", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-time.Second) })
 			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
@@ -299,6 +316,7 @@ func TestPinned(t *testing.T) {
 			r := w.Reports["n3"]
 			r.Guests = fleet.Guests{Asked: true, Listed: listed, Machines: machines}
 			w.Reports["n3"] = r
+			said(w, "n3", 0)
 		}
 	}
 	later := func(w *fleet.World) { // a later boot was admitted, and died too
@@ -321,6 +339,14 @@ func TestPinned(t *testing.T) {
 		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
 		{"the target says that it has no such machine: elsewhere", lists(30*time.Second, true), []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
 		{"but it may have been asked before the source died", lists(30*time.Second-1, true), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"what it says is of before its source died, though its beats come", func(w *fleet.World) {
+			lists(time.Hour, true)(w)
+			said(w, "n3", time.Hour)
+		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"and as late as must be", func(w *fleet.World) {
+			lists(time.Hour, true)(w)
+			said(w, "n3", time.Hour-absentFor)
+		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
 		{"it has it", lists(time.Hour, true, "vm"), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
 		{"it does not tell what it has", lists(time.Hour, false), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
 		{"its hypervisor answers no more", func(w *fleet.World) {

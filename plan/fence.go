@@ -152,6 +152,10 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 		if _, told := d.waits[held.about()]; told {
 			break // a person who is woken by a switch needs one line, not two thousand
 		}
+		if held.of == unzoned {
+			d.wait(about, "Nova to say which zone it is in: brakes/zones bounds how many of one are fenced at once ("+why+")", oath)
+			break
+		}
 		d.wait(held.about(), fmt.Sprintf("a person: %d of %d %s are lost at once (%s), which is our own blindness until shown otherwise, and %s", len(held.lost), held.all, held.whose(), few(held.lost), held.then()),
 			"look at the switch that they share; for each host that you have seen to be off: mainstay recover oath HOST")
 	case d.loops(m):
@@ -215,6 +219,10 @@ func (b brake) then() string {
 	return "none of them is fenced"
 }
 
+// unzoned is in place of the hosts while nobody knows which those are: a new leader asks Nova first,
+// and it may be away with the switch that took the zone.
+const unzoned = "a zone that Nova has not told yet"
+
 // braked returns the brake that keeps a host from being fenced while so many are lost: the site's
 // first, then those of its roles and of its zone.
 func (d *decision) braked(host *fleet.Host, lost map[string]bool) (brake, bool) {
@@ -245,7 +253,11 @@ func (d *decision) braked(host *fleet.Host, lost map[string]bool) (brake, bool) 
 			return b, true
 		}
 	}
-	zone := d.w.Cloud.Computes[host.Name].Zone
+	c, known := d.w.Cloud.Computes[host.Name]
+	if len(brakes.Zones) > 0 && host.HasRole("compute") && !known {
+		return brake{of: unzoned}, true
+	}
+	zone := c.Zone
 	if allows, bound := brakes.Zones[zone]; bound {
 		return holds("zone "+zone, allows, func(x *fleet.Host) bool { return d.w.Cloud.Computes[x.Name].Zone == zone })
 	}

@@ -241,6 +241,7 @@ func TestBrakesOfSome(t *testing.T) {
 		{"one that is not in it", fleet.Brakes{Zones: map[string]fleet.Brake{"nova": {Count: 1}}}, "other", nil,
 			map[string]string{"brake/zone/nova": "a person: 2 of 2 hosts of zone nova are lost at once (n1, n2), which is our own blindness until shown otherwise, and none of them is fenced"}},
 		{"of another zone", fleet.Brakes{Zones: map[string]fleet.Brake{"other": {Count: 1}}}, "other", []string{"n1", "n2"}, nil},
+		{"whose zone nobody knows", fleet.Brakes{Zones: map[string]fleet.Brake{"nova": {Count: 3}}}, "?", []string{"n1"}, nil},
 		{"the site's first", fleet.Brakes{Count: 1, Roles: map[string]fleet.Brake{"compute": {Count: 1}}}, "nova", nil,
 			map[string]string{"brake": "a person: 3 of 6 hosts are lost at once (c3, n1, n2), which is our own blindness until shown otherwise, and nobody is fenced"}},
 	} {
@@ -256,6 +257,9 @@ func TestBrakesOfSome(t *testing.T) {
 					compute.Zone = c.zone
 				}
 				w.Cloud.Computes[host] = compute
+			}
+			if c.zone == "?" {
+				delete(w.Cloud.Computes, "n2")
 			}
 			silent(w, "c3", time.Minute)
 			for _, host := range []string{"n1", "n2"} {

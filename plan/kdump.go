@@ -26,6 +26,9 @@ func (d *decision) dumps(host *fleet.Host, boot string) bool {
 		return false
 	}
 	if by, since := d.dumping(host.Name); by != "" {
+		if !d.silentNow(host.Name, boot) {
+			return true // the ears said so long ago, and are asked again
+		}
 		p := fleet.Proof{Host: host.Name, Boot: boot, Kind: "kdump", By: d.w.Leader, At: d.w.Wall,
 			Evidence: fmt.Sprintf("its crash kernel writes a dump, by its word to %s since %s", by, since.UTC().Format(time.TimeOnly))}
 		d.record(fleet.Put("proof/"+host.Name, p, fmt.Sprintf("the kernel of boot %s of %s has crashed: %s", boot, host.Name, p.Evidence)))
@@ -52,10 +55,14 @@ func (d *decision) dumps(host *fleet.Host, boot string) bool {
 	return false
 }
 
-// dumping is a voter that hears a host's crash kernel, and since when.
+// dumpWord is how old a voter's report may be in which it says that it hears a crash kernel: it
+// tells all of it each second, and one that fell silent may have heard that of a boot long gone.
+const dumpWord = 3 * time.Second
+
+// dumping is a voter that hears a host's crash kernel now, and since when.
 func (d *decision) dumping(host string) (by string, since time.Time) {
 	for _, voter := range d.w.Spec.Voters() {
-		if r, current := d.current(voter); current {
+		if r, current := d.current(voter); current && d.w.Now.Sub(d.w.Told[voter]) <= dumpWord {
 			if at, yes := r.Dumps[host]; yes {
 				return voter, at
 			}

@@ -17,6 +17,7 @@ func TestDumps(t *testing.T) {
 			r := w.Reports[voter]
 			r.Dumps = map[string]time.Time{"n2": w.Wall}
 			w.Reports[voter] = r
+			said(w, voter, 0)
 		}
 	}
 	for _, c := range []struct {
@@ -38,7 +39,17 @@ func TestDumps(t *testing.T) {
 			h.Stint.Boot = "another"
 			w.Heard["c3"] = h
 		}, "waits"},
+		{"to a voter that has fallen silent since", 20 * time.Second, func(w *fleet.World) {
+			speaks("c3")(w)
+			said(w, "c3", dumpWord+1)
+		}, "waits"},
 		{"late, and it was not off yet", time.Hour, speaks("c1"), "proof"},
+		{"but what the ears said is old: they are asked again", time.Hour, func(w *fleet.World) {
+			speaks("c1")(w)
+			r := w.Rounds["n2"]
+			r.Asked = w.Now.Add(-50 * time.Minute)
+			w.Rounds["n2"] = r
+		}, "asks"},
 		{"of one that should not be able to", 20 * time.Second, func(w *fleet.World) {
 			speaks("c1")(w)
 			w.Spec.Hosts[4].Kdump = 0
@@ -81,6 +92,9 @@ func TestDumps(t *testing.T) {
 				if x.About == "host/n2" && strings.Contains(x.For, "its crash kernel to speak") {
 					got += "waits"
 				}
+			}
+			if got == "" && slices.ContainsFunc(p.Asks, func(r fleet.Round) bool { return r.Stint.Host == "n2" }) {
+				got = "asks"
 			}
 			if got != c.want {
 				t.Errorf("%q, not %q", got, c.want)

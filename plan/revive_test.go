@@ -338,6 +338,16 @@ func TestAiling(t *testing.T) {
 			w.State.Ailments["n2"] = a
 			told(w, func(r *fleet.Report) { r.Services["nova-compute"] = fleet.ServiceState{Phase: fleet.Starting} })
 		}, []string{"restart service/nova-compute", "wait: its host to be whole again: " + hidden + closed}},
+		{"nor when that takes long", func(w *fleet.World) {
+			deaf(w)
+			ill(w, "Nova", hidden, 3*time.Minute)
+			a := w.State.Ailments["n2"]
+			a.Restarted = []time.Time{w.Wall.Add(-90 * time.Second)}
+			w.State.Ailments["n2"] = a
+			told(w, func(r *fleet.Report) {
+				r.Services["nova-compute"] = fleet.ServiceState{Phase: fleet.Starting, Unready: r.Wall.Add(-2 * time.Minute)}
+			})
+		}, []string{"nova-compute: n2 says starting", "wait: its host to be whole again: " + hidden + closed}},
 		{"Nova hears it again: one that was disabled for another reason need not wait", func(w *fleet.World) {
 			l := fleet.Lost{Since: w.Wall.Add(-time.Minute), Why: hidden, Back: w.Wall.Add(-time.Second)}
 			w.State.Ailments["n2"] = fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{"Nova": l}}
