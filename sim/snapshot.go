@@ -120,7 +120,7 @@ func (l *leader) watchStock(reign uint64, taken at) {
 	if l.plan.Stock {
 		wait = stockSoon
 	}
-	if n.album.calm && len(h.member.state().Snapshots) > 0 {
+	if n.album.calm && (len(h.member.state().Snapshots) > 0 || l.tally.Servers > 0) { // nobody is due any more
 		l.tally = fleet.Tally{At: h.wall()}
 		l.news()
 	}
