@@ -316,11 +316,13 @@ const guestsDir = "/run/mainstay-lab"
 
 // fakeDriver is Nova's fake hypervisor with such a memory, which can also be read by who
 // asks what really runs where. Each start of a guest is a boot of its own.
-const fakeDriver = `import json
+const fakeDriver = `import io
+import json
 import os
 import uuid
 
 from nova.compute import power_state
+from nova.image import glance
 from nova.virt import fake
 
 try:
@@ -368,6 +370,14 @@ class Driver(fake.FakeDriver):
         self._boots.pop(instance.uuid, None)
         self._tell()
         super().live_migration(context, instance, *args, **kwargs)
+
+    def snapshot(self, context, instance, image_id, update_task_state):
+        # A real one puts the disk into Glance; Nova's own leaves the image queued for ever.
+        super().snapshot(context, instance, image_id, update_task_state)
+        images = glance.API()
+        known = images.get(context, image_id)
+        images.update(context, image_id, {"name": known["name"], "disk_format": "raw", "container_format": "bare", "properties": {}},
+                      io.BytesIO(bytes(512)), purge_props=False)
 
     def resume_state_on_host_boot(self, context, instance, *args, **kwargs):
         # A real one starts it from its disk; Nova's own does nothing.
