@@ -86,7 +86,16 @@ func (d *decision) keeps(h fleet.Holding) map[string][]fleet.Server {
 func (m *move) awaits(h fleet.Holding) {
 	d := m.decision
 	if r, known := d.w.State.Returns[h.Host]; !known || r.Boot != h.Boot {
-		// While Mainstay itself keeps it off for something else, its time does not run.
+		// While Mainstay itself keeps it off, or while it writes its dump, its time does not run: it could not be back.
+		member := d.w.State.Members[h.Host]
+		if d.loops(member) {
+			d.wait(h.Thing, d.often(member)+", it stays off until the first of these is that long ago; the disks of its servers are on it", "turn "+h.Host+" on once you know why")
+			return
+		}
+		if by, _ := d.dumping(h.Host); by != "" {
+			d.wait(h.Thing, "its crash kernel, which "+by+" hears, to have written its dump: the disks of its servers are on it", "mainstay status")
+			return
+		}
 		if what := d.heldOff(h.Host, d.w.State.Proofs[h.Host], true); what != "" {
 			d.wait(h.Thing, what+", and its host to be turned on then: the disks of its servers are on it", "mainstay status")
 			return

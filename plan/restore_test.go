@@ -97,6 +97,27 @@ func TestDisks(t *testing.T) {
 			delete(w.State.Returns, "n1")
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "n1", Boot: "b", Generation: 1}
 		}, nil},
+		{"nor while it was fenced so often that it is not turned on", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			m := w.State.Members["n1"]
+			m.Fenced = []time.Time{w.Wall.Add(-40 * time.Minute), w.Wall.Add(-25 * time.Minute), w.Wall.Add(-12 * time.Minute)}
+			w.State.Members["n1"] = m
+		}, nil},
+		{"but once the first of these is long ago", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			m := w.State.Members["n1"]
+			m.Fenced = []time.Time{w.Wall.Add(-61 * time.Minute), w.Wall.Add(-25 * time.Minute), w.Wall.Add(-12 * time.Minute)}
+			w.State.Members["n1"] = m
+		}, []string{"return/n1", "on n1"}},
+		{"nor while it writes its dump", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			p := w.State.Proofs["n1"]
+			p.Kind = "kdump"
+			w.State.Proofs["n1"] = p
+			c3 := w.Reports["c3"]
+			c3.Dumps = map[string]time.Time{"n1": w.Wall.Add(-11 * time.Minute)}
+			w.Reports["c3"] = c3
+		}, nil},
 		{"it is waited for", 9 * time.Minute, nil, []string{"on n1"}},
 		{"its time is over: for the newest that is whole", 11 * time.Minute, nil, []string{"try to n2 for new was active"}},
 		{"it is back, though not fit for servers yet", 11 * time.Minute, func(w fleet.World) {
