@@ -135,10 +135,14 @@ func (m *move) recover(h fleet.Holding, why string) {
 	}
 	for _, s := range m.servers(h.Host) {
 		e, known := d.w.State.Evacuations[s.ID]
-		switch why, stays := d.leave(s), d.detained(h.Host, s); {
+		switch why, stays, torn := d.leave(s), d.detained(h.Host, s), d.torn(h, &s); {
 		case known && e.From == h.Host && e.Ended == "":
 		case why != "":
 			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
+		case torn != "":
+			waiting++
+			d.wait("server/"+s.ID, fmt.Sprintf("%s to say whether its guest is there, or a person: %s died while it was live-migrated to it, and its disk is on one of the two", torn, h.Host),
+				fmt.Sprintf("on %s: virsh list --all; if it runs there, Nova's database must say so; else virsh destroy and virsh undefine it there", torn))
 		case d.stays(h, &s) != "":
 			disks++
 		case stays != "":

@@ -34,9 +34,20 @@ const (
 // onHost says whether a server's disk is on its host alone.
 func (d *decision) onHost(s *fleet.Server) bool { return !s.Volume && d.w.Spec.Local(s.Host) }
 
+// torn is the compute on which the guest of a dead boot's server may run, with its disk: a live
+// migration to it was on its way. Whatever were built there, or here, would be a second one, and
+// one of the two disks would be given up. Once that compute says that it has no such machine, or is dead, the disk is
+// on the dead boot's host as any other; "" then.
+func (d *decision) torn(h fleet.Holding, s *fleet.Server) string {
+	if !d.onHost(s) {
+		return ""
+	}
+	return d.astray(fleet.Evacuation{Server: s.ID, From: h.Host, Boot: h.Boot}, *s)
+}
+
 // stays says why a server of a dead boot is not evacuated yet, or never is: its disk is there.
 func (d *decision) stays(h fleet.Holding, s *fleet.Server) string {
-	if !d.onHost(s) || stray(*s) != "" { // what may run elsewhere has its disk there
+	if !d.onHost(s) || d.torn(h, s) != "" { // where its disk is, nobody knows yet: recover waits
 		return ""
 	}
 	if e, known := d.w.State.Evacuations[s.ID]; known && e.From == h.Host && e.Boot == h.Boot && e.Ended == "" {

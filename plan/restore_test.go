@@ -83,6 +83,18 @@ func TestDisks(t *testing.T) {
 		s.Metadata = map[string]string{key: value}
 		w.Cloud.Servers["vm"] = s
 	}
+	// n1 died while it was live-migrated to n3, which says this of its guests.
+	astray := func(w fleet.World, g fleet.Guests) {
+		s := w.Cloud.Servers["vm"]
+		s.Task, s.Live = fleet.TaskMigrating, fleet.Migration{ID: 3, Status: "running", From: "n1", To: "n3"}
+		w.Cloud.Servers["vm"] = s
+		p := w.State.Proofs["n1"]
+		p.At = w.Wall.Add(-absentFor - time.Second)
+		w.State.Proofs["n1"] = p
+		r := w.Reports["n3"]
+		r.Guests = g
+		w.Reports["n3"] = r
+	}
 	for _, c := range []struct {
 		name   string
 		since  time.Duration
@@ -149,11 +161,20 @@ func TestDisks(t *testing.T) {
 			w.Cloud.Servers["vm"] = s
 		}, []string{"try to n2"}},
 		{"its host's disks are shared: at once", 0, func(w fleet.World) { w.Spec.OpenStack.LocalDisks.Hosts[0] = "n9" }, []string{"try to n2"}},
-		{"its guest may be at the target of a live migration: not before that is known", time.Hour, func(w fleet.World) {
-			s := w.Cloud.Servers["vm"]
-			s.Live = fleet.Migration{ID: 3, Status: "running", From: "n1", To: "n3"}
-			w.Cloud.Servers["vm"] = s
-		}, []string{"try to n3 for new was active"}},
+		{"its guest may be at the target of a live migration: it is not known where its disk is", time.Hour, func(w fleet.World) { astray(w, fleet.Guests{}) }, []string{"told server/vm"}},
+		{"the target has it: for a person", time.Hour, func(w fleet.World) {
+			astray(w, fleet.Guests{Asked: true, Listed: true, Machines: []string{"vm"}})
+		}, []string{"told server/vm"}},
+		{"and no time runs meanwhile", 0, func(w fleet.World) {
+			astray(w, fleet.Guests{})
+			delete(w.State.Returns, "n1")
+		}, []string{"told server/vm"}},
+		{"the target has no such machine: its host is waited for as any other", 9 * time.Minute, func(w fleet.World) { astray(w, fleet.Guests{Asked: true, Listed: true}) }, []string{"on n1"}},
+		{"and it is restored elsewhere after that", 11 * time.Minute, func(w fleet.World) { astray(w, fleet.Guests{Asked: true, Listed: true}) }, []string{"try to n2 for new was active"}},
+		{"so it is when the target is dead too", 9 * time.Minute, func(w fleet.World) {
+			astray(w, fleet.Guests{})
+			w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Forced: true, Disabled: true, Zone: "nova"}
+		}, []string{"on n1"}},
 		{"it has left for another host, and has not its data yet: its old disk is kept", time.Hour, func(w fleet.World) {
 			s := w.Cloud.Servers["vm"]
 			s.ID, s.Name = "other", "other"
@@ -171,6 +192,11 @@ func TestDisks(t *testing.T) {
 			}
 			_, p := Turn(w)
 			got := deeds(p)
+			for _, x := range p.Waits {
+				if x.About == "server/vm" {
+					got = append(got, "told server/vm")
+				}
+			}
 			if c.since == 0 && len(got) > 0 && got[0] == "return/n1" { // its order may come with it or after it
 				got = slices.DeleteFunc(got, func(s string) bool { return s == "on n1" })
 				c.want = slices.DeleteFunc(c.want, func(s string) bool { return s == "on n1" })
