@@ -197,8 +197,34 @@ func TestSnapshots(t *testing.T) {
 			making(*w, 9*time.Minute, func(x *fleet.Snapshot) { x.Ended, x.Over, x.Failed = "no", w.Wall.Add(-6*time.Minute), 1 })
 		}, []string{"snapshot/a"}},
 		{"some are late: a person is told", func(w *fleet.World) {
-			w.Tally.Late, w.Tally.Oldest[0].Late, w.Tally.Last = 1, true, w.Wall
+			w.Tally.Late, w.Tally.Oldest[0].Late, w.Tally.Last = 1, w.Wall.Add(-time.Hour), w.Wall
 		}, []string{"told: snapshots"}},
+		{"so it is of those that have become late since the list", func(w *fleet.World) {
+			w.Tally.Oldest[0].Late, w.Tally.Last = w.Wall.Add(-time.Second), w.Wall
+		}, []string{"told: snapshots"}},
+		{"those that will be late only later are not told", func(w *fleet.World) {
+			w.Tally.Oldest[0].Late, w.Tally.Last = w.Wall.Add(time.Second), w.Wall
+		}, nil},
+		{"the list is old: a person is told, with why", func(w *fleet.World) {
+			w.Tally.At, w.Tally.Last, w.Tally.Away = w.Wall.Add(-tallyTold-time.Second), w.Wall, "list all servers: a cell is away"
+		}, []string{"told: snapshots"}},
+		{"but not of one that is not", func(w *fleet.World) {
+			w.Tally.At, w.Tally.Last, w.Tally.Away = w.Wall.Add(-tallyTold+time.Second), w.Wall, "list all servers: a cell is away"
+		}, nil},
+		{"there is none since this leader leads", func(w *fleet.World) {
+			w.Tally, w.Since = fleet.Tally{Away: "list all servers: a cell is away"}, w.Now.Add(-tallyTold-time.Second)
+		}, []string{"told: snapshots"}},
+		{"nor is there one of a leader that began a moment ago", func(w *fleet.World) {
+			w.Tally, w.Since = fleet.Tally{Away: "list all servers: a cell is away"}, w.Now.Add(-time.Minute)
+		}, nil},
+		{"no snapshots are wanted any more: nothing is told", func(w *fleet.World) {
+			w.Spec.OpenStack.Snapshots.Every = 0
+			x := making(*w, time.Hour, nil)
+			x.At = w.Wall
+			w.State.Snapshots["a"] = x
+			w.Tally, w.Since = fleet.Tally{}, w.Now.Add(-tallyTold-time.Second)
+			effect(*w, x, fleet.NoWord)
+		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := picturesque()
@@ -208,6 +234,11 @@ func TestSnapshots(t *testing.T) {
 			_, p := Turn(w)
 			if got := did(p); !slices.Equal(got, c.want) {
 				t.Errorf("it does %q, want %q", got, c.want)
+			}
+			for _, x := range p.Waits {
+				if x.About == "snapshots" && !strings.Contains(x.For, w.Tally.Away) {
+					t.Errorf("it does not say why (%s): %s", w.Tally.Away, x.For)
+				}
 			}
 		})
 	}
@@ -253,7 +284,7 @@ func TestTake(t *testing.T) {
 	var due, late, prune []string
 	for _, p := range got.Oldest {
 		due = append(due, p.Server)
-		if p.Late {
+		if p.Overdue(w.Wall) {
 			late = append(late, p.Server)
 		}
 	}

@@ -140,10 +140,11 @@ func (l *leader) watchStock(reign uint64, taken at) {
 			stock.Images[g.ID] = n.list(g.ID)
 		}
 		return fleet.Done, ""
-	}, func(o fleet.Outcome, _ string) {
+	}, func(o fleet.Outcome, why string) {
 		if l.reigns != reign || !l.on {
 			return
 		}
+		l.tally.Away = why
 		if o == fleet.Done {
 			l.tally = plan.Take(l.look(h.clock()), stock)
 			l.news()
