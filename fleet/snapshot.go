@@ -165,6 +165,8 @@ func (p Picture) Overdue(at time.Time) bool { return !p.Late.IsZero() && at.Afte
 type Restore struct {
 	Image string    `json:"image,omitempty"` // its id; "": nothing is restored
 	Made  time.Time `json:"made,omitzero"`
+	// Owed: what it is evacuated from had not been restored either, so its disk there is of no worth.
+	Owed bool `json:"owed,omitempty"`
 	// Try counts the requests; Epoch and At are of the newest record of one.
 	Try   int       `json:"try,omitempty"`
 	Epoch uint64    `json:"epoch,omitempty"`

@@ -377,6 +377,10 @@ func (m *move) end(e fleet.Evacuation, how string) {
 // serves nobody meanwhile: the pauses grow, and a person is told.
 func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
 	d := m.decision
+	if d.atHome(e, s) {
+		m.remains(e, s, "its host is back, with its disk")
+		return
+	}
 	m.found(e, why)
 	if left := min(2*time.Second<<min(e.Try, 8), evacuatePause) - d.w.Wall.Sub(e.At); left > 0 {
 		d.wait("server/"+s.ID, fmt.Sprintf("the next try to evacuate it; the last one, number %d: %s", e.Try, why), "openstack server migration list; mainstay why server/"+s.ID)

@@ -69,6 +69,14 @@ func (d *decision) stays(h fleet.Holding, s *fleet.Server) string {
 	return ""
 }
 
+// atHome says whether a server that was to be evacuated has its disk on its host still, which is back:
+// its newest try has ended in nothing, and a try more would give up the disk for its snapshot.
+// One that owes a restore has nothing there to come back to.
+func (d *decision) atHome(e fleet.Evacuation, s fleet.Server) bool {
+	return s.Host == e.From && d.onHost(&s) && !e.Restore.Owed && failed(e, s) && d.torn(fleet.Holding{Host: e.From, Boot: e.Boot}, &s) == "" &&
+		d.w.Heard[e.From].Stint.Boot != e.Boot && d.reaches(e.From)
+}
+
 // restoring says whether a server of a dead boot has left it, and has not its data yet. Nova destroys
 // the old disk as soon as that host's nova-compute is started: until then it may be the last.
 func (d *decision) restoring(h fleet.Holding) bool {
@@ -143,10 +151,10 @@ func (m *move) returned() {
 // and, if its former target died before it had that, with what was decided then.
 func (d *decision) restored(e fleet.Evacuation, s fleet.Server) fleet.Evacuation {
 	if before, known := d.w.State.Evacuations[s.ID]; known && before.Ended == "" && before.Restore.Image != "" {
-		e.Was, e.Restore = before.Was, fleet.Restore{Image: before.Restore.Image, Made: before.Restore.Made}
+		e.Was, e.Restore = before.Was, fleet.Restore{Image: before.Restore.Image, Made: before.Restore.Made, Owed: true}
 	}
 	if newest, any := d.w.Cloud.Images[s.ID].Newest(); any && d.onHost(&s) {
-		e.Restore = fleet.Restore{Image: newest.ID, Made: newest.Made}
+		e.Restore.Image, e.Restore.Made = newest.ID, newest.Made
 	}
 	return e
 }

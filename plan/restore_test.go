@@ -286,3 +286,43 @@ func TestRestore(t *testing.T) {
 		})
 	}
 }
+
+// TestHome: a server whose try came to nothing keeps its disk when its host is back.
+func TestHome(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(w fleet.World, e *fleet.Evacuation, s *fleet.Server)
+		want   []string
+	}{
+		{"its host is back: it stays, and is not called broken any more", nil, []string{"reset active"}},
+		{"then its evacuation is over", func(_ fleet.World, _ *fleet.Evacuation, s *fleet.Server) { s.State = fleet.ServerActive }, []string{"ended its host is back, with its disk"}},
+		{"its host is off yet", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) {
+			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}}
+		}, []string{"try to n3 for new was active"}},
+		{"its disk is shared", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) { w.Spec.OpenStack.LocalDisks.Hosts[0] = "n9" }, []string{"try to n3 for new was active"}},
+		{"it was to be restored before it came here: its disk is worth nothing", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { e.Restore.Owed = true }, []string{"try to n3 for new was active"}},
+		{"the try may have taken it: a dead target has left it open", func(w fleet.World, _ *fleet.Evacuation, s *fleet.Server) {
+			s.Migration = fleet.Migration{ID: 9, Status: "accepted", From: "n1", To: "n2"}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Forced: true, Disabled: true, Zone: "nova"}
+		}, []string{"try to n3 for new was active"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := lostDisk(time.Hour)
+			reboot(w, "n1", "x")
+			w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint, Last: w.Now, Nets: w.Heard["n2"].Nets, Leased: true}
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "x"}
+			e := fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 1, To: "n2", After: 8, Epoch: w.Epoch, At: w.Wall.Add(-time.Minute), Restore: fleet.Restore{Image: "new", Made: w.Wall.Add(-time.Hour)}}
+			s := w.Cloud.Servers["vm"]
+			s.State, s.Migration = fleet.ServerError, fleet.Migration{ID: 9, Status: "error", From: "n1", To: "n2"}
+			if c.change != nil {
+				c.change(w, &e, &s)
+			}
+			w.State.Evacuations["vm"], w.Cloud.Servers["vm"] = e, s
+			_, p := Turn(w)
+			got := slices.DeleteFunc(deeds(p), func(s string) bool { return s == "on n1" || strings.HasPrefix(s, "return/") })
+			if !slices.Equal(got, c.want) {
+				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
+			}
+		})
+	}
+}

@@ -110,14 +110,19 @@ func (m *move) leaveBehind(h fleet.Holding, why string) {
 			continue
 		}
 		over = false
-		if s.State == fleet.ServerError && e.Was != fleet.ServerError {
-			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/%d", s.ID, e.Boot, e.Try), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
-				Why: "no host could take it (" + s.Fault + "), and its own is on again"})
-			continue
-		}
-		m.end(e, fmt.Sprintf("%s%s, which is on again: no other compute could take it", stayed, h.Host))
+		m.remains(e, s, fmt.Sprintf("%s%s, which is on again: no other compute could take it", stayed, h.Host))
 	}
 	if over {
 		d.license(h.Host, h, why)
 	}
+}
+
+// remains ends an evacuation whose server stays where it is.
+func (m *move) remains(e fleet.Evacuation, s fleet.Server, how string) {
+	if s.State == fleet.ServerError && e.Was != fleet.ServerError {
+		m.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/%d", s.ID, e.Boot, e.Try), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
+			Why: "no host could take it (" + s.Fault + "), and its own is on again"})
+		return
+	}
+	m.end(e, how)
 }
