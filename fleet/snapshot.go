@@ -167,6 +167,8 @@ type Restore struct {
 	Made  time.Time `json:"made,omitzero"`
 	// Owed: what it is evacuated from had not been restored either, so its disk there is of no worth.
 	Owed bool `json:"owed,omitempty"`
+	// Here: no other compute could take it, so it is restored where it is, once that is on again.
+	Here bool `json:"here,omitempty"`
 	// Try counts the requests; Epoch and At are of the newest record of one.
 	Try   int       `json:"try,omitempty"`
 	Epoch uint64    `json:"epoch,omitempty"`

@@ -147,6 +147,13 @@ func (m *move) returned() {
 	}
 }
 
+// unrestored says whether what is on a server's disk may be of its image's first day: it was to be
+// restored, and the record of that does not say that it has arrived. A snapshot of it would
+// push a better one out.
+func unrestored(e fleet.Evacuation) bool {
+	return e.Restore.Image != "" && !strings.HasPrefix(e.Ended, "on ") && e.Ended != deleted
+}
+
 // restored is the evacuation of a server as it begins: with the snapshot that it is restored from,
 // and, if its former target died before it had that, with what was decided then.
 func (d *decision) restored(e fleet.Evacuation, s fleet.Server) fleet.Evacuation {

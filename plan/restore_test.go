@@ -41,6 +41,9 @@ func deeds(p fleet.Plan) (out []string) {
 			if e.Restore.Try > 0 {
 				word = "restore " + e.Restore.Image
 			}
+			if e.Restore.Here && e.Restore.Try == 0 {
+				word = "here"
+			}
 			if e.Ended != "" {
 				word = "ended " + e.Ended
 			}
@@ -314,6 +317,68 @@ func TestHome(t *testing.T) {
 			e := fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 1, To: "n2", After: 8, Epoch: w.Epoch, At: w.Wall.Add(-time.Minute), Restore: fleet.Restore{Image: "new", Made: w.Wall.Add(-time.Hour)}}
 			s := w.Cloud.Servers["vm"]
 			s.State, s.Migration = fleet.ServerError, fleet.Migration{ID: 9, Status: "error", From: "n1", To: "n2"}
+			if c.change != nil {
+				c.change(w, &e, &s)
+			}
+			w.State.Evacuations["vm"], w.Cloud.Servers["vm"] = e, s
+			_, p := Turn(w)
+			got := slices.DeleteFunc(deeds(p), func(s string) bool { return s == "on n1" || strings.HasPrefix(s, "return/") })
+			if !slices.Equal(got, c.want) {
+				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
+			}
+		})
+	}
+}
+
+// TestOwed: a server whose restore was cut short by the death of its next host, and that no other can take,
+// is restored there once that is on again.
+func TestOwed(t *testing.T) {
+	here := func(e *fleet.Evacuation) { e.Restore.Here = true }
+	lives := func(w fleet.World) { // its next boot has been given the right
+		h := w.State.Holdings[Compute("n1")]
+		h.From, h.Boot = h.Holder(), "x"
+		w.State.Holdings[Compute("n1")] = h
+		w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Up: true, Zone: "nova", FreeRAM: 4096}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(w fleet.World, e *fleet.Evacuation, s *fleet.Server)
+		want   []string
+	}{
+		{"it is left open", nil, []string{"here"}},
+		{"it must not run on that disk: it is called broken first", func(_ fleet.World, _ *fleet.Evacuation, s *fleet.Server) { s.State = fleet.ServerActive }, []string{"reset error"}},
+		{"its host is given the right to run servers", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { here(e) }, []string{"n1 settled"}},
+		{"one that owes nothing has its disk", func(_ fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Restore.Owed = false
+			s.State = fleet.ServerActive
+		}, []string{"ended left to n1, which is on again: no other compute could take it"}},
+		{"it is restored there", func(w fleet.World, e *fleet.Evacuation, _ *fleet.Server) { here(e); lives(w) }, []string{"restore new"}},
+		{"it has its data", func(w fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			here(e)
+			lives(w)
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall
+			s.Image, s.State = "new", fleet.ServerActive
+		}, []string{"ended on n1"}},
+		{"that boot died too: it goes elsewhere, where another can take it", func(w fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			here(e)
+			e.Boot = "a"
+			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}}
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "b"}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Zone: "nova", FreeRAM: 4096}
+		}, []string{"try to n2 for new was active"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := lostDisk(time.Hour)
+			reboot(w, "n1", "x")
+			w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint, Last: w.Now, Nets: w.Heard["n2"].Nets, Leased: true}
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "x"}
+			for _, h := range []string{"n2", "n3"} {
+				w.Cloud.Computes[h] = fleet.Compute{ID: h, Zone: "nova"}
+			}
+			e := fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 3, Tried: []string{"n2", "n3"}, After: 8, Epoch: w.Epoch, At: w.Wall.Add(-time.Minute),
+				Restore: fleet.Restore{Image: "new", Made: w.Wall.Add(-time.Hour), Owed: true}}
+			s := w.Cloud.Servers["vm"]
+			s.State, s.Fault, s.Migration = fleet.ServerError, "No valid host", fleet.Migration{ID: 9, Status: "error", From: "n1"}
 			if c.change != nil {
 				c.change(w, &e, &s)
 			}

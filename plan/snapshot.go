@@ -119,6 +119,9 @@ func Take(w fleet.World, s fleet.Stock) fleet.Tally {
 			}
 			out.Oldest = append(out.Oldest, p)
 		}
+		if unrestored(w.State.Evacuations[v.ID]) {
+			continue
+		}
 		surplus(s.Images[v.ID], spec.OpenStack.Snapshots.Keep, w.State.Snapshots[v.ID], s.At, prune)
 	}
 	slices.SortFunc(out.Oldest, func(a, b fleet.Picture) int { return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Server, b.Server)) })
@@ -284,7 +287,7 @@ func (m *move) taken(id string) bool {
 	d := m.decision
 	p, leaves := d.w.State.Departures[id]
 	r, crashed := d.w.State.Revivals[id]
-	return d.evacuated(id) || leaves && p.Ended == "" || crashed && r.Ended == ""
+	return d.evacuated(id) || unrestored(d.w.State.Evacuations[id]) || leaves && p.Ended == "" || crashed && r.Ended == ""
 }
 
 // pictureStep takes a snapshot that is made one step on.
@@ -369,7 +372,7 @@ func (d *decision) prune() {
 		switch {
 		case going >= pruneAtOnce:
 			return
-		case flying || used[x.ID] || seen && s.Image == x.ID:
+		case flying || used[x.ID] || seen && s.Image == x.ID || unrestored(d.w.State.Evacuations[x.Server]):
 			continue
 		case slices.Contains(d.w.Tally.Gone, x.Server): // it is in no list of Nova's: what is not listed is not gone
 			d.plan.Later = append(d.plan.Later, x.Server)

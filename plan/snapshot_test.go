@@ -146,6 +146,12 @@ func TestSnapshots(t *testing.T) {
 		{"servers of a dead host are on their way", func(w *fleet.World) {
 			w.State.Evacuations["x"] = fleet.Evacuation{Server: "x", From: "n3", Boot: "old", Try: 1, To: "n2", Epoch: w.Epoch, At: w.Wall}
 		}, nil},
+		{"it was to be restored, and nobody saw that it was: none is made of its first day", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "moved to n1 by somebody else", Restore: fleet.Restore{Image: "i"}}
+		}, []string{"snapshot/b"}},
+		{"it was restored", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "on n1", Restore: fleet.Restore{Image: "i"}}
+		}, []string{"snapshot/a"}},
 		{"Glance is away", func(w *fleet.World) { w.Cloud.Glance = "no answer" }, nil},
 		{"nothing is done while it is disarmed", func(w *fleet.World) {
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm", By: "ann", At: w.Wall}
@@ -280,6 +286,9 @@ func TestTake(t *testing.T) {
 		"gone":   {i("g1", "gone", fleet.ImageActive, 30)},
 		"erring": {i("x1", "erring", fleet.ImageActive, 20)},
 	}}
+	w.State.Evacuations["kept"] = fleet.Evacuation{Server: "kept", From: "n3", Ended: "moved to n1 by somebody else", Restore: fleet.Restore{Image: "k9"}}
+	s.Servers = append(s.Servers, made("kept", says("false")))
+	s.Images["kept"] = []fleet.Image{i("k1", "kept", fleet.ImageActive, 1), i("k2", "kept", fleet.ImageActive, 7), i("k3", "kept", fleet.ImageActive, 13)}
 	got := Take(w, s)
 	var due, late, prune []string
 	for _, p := range got.Oldest {
@@ -320,6 +329,12 @@ func TestPrune(t *testing.T) {
 		{"not what a server is restored from", func(w *fleet.World) {
 			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "", Restore: fleet.Restore{Image: "p1"}}
 		}, nil},
+		{"nothing of one that was not restored", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "moved to n1 by somebody else", Restore: fleet.Restore{Image: "p9"}}
+		}, []string{"prune image/p3"}},
+		{"but of one that was deleted", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: deleted, Restore: fleet.Restore{Image: "p9"}}
+		}, []string{"prune image/p1", "prune image/p2"}},
 		{"not what a server is built from", func(w *fleet.World) {
 			s := w.Cloud.Servers["a"]
 			s.Image = "p1"
