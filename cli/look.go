@@ -292,7 +292,8 @@ func writeSnapshots(out io.Writer, s api.Status) {
 	if t.Servers == 0 {
 		return
 	}
-	fmt.Fprintf(out, "\nSNAPSHOTS of %d servers with local disks, as of %s: %d have none, of %d the newest is older than twice its interval; the oldest are\n", t.Servers, t.At.Local().Format(time.TimeOnly), t.Without, t.Late)
+	late, _ := t.Overdue(s.At)
+	fmt.Fprintf(out, "\nSNAPSHOTS of %d servers with local disks, as of %s: %d have none, of %d the newest is older than twice its interval; the oldest are\n", t.Servers, t.At.Local().Format(time.TimeOnly), t.Without, late)
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "  SERVER\tHOST\tNEWEST\tAGE\tNEXT")
 	for _, p := range t.Oldest[:min(len(t.Oldest), snapshotsShown)] {
@@ -303,7 +304,7 @@ func writeSnapshots(out io.Writer, s api.Status) {
 		if p.Due.After(s.At) {
 			next = p.Due.Local().Format(time.DateTime)
 		}
-		if p.Late {
+		if p.Overdue(s.At) {
 			next += ", late"
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", cmp.Or(p.Name, p.Server), p.Host, newest, age, next)

@@ -116,7 +116,7 @@ type Stock struct {
 type Tally struct {
 	At time.Time `json:"at,omitzero"` // of the Stock
 	// Servers counts those of which snapshots are made, Without those of them that have none
-	// that is whole, Late those whose newest is older than twice its interval.
+	// that is whole, Late those whose newest was older than twice its interval then.
 	Servers int `json:"servers,omitempty"`
 	Without int `json:"without,omitempty"`
 	Late    int `json:"late,omitempty"`
@@ -127,6 +127,19 @@ type Tally struct {
 	Prune []Image   `json:"prune,omitempty"`
 	// Gone are servers, with images among Prune, that are in no list of Nova's.
 	Gone []string `json:"gone,omitempty"`
+	// Away is why the newest list, after At, could not be made.
+	Away string `json:"away,omitempty"`
+}
+
+// Overdue counts the servers whose newest snapshot is older than twice its interval by a later
+// time, with those of them that are among the Oldest: none is made while nobody lists them.
+func (t *Tally) Overdue(at time.Time) (n int, shown []Picture) {
+	for _, p := range t.Oldest {
+		if p.Overdue(at) {
+			shown = append(shown, p)
+		}
+	}
+	return max(t.Late, len(shown)), shown
 }
 
 // TallyShown bounds what a Tally lists: a World is kept often.
@@ -138,17 +151,24 @@ type Picture struct {
 	Name   string `json:"name,omitempty"`
 	Host   string `json:"host"`
 	// Newest is when it was made; zero: there is none. Due is when the next one is due, and Late
-	// says that this is older than twice the interval.
+	// when this is older than twice the interval.
 	Newest time.Time `json:"newest,omitzero"`
 	Due    time.Time `json:"due"`
-	Late   bool      `json:"late,omitempty"`
+	Late   time.Time `json:"late_from,omitzero"`
 }
+
+// Overdue says whether it is older than twice the interval by a time.
+func (p Picture) Overdue(at time.Time) bool { return !p.Late.IsZero() && at.After(p.Late) }
 
 // Restore is what an evacuation does beside: the server's disk was lost with its host, so where it
 // arrives it is rebuilt from its newest snapshot.
 type Restore struct {
 	Image string    `json:"image,omitempty"` // its id; "": nothing is restored
 	Made  time.Time `json:"made,omitzero"`
+	// Owed: what it is evacuated from had not been restored either, so its disk there is of no worth.
+	Owed bool `json:"owed,omitempty"`
+	// Here: no other compute could take it, so it is restored where it is, once that is on again.
+	Here bool `json:"here,omitempty"`
 	// Try counts the requests; Epoch and At are of the newest record of one.
 	Try   int       `json:"try,omitempty"`
 	Epoch uint64    `json:"epoch,omitempty"`

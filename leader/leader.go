@@ -225,7 +225,9 @@ func (l *Leader) reign(ctx context.Context) error {
 		case c := <-l.spares:
 			l.capacity = c
 		case t := <-l.tallies:
-			l.tally = t
+			if l.tally.Away = t.Away; t.Away == "" { // else what was known stands
+				l.tally = t
+			}
 		case <-timer.C:
 		}
 		timer.Stop()

@@ -34,6 +34,9 @@ func (c *clouds) Ask(context.Context, []fleet.Gate) map[string]string { return n
 
 func (c *clouds) Stock(_ context.Context, at time.Time) (fleet.Stock, error) {
 	c.stocks.Add(1)
+	if c.away.Load() {
+		return fleet.Stock{}, errors.New("list all servers: no answer")
+	}
 	return fleet.Stock{At: at, Servers: []fleet.Server{{ID: "vm", Host: "n1", Image: "i", State: fleet.ServerActive, Created: at.Format(time.RFC3339)}}}, nil
 }
 

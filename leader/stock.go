@@ -42,14 +42,17 @@ func (l *Leader) stocks(ctx context.Context) {
 		ask, cancel := context.WithTimeout(ctx, stockLasts)
 		s, err := l.Clouds.Stock(ask, l.Wall())
 		cancel()
-		if err != nil {
+		var t fleet.Tally
+		if err == nil {
+			t = plan.Take(v.thinks, s)
+		} else {
+			t.Away = err.Error()
 			if ctx.Err() == nil {
 				l.Log.Warn("list the servers with local disks, and their snapshots", "error", err)
 			}
-			continue
 		}
 		select {
-		case l.tallies <- plan.Take(v.thinks, s):
+		case l.tallies <- t:
 		case <-ctx.Done():
 			return
 		}

@@ -63,7 +63,8 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		if seen, p, leads := n.leader.Look(ctx); leads {
 			gauge(descWait, float64(len(p.Waits)))
 			if t := seen.Tally; t.Servers > 0 {
-				gauge(descLate, float64(t.Late))
+				late, _ := t.Overdue(seen.Wall)
+				gauge(descLate, float64(late))
 				for _, p := range t.Oldest { // those without any are due first
 					if !p.Newest.IsZero() {
 						gauge(descOld, seen.Wall.Sub(p.Newest).Seconds())

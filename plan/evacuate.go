@@ -39,6 +39,8 @@ const (
 	// broker, as one in forty did that was watched; one on a living target may take longer.
 	unscheduled   = 3 * time.Minute
 	evacuateLasts = 10 * time.Minute
+	// deleted is how the evacuation of such a server ends.
+	deleted = "deleted by its owner"
 )
 
 // move is one turn's thought about all servers that leave dead hosts.
@@ -129,16 +131,20 @@ func (m *move) recover(h fleet.Holding, why string) {
 	var left []string
 	onWay, waiting, disks := 0, 0, 0
 	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
-		if e := d.w.State.Evacuations[id]; e.From == h.Host && e.Ended == "" {
+		if e := d.w.State.Evacuations[id]; goes(e, h) {
 			onWay++
 		}
 	}
 	for _, s := range m.servers(h.Host) {
 		e, known := d.w.State.Evacuations[s.ID]
-		switch why, stays := d.leave(s), d.detained(h.Host, s); {
-		case known && e.From == h.Host && e.Ended == "":
+		switch why, stays, torn := d.leave(s), d.detained(h.Host, s), d.torn(h, &s); {
+		case known && goes(e, h):
 		case why != "":
 			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
+		case torn != "":
+			waiting++
+			d.wait("server/"+s.ID, fmt.Sprintf("%s to say whether its guest is there, or a person: %s died while it was live-migrated to it, and its disk is on one of the two", torn, h.Host),
+				fmt.Sprintf("on %s: virsh list --all; if it runs there, Nova's database must say so; else virsh destroy and virsh undefine it there", torn))
 		case d.stays(h, &s) != "":
 			disks++
 		case stays != "":
@@ -168,6 +174,12 @@ func (m *move) setOff() {
 			m.try(x.Evacuation, x.server)
 		}
 	}
+}
+
+// goes says whether a server is on its way from a dead boot's host; one that is restored on a later
+// boot of it was not, and goes anew when that dies too.
+func goes(e fleet.Evacuation, h fleet.Holding) bool {
+	return e.From == h.Host && e.Ended == "" && (!e.Restore.Here || e.Boot == h.Boot)
 }
 
 func title(s fleet.Server) string { return cmp.Or(s.Name, s.ID) }
@@ -291,7 +303,9 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 	ended, well := mig.Ended()
 	switch {
 	case s.State == fleet.ServerDeleted:
-		m.end(e, "deleted by its owner")
+		m.end(e, deleted)
+	case e.Restore.Here && s.Host == e.From:
+		m.arrived(e, s)
 	case mig.ID <= e.After && s.Host != e.From:
 		m.end(e, "moved to "+s.Host+" by somebody else")
 	case mig.ID <= e.After:
@@ -373,6 +387,10 @@ func (m *move) end(e fleet.Evacuation, how string) {
 // serves nobody meanwhile: the pauses grow, and a person is told.
 func (m *move) again(e fleet.Evacuation, s fleet.Server, why string) {
 	d := m.decision
+	if d.atHome(e, s) {
+		m.remains(e, s, "its host is back, with its disk")
+		return
+	}
 	m.found(e, why)
 	if left := min(2*time.Second<<min(e.Try, 8), evacuatePause) - d.w.Wall.Sub(e.At); left > 0 {
 		d.wait("server/"+s.ID, fmt.Sprintf("the next try to evacuate it; the last one, number %d: %s", e.Try, why), "openstack server migration list; mainstay why server/"+s.ID)

@@ -34,9 +34,20 @@ const (
 // onHost says whether a server's disk is on its host alone.
 func (d *decision) onHost(s *fleet.Server) bool { return !s.Volume && d.w.Spec.Local(s.Host) }
 
+// torn is the compute on which the guest of a dead boot's server may run, with its disk: a live
+// migration to it was on its way. Whatever were built there, or here, would be a second one, and
+// one of the two disks would be given up. Once that compute says that it has no such machine, or is dead, the disk is
+// on the dead boot's host as any other; "" then.
+func (d *decision) torn(h fleet.Holding, s *fleet.Server) string {
+	if !d.onHost(s) {
+		return ""
+	}
+	return d.astray(fleet.Evacuation{Server: s.ID, From: h.Host, Boot: h.Boot}, *s)
+}
+
 // stays says why a server of a dead boot is not evacuated yet, or never is: its disk is there.
 func (d *decision) stays(h fleet.Holding, s *fleet.Server) string {
-	if !d.onHost(s) || stray(*s) != "" { // what may run elsewhere has its disk there
+	if !d.onHost(s) || d.torn(h, s) != "" { // where its disk is, nobody knows yet: recover waits
 		return ""
 	}
 	if e, known := d.w.State.Evacuations[s.ID]; known && e.From == h.Host && e.Boot == h.Boot && e.Ended == "" {
@@ -56,6 +67,14 @@ func (d *decision) stays(h fleet.Holding, s *fleet.Server) string {
 		}
 	}
 	return ""
+}
+
+// atHome says whether a server that was to be evacuated has its disk on its host still, which is back:
+// its newest try has ended in nothing, and a try more would give up the disk for its snapshot.
+// One that owes a restore has nothing there to come back to.
+func (d *decision) atHome(e fleet.Evacuation, s fleet.Server) bool {
+	return s.Host == e.From && d.onHost(&s) && !e.Restore.Owed && failed(e, s) && d.torn(fleet.Holding{Host: e.From, Boot: e.Boot}, &s) == "" &&
+		d.w.Heard[e.From].Stint.Boot != e.Boot && d.reaches(e.From)
 }
 
 // restoring says whether a server of a dead boot has left it, and has not its data yet. Nova destroys
@@ -86,7 +105,16 @@ func (d *decision) keeps(h fleet.Holding) map[string][]fleet.Server {
 func (m *move) awaits(h fleet.Holding) {
 	d := m.decision
 	if r, known := d.w.State.Returns[h.Host]; !known || r.Boot != h.Boot {
-		// While Mainstay itself keeps it off for something else, its time does not run.
+		// While Mainstay itself keeps it off, or while it writes its dump, its time does not run: it could not be back.
+		member := d.w.State.Members[h.Host]
+		if d.loops(member) {
+			d.wait(h.Thing, d.often(member)+", it stays off until the first of these is that long ago; the disks of its servers are on it", "turn "+h.Host+" on once you know why")
+			return
+		}
+		if by, _ := d.dumping(h.Host); by != "" {
+			d.wait(h.Thing, "its crash kernel, which "+by+" hears, to have written its dump: the disks of its servers are on it", "mainstay status")
+			return
+		}
 		if what := d.heldOff(h.Host, d.w.State.Proofs[h.Host], true); what != "" {
 			d.wait(h.Thing, what+", and its host to be turned on then: the disks of its servers are on it", "mainstay status")
 			return
@@ -119,14 +147,21 @@ func (m *move) returned() {
 	}
 }
 
+// unrestored says whether what is on a server's disk may be of its image's first day: it was to be
+// restored, and the record of that does not say that it has arrived. A snapshot of it would
+// push a better one out.
+func unrestored(e fleet.Evacuation) bool {
+	return e.Restore.Image != "" && !strings.HasPrefix(e.Ended, "on ") && e.Ended != deleted
+}
+
 // restored is the evacuation of a server as it begins: with the snapshot that it is restored from,
 // and, if its former target died before it had that, with what was decided then.
 func (d *decision) restored(e fleet.Evacuation, s fleet.Server) fleet.Evacuation {
 	if before, known := d.w.State.Evacuations[s.ID]; known && before.Ended == "" && before.Restore.Image != "" {
-		e.Was, e.Restore = before.Was, fleet.Restore{Image: before.Restore.Image, Made: before.Restore.Made}
+		e.Was, e.Restore = before.Was, fleet.Restore{Image: before.Restore.Image, Made: before.Restore.Made, Owed: true}
 	}
 	if newest, any := d.w.Cloud.Images[s.ID].Newest(); any && d.onHost(&s) {
-		e.Restore = fleet.Restore{Image: newest.ID, Made: newest.Made}
+		e.Restore.Image, e.Restore.Made = newest.ID, newest.Made
 	}
 	return e
 }

@@ -41,6 +41,9 @@ func deeds(p fleet.Plan) (out []string) {
 			if e.Restore.Try > 0 {
 				word = "restore " + e.Restore.Image
 			}
+			if e.Restore.Here && e.Restore.Try == 0 {
+				word = "here"
+			}
 			if e.Ended != "" {
 				word = "ended " + e.Ended
 			}
@@ -83,6 +86,18 @@ func TestDisks(t *testing.T) {
 		s.Metadata = map[string]string{key: value}
 		w.Cloud.Servers["vm"] = s
 	}
+	// n1 died while it was live-migrated to n3, which says this of its guests.
+	astray := func(w fleet.World, g fleet.Guests) {
+		s := w.Cloud.Servers["vm"]
+		s.Task, s.Live = fleet.TaskMigrating, fleet.Migration{ID: 3, Status: "running", From: "n1", To: "n3"}
+		w.Cloud.Servers["vm"] = s
+		p := w.State.Proofs["n1"]
+		p.At = w.Wall.Add(-absentFor - time.Second)
+		w.State.Proofs["n1"] = p
+		r := w.Reports["n3"]
+		r.Guests = g
+		w.Reports["n3"] = r
+	}
 	for _, c := range []struct {
 		name   string
 		since  time.Duration
@@ -96,6 +111,27 @@ func TestDisks(t *testing.T) {
 		{"not while it is kept off for something else", 0, func(w fleet.World) {
 			delete(w.State.Returns, "n1")
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "n1", Boot: "b", Generation: 1}
+		}, nil},
+		{"nor while it was fenced so often that it is not turned on", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			m := w.State.Members["n1"]
+			m.Fenced = []time.Time{w.Wall.Add(-40 * time.Minute), w.Wall.Add(-25 * time.Minute), w.Wall.Add(-12 * time.Minute)}
+			w.State.Members["n1"] = m
+		}, nil},
+		{"but once the first of these is long ago", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			m := w.State.Members["n1"]
+			m.Fenced = []time.Time{w.Wall.Add(-61 * time.Minute), w.Wall.Add(-25 * time.Minute), w.Wall.Add(-12 * time.Minute)}
+			w.State.Members["n1"] = m
+		}, []string{"return/n1", "on n1"}},
+		{"nor while it writes its dump", 0, func(w fleet.World) {
+			delete(w.State.Returns, "n1")
+			p := w.State.Proofs["n1"]
+			p.Kind = "kdump"
+			w.State.Proofs["n1"] = p
+			c3 := w.Reports["c3"]
+			c3.Dumps = map[string]time.Time{"n1": w.Wall.Add(-11 * time.Minute)}
+			w.Reports["c3"] = c3
 		}, nil},
 		{"it is waited for", 9 * time.Minute, nil, []string{"on n1"}},
 		{"its time is over: for the newest that is whole", 11 * time.Minute, nil, []string{"try to n2 for new was active"}},
@@ -128,11 +164,20 @@ func TestDisks(t *testing.T) {
 			w.Cloud.Servers["vm"] = s
 		}, []string{"try to n2"}},
 		{"its host's disks are shared: at once", 0, func(w fleet.World) { w.Spec.OpenStack.LocalDisks.Hosts[0] = "n9" }, []string{"try to n2"}},
-		{"its guest may be at the target of a live migration: not before that is known", time.Hour, func(w fleet.World) {
-			s := w.Cloud.Servers["vm"]
-			s.Live = fleet.Migration{ID: 3, Status: "running", From: "n1", To: "n3"}
-			w.Cloud.Servers["vm"] = s
-		}, []string{"try to n3 for new was active"}},
+		{"its guest may be at the target of a live migration: it is not known where its disk is", time.Hour, func(w fleet.World) { astray(w, fleet.Guests{}) }, []string{"told server/vm"}},
+		{"the target has it: for a person", time.Hour, func(w fleet.World) {
+			astray(w, fleet.Guests{Asked: true, Listed: true, Machines: []string{"vm"}})
+		}, []string{"told server/vm"}},
+		{"and no time runs meanwhile", 0, func(w fleet.World) {
+			astray(w, fleet.Guests{})
+			delete(w.State.Returns, "n1")
+		}, []string{"told server/vm"}},
+		{"the target has no such machine: its host is waited for as any other", 9 * time.Minute, func(w fleet.World) { astray(w, fleet.Guests{Asked: true, Listed: true}) }, []string{"on n1"}},
+		{"and it is restored elsewhere after that", 11 * time.Minute, func(w fleet.World) { astray(w, fleet.Guests{Asked: true, Listed: true}) }, []string{"try to n2 for new was active"}},
+		{"so it is when the target is dead too", 9 * time.Minute, func(w fleet.World) {
+			astray(w, fleet.Guests{})
+			w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Forced: true, Disabled: true, Zone: "nova"}
+		}, []string{"on n1"}},
 		{"it has left for another host, and has not its data yet: its old disk is kept", time.Hour, func(w fleet.World) {
 			s := w.Cloud.Servers["vm"]
 			s.ID, s.Name = "other", "other"
@@ -150,6 +195,11 @@ func TestDisks(t *testing.T) {
 			}
 			_, p := Turn(w)
 			got := deeds(p)
+			for _, x := range p.Waits {
+				if x.About == "server/vm" {
+					got = append(got, "told server/vm")
+				}
+			}
 			if c.since == 0 && len(got) > 0 && got[0] == "return/n1" { // its order may come with it or after it
 				got = slices.DeleteFunc(got, func(s string) bool { return s == "on n1" })
 				c.want = slices.DeleteFunc(c.want, func(s string) bool { return s == "on n1" })
@@ -233,6 +283,108 @@ func TestRestore(t *testing.T) {
 			w.State.Evacuations["vm"], w.Cloud.Servers["vm"] = e, s
 			_, p := Turn(w)
 			got := slices.DeleteFunc(deeds(p), func(s string) bool { return s == "n1 settled" || s == "on n1" || strings.HasPrefix(s, "return/") })
+			if !slices.Equal(got, c.want) {
+				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
+			}
+		})
+	}
+}
+
+// TestHome: a server whose try came to nothing keeps its disk when its host is back.
+func TestHome(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(w fleet.World, e *fleet.Evacuation, s *fleet.Server)
+		want   []string
+	}{
+		{"its host is back: it stays, and is not called broken any more", nil, []string{"reset active"}},
+		{"then its evacuation is over", func(_ fleet.World, _ *fleet.Evacuation, s *fleet.Server) { s.State = fleet.ServerActive }, []string{"ended its host is back, with its disk"}},
+		{"its host is off yet", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) {
+			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}}
+		}, []string{"try to n3 for new was active"}},
+		{"its disk is shared", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) { w.Spec.OpenStack.LocalDisks.Hosts[0] = "n9" }, []string{"try to n3 for new was active"}},
+		{"it was to be restored before it came here: its disk is worth nothing", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { e.Restore.Owed = true }, []string{"try to n3 for new was active"}},
+		{"the try may have taken it: a dead target has left it open", func(w fleet.World, _ *fleet.Evacuation, s *fleet.Server) {
+			s.Migration = fleet.Migration{ID: 9, Status: "accepted", From: "n1", To: "n2"}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Forced: true, Disabled: true, Zone: "nova"}
+		}, []string{"try to n3 for new was active"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := lostDisk(time.Hour)
+			reboot(w, "n1", "x")
+			w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint, Last: w.Now, Nets: w.Heard["n2"].Nets, Leased: true}
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "x"}
+			e := fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 1, To: "n2", After: 8, Epoch: w.Epoch, At: w.Wall.Add(-time.Minute), Restore: fleet.Restore{Image: "new", Made: w.Wall.Add(-time.Hour)}}
+			s := w.Cloud.Servers["vm"]
+			s.State, s.Migration = fleet.ServerError, fleet.Migration{ID: 9, Status: "error", From: "n1", To: "n2"}
+			if c.change != nil {
+				c.change(w, &e, &s)
+			}
+			w.State.Evacuations["vm"], w.Cloud.Servers["vm"] = e, s
+			_, p := Turn(w)
+			got := slices.DeleteFunc(deeds(p), func(s string) bool { return s == "on n1" || strings.HasPrefix(s, "return/") })
+			if !slices.Equal(got, c.want) {
+				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
+			}
+		})
+	}
+}
+
+// TestOwed: a server whose restore was cut short by the death of its next host, and that no other can take,
+// is restored there once that is on again.
+func TestOwed(t *testing.T) {
+	here := func(e *fleet.Evacuation) { e.Restore.Here = true }
+	lives := func(w fleet.World) { // its next boot has been given the right
+		h := w.State.Holdings[Compute("n1")]
+		h.From, h.Boot = h.Holder(), "x"
+		w.State.Holdings[Compute("n1")] = h
+		w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Up: true, Zone: "nova", FreeRAM: 4096}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(w fleet.World, e *fleet.Evacuation, s *fleet.Server)
+		want   []string
+	}{
+		{"it is left open", nil, []string{"here"}},
+		{"it must not run on that disk: it is called broken first", func(_ fleet.World, _ *fleet.Evacuation, s *fleet.Server) { s.State = fleet.ServerActive }, []string{"reset error"}},
+		{"its host is given the right to run servers", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { here(e) }, []string{"n1 settled"}},
+		{"one that owes nothing has its disk", func(_ fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			e.Restore.Owed = false
+			s.State = fleet.ServerActive
+		}, []string{"ended left to n1, which is on again: no other compute could take it"}},
+		{"it is restored there", func(w fleet.World, e *fleet.Evacuation, _ *fleet.Server) { here(e); lives(w) }, []string{"restore new"}},
+		{"it has its data", func(w fleet.World, e *fleet.Evacuation, s *fleet.Server) {
+			here(e)
+			lives(w)
+			e.Restore.Try, e.Restore.Epoch, e.Restore.At = 1, w.Epoch, w.Wall
+			s.Image, s.State = "new", fleet.ServerActive
+		}, []string{"ended on n1"}},
+		{"that boot died too: it goes elsewhere, where another can take it", func(w fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			here(e)
+			e.Boot = "a"
+			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}}
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "b"}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Zone: "nova", FreeRAM: 4096}
+		}, []string{"try to n2 for new was active"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := lostDisk(time.Hour)
+			reboot(w, "n1", "x")
+			w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint, Last: w.Now, Nets: w.Heard["n2"].Nets, Leased: true}
+			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "x"}
+			for _, h := range []string{"n2", "n3"} {
+				w.Cloud.Computes[h] = fleet.Compute{ID: h, Zone: "nova"}
+			}
+			e := fleet.Evacuation{Server: "vm", From: "n1", Boot: "b", Was: fleet.ServerActive, Try: 3, Tried: []string{"n2", "n3"}, After: 8, Epoch: w.Epoch, At: w.Wall.Add(-time.Minute),
+				Restore: fleet.Restore{Image: "new", Made: w.Wall.Add(-time.Hour), Owed: true}}
+			s := w.Cloud.Servers["vm"]
+			s.State, s.Fault, s.Migration = fleet.ServerError, "No valid host", fleet.Migration{ID: 9, Status: "error", From: "n1"}
+			if c.change != nil {
+				c.change(w, &e, &s)
+			}
+			w.State.Evacuations["vm"], w.Cloud.Servers["vm"] = e, s
+			_, p := Turn(w)
+			got := slices.DeleteFunc(deeds(p), func(s string) bool { return s == "on n1" || strings.HasPrefix(s, "return/") })
 			if !slices.Equal(got, c.want) {
 				t.Errorf("it does %q, want %q; waits %+v", got, c.want, p.Waits)
 			}

@@ -38,6 +38,8 @@ const (
 	// anything is deleted on: it says which images are in use.
 	pruneAtOnce = 2
 	tallyGood   = time.Minute
+	// tallyTold is how old it may be before a person is told: it is made anew each ten minutes.
+	tallyTold = 30 * time.Minute
 	// snapshotLooks is how many servers are looked at to find the next one that can be made.
 	snapshotLooks = 4
 )
@@ -107,15 +109,18 @@ func Take(w fleet.World, s fleet.Stock) fleet.Tally {
 			if !whole { // as old as the server
 				made, _ = time.Parse(time.RFC3339, v.Created)
 			}
-			p := fleet.Picture{Server: v.ID, Name: v.Name, Host: v.Host, Newest: newest.Made, Due: newest.Made.Add(every), Late: s.At.Sub(made) > 2*every}
+			p := fleet.Picture{Server: v.ID, Name: v.Name, Host: v.Host, Newest: newest.Made, Due: newest.Made.Add(every), Late: made.Add(2 * every)}
 			if !whole {
 				out.Without++
 				p.Due = made
 			}
-			if out.Servers++; p.Late {
+			if out.Servers++; p.Overdue(s.At) {
 				out.Late++
 			}
 			out.Oldest = append(out.Oldest, p)
+		}
+		if unrestored(w.State.Evacuations[v.ID]) {
+			continue
 		}
 		surplus(s.Images[v.ID], spec.OpenStack.Snapshots.Keep, w.State.Snapshots[v.ID], s.At, prune)
 	}
@@ -179,12 +184,11 @@ func (m *move) snapshots() {
 	if onWay > 0 {
 		d.plan.Stock = true
 	}
-	if n := d.w.Tally.Late; n > 0 {
+	d.unlisted()
+	if n, shown := d.w.Tally.Overdue(d.w.Wall); n > 0 {
 		var late []string
-		for _, p := range d.w.Tally.Oldest {
-			if p.Late {
-				late = append(late, cmp.Or(p.Name, p.Server))
-			}
+		for _, p := range shown {
+			late = append(late, cmp.Or(p.Name, p.Server))
 		}
 		d.wait("snapshots", fmt.Sprintf("newer snapshots of %d of %d servers: theirs are older than twice their interval, or there are none: %s", n, d.w.Tally.Servers, few(late)), "mainstay status; mainstay events; openstack image list --property mainstay=snapshot")
 	}
@@ -193,6 +197,21 @@ func (m *move) snapshots() {
 	}
 	m.nextPicture(onWay, hosts, last)
 	d.prune()
+}
+
+// unlisted tells a person when snapshots stand still because nobody knows which are due: all
+// servers with local disks could not be listed for so long.
+func (d *decision) unlisted() {
+	t, age := &d.w.Tally, d.w.Now.Sub(d.w.Since)
+	what := "a first list of all servers with local disks, and of their snapshots"
+	if !t.At.IsZero() {
+		age = d.w.Wall.Sub(t.At)
+		what = "a newer list of all servers with local disks, and of their snapshots, than that of " + t.At.UTC().Format(time.DateTime)
+	}
+	if d.w.Spec.OpenStack.Snapshots.Every == 0 || age <= tallyTold {
+		return
+	}
+	d.wait("snapshots", what+", without which none is made on time: "+cmp.Or(t.Away, d.w.Cloud.Away, d.w.Cloud.Glance, "it is not known why"), "openstack server list --all-projects; openstack image list --property mainstay=snapshot")
 }
 
 // pictureRest is how long the next try waits after one that came to nothing.
@@ -268,7 +287,7 @@ func (m *move) taken(id string) bool {
 	d := m.decision
 	p, leaves := d.w.State.Departures[id]
 	r, crashed := d.w.State.Revivals[id]
-	return d.evacuated(id) || leaves && p.Ended == "" || crashed && r.Ended == ""
+	return d.evacuated(id) || unrestored(d.w.State.Evacuations[id]) || leaves && p.Ended == "" || crashed && r.Ended == ""
 }
 
 // pictureStep takes a snapshot that is made one step on.
@@ -353,7 +372,7 @@ func (d *decision) prune() {
 		switch {
 		case going >= pruneAtOnce:
 			return
-		case flying || used[x.ID] || seen && s.Image == x.ID:
+		case flying || used[x.ID] || seen && s.Image == x.ID || unrestored(d.w.State.Evacuations[x.Server]):
 			continue
 		case slices.Contains(d.w.Tally.Gone, x.Server): // it is in no list of Nova's: what is not listed is not gone
 			d.plan.Later = append(d.plan.Later, x.Server)

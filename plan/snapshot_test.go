@@ -146,6 +146,12 @@ func TestSnapshots(t *testing.T) {
 		{"servers of a dead host are on their way", func(w *fleet.World) {
 			w.State.Evacuations["x"] = fleet.Evacuation{Server: "x", From: "n3", Boot: "old", Try: 1, To: "n2", Epoch: w.Epoch, At: w.Wall}
 		}, nil},
+		{"it was to be restored, and nobody saw that it was: none is made of its first day", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "moved to n1 by somebody else", Restore: fleet.Restore{Image: "i"}}
+		}, []string{"snapshot/b"}},
+		{"it was restored", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "on n1", Restore: fleet.Restore{Image: "i"}}
+		}, []string{"snapshot/a"}},
 		{"Glance is away", func(w *fleet.World) { w.Cloud.Glance = "no answer" }, nil},
 		{"nothing is done while it is disarmed", func(w *fleet.World) {
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm", By: "ann", At: w.Wall}
@@ -197,8 +203,34 @@ func TestSnapshots(t *testing.T) {
 			making(*w, 9*time.Minute, func(x *fleet.Snapshot) { x.Ended, x.Over, x.Failed = "no", w.Wall.Add(-6*time.Minute), 1 })
 		}, []string{"snapshot/a"}},
 		{"some are late: a person is told", func(w *fleet.World) {
-			w.Tally.Late, w.Tally.Oldest[0].Late, w.Tally.Last = 1, true, w.Wall
+			w.Tally.Late, w.Tally.Oldest[0].Late, w.Tally.Last = 1, w.Wall.Add(-time.Hour), w.Wall
 		}, []string{"told: snapshots"}},
+		{"so it is of those that have become late since the list", func(w *fleet.World) {
+			w.Tally.Oldest[0].Late, w.Tally.Last = w.Wall.Add(-time.Second), w.Wall
+		}, []string{"told: snapshots"}},
+		{"those that will be late only later are not told", func(w *fleet.World) {
+			w.Tally.Oldest[0].Late, w.Tally.Last = w.Wall.Add(time.Second), w.Wall
+		}, nil},
+		{"the list is old: a person is told, with why", func(w *fleet.World) {
+			w.Tally.At, w.Tally.Last, w.Tally.Away = w.Wall.Add(-tallyTold-time.Second), w.Wall, "list all servers: a cell is away"
+		}, []string{"told: snapshots"}},
+		{"but not of one that is not", func(w *fleet.World) {
+			w.Tally.At, w.Tally.Last, w.Tally.Away = w.Wall.Add(-tallyTold+time.Second), w.Wall, "list all servers: a cell is away"
+		}, nil},
+		{"there is none since this leader leads", func(w *fleet.World) {
+			w.Tally, w.Since = fleet.Tally{Away: "list all servers: a cell is away"}, w.Now.Add(-tallyTold-time.Second)
+		}, []string{"told: snapshots"}},
+		{"nor is there one of a leader that began a moment ago", func(w *fleet.World) {
+			w.Tally, w.Since = fleet.Tally{Away: "list all servers: a cell is away"}, w.Now.Add(-time.Minute)
+		}, nil},
+		{"no snapshots are wanted any more: nothing is told", func(w *fleet.World) {
+			w.Spec.OpenStack.Snapshots.Every = 0
+			x := making(*w, time.Hour, nil)
+			x.At = w.Wall
+			w.State.Snapshots["a"] = x
+			w.Tally, w.Since = fleet.Tally{}, w.Now.Add(-tallyTold-time.Second)
+			effect(*w, x, fleet.NoWord)
+		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := picturesque()
@@ -208,6 +240,11 @@ func TestSnapshots(t *testing.T) {
 			_, p := Turn(w)
 			if got := did(p); !slices.Equal(got, c.want) {
 				t.Errorf("it does %q, want %q", got, c.want)
+			}
+			for _, x := range p.Waits {
+				if x.About == "snapshots" && !strings.Contains(x.For, w.Tally.Away) {
+					t.Errorf("it does not say why (%s): %s", w.Tally.Away, x.For)
+				}
 			}
 		})
 	}
@@ -249,11 +286,14 @@ func TestTake(t *testing.T) {
 		"gone":   {i("g1", "gone", fleet.ImageActive, 30)},
 		"erring": {i("x1", "erring", fleet.ImageActive, 20)},
 	}}
+	w.State.Evacuations["kept"] = fleet.Evacuation{Server: "kept", From: "n3", Ended: "moved to n1 by somebody else", Restore: fleet.Restore{Image: "k9"}}
+	s.Servers = append(s.Servers, made("kept", says("false")))
+	s.Images["kept"] = []fleet.Image{i("k1", "kept", fleet.ImageActive, 1), i("k2", "kept", fleet.ImageActive, 7), i("k3", "kept", fleet.ImageActive, 13)}
 	got := Take(w, s)
 	var due, late, prune []string
 	for _, p := range got.Oldest {
 		due = append(due, p.Server)
-		if p.Late {
+		if p.Overdue(w.Wall) {
 			late = append(late, p.Server)
 		}
 	}
@@ -289,6 +329,12 @@ func TestPrune(t *testing.T) {
 		{"not what a server is restored from", func(w *fleet.World) {
 			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "", Restore: fleet.Restore{Image: "p1"}}
 		}, nil},
+		{"nothing of one that was not restored", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: "moved to n1 by somebody else", Restore: fleet.Restore{Image: "p9"}}
+		}, []string{"prune image/p3"}},
+		{"but of one that was deleted", func(w *fleet.World) {
+			w.State.Evacuations["a"] = fleet.Evacuation{Server: "a", From: "n3", Boot: "old", Ended: deleted, Restore: fleet.Restore{Image: "p9"}}
+		}, []string{"prune image/p1", "prune image/p2"}},
 		{"not what a server is built from", func(w *fleet.World) {
 			s := w.Cloud.Servers["a"]
 			s.Image = "p1"

@@ -85,7 +85,7 @@ func (d *decision) stranded(h fleet.Holding) bool {
 		switch {
 		case d.astray(e, s) != "": // its guest may run elsewhere: here it must not be started
 			return false
-		case known && e.Ended != "": // it stays, or came back
+		case known && (e.Ended != "" || e.Restore.Here): // it stays, or came back
 		case known && failed(e, s) && (e.To == "" && !d.mayReserve(s, e.Tried) || d.nobody(s)):
 		case !known && d.nobody(s):
 		default:
@@ -109,15 +109,41 @@ func (m *move) leaveBehind(h fleet.Holding, why string) {
 		if !known || e.From != h.Host || e.Boot != h.Boot || e.Ended != "" {
 			continue
 		}
-		over = false
-		if s.State == fleet.ServerError && e.Was != fleet.ServerError {
-			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/%d", s.ID, e.Boot, e.Try), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
-				Why: "no host could take it (" + s.Fault + "), and its own is on again"})
+		if e.Restore.Owed {
+			over = m.restoredHere(e, s) && over
 			continue
 		}
-		m.end(e, fmt.Sprintf("%s%s, which is on again: no other compute could take it", stayed, h.Host))
+		over = false
+		m.remains(e, s, fmt.Sprintf("%s%s, which is on again: no other compute could take it", stayed, h.Host))
 	}
 	if over {
 		d.license(h.Host, h, why)
 	}
+}
+
+// restoredHere leaves the evacuation of a server that owes a restore open: its disk is of no worth, here as
+// elsewhere, and it gets its data where it is. Until then it stays broken for Nova, which does not start such a
+// one on that disk, and rebuilds it; true once that is recorded.
+func (m *move) restoredHere(e fleet.Evacuation, s fleet.Server) bool {
+	switch {
+	case e.Restore.Here:
+		return true
+	case s.State != fleet.ServerError:
+		m.ask(fleet.Order{Key: fmt.Sprintf("broken/%s/%s/%d", s.ID, e.Boot, e.Try), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerError,
+			Why: "its disk has not been restored, and must not be started"})
+	default:
+		e.Restore.Here = true
+		m.record(fleet.Put("evacuation/"+s.ID, e, fmt.Sprintf("%s is restored on %s itself, which is on again: no other compute could take it", title(s), e.From)))
+	}
+	return false
+}
+
+// remains ends an evacuation whose server stays where it is.
+func (m *move) remains(e fleet.Evacuation, s fleet.Server, how string) {
+	if s.State == fleet.ServerError && e.Was != fleet.ServerError {
+		m.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/%d", s.ID, e.Boot, e.Try), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
+			Why: "no host could take it (" + s.Fault + "), and its own is on again"})
+		return
+	}
+	m.end(e, how)
 }

@@ -140,10 +140,11 @@ func (l *leader) watchStock(reign uint64, taken at) {
 			stock.Images[g.ID] = n.list(g.ID)
 		}
 		return fleet.Done, ""
-	}, func(o fleet.Outcome, _ string) {
+	}, func(o fleet.Outcome, why string) {
 		if l.reigns != reign || !l.on {
 			return
 		}
+		l.tally.Away = why
 		if o == fleet.Done {
 			l.tally = plan.Take(l.look(h.clock()), stock)
 			l.news()
@@ -323,7 +324,7 @@ func (n *nova) gives(id string, before, after fleet.State) {
 	g, from, newest := n.guests[i], n.site.names[e.From], n.newest(e.Server)
 	fail := func(format string, args ...any) { n.site.watch.fail("no data is given up", format, args...) }
 	switch {
-	case e.Try == 1 && e.Ended == "" && was.Key() != e.Key() && e.Pinned == "":
+	case e.Try == 1 && e.Ended == "" && was.Key() != e.Key():
 		up := from.on && from.boot != e.Boot && n.working(from)
 		switch {
 		case n.site.elapsed()-n.album.lostAt[from] < n.album.wait:
