@@ -58,6 +58,7 @@ const (
 type shelf struct {
 	mu     sync.Mutex
 	at     time.Time // when it was asked for last
+	busy   bool      // the answer has not come yet
 	began  fleet.Moment
 	away   string // why the newest question came to nothing
 	images map[string][]fleet.Image
@@ -160,9 +161,10 @@ func (c *Client) seen(ctx context.Context, began fleet.Moment, out *fleet.Cloud,
 			out.Images[id] = fleet.Images{At: c.shelf.began, List: c.shelf.images[id]}
 		}
 	}
-	stale := time.Since(c.shelf.at) > imagesFresh
+	// One at a time: an older list that ends later would hide what a newer one had.
+	stale := !c.shelf.busy && time.Since(c.shelf.at) > imagesFresh
 	if stale {
-		c.shelf.at = time.Now()
+		c.shelf.at, c.shelf.busy = time.Now(), true
 	}
 	out.Glance = c.shelf.away
 	c.shelf.mu.Unlock()
@@ -191,6 +193,7 @@ func (c *Client) fillShelf(began fleet.Moment) {
 	found, err := c.pictures(ctx, "")
 	c.shelf.mu.Lock()
 	defer c.shelf.mu.Unlock()
+	c.shelf.busy = false
 	if err != nil {
 		c.shelf.away = err.Error()
 		return
