@@ -190,6 +190,9 @@ func TestDisks(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := lostDisk(c.since)
+			for host := range w.Reports {
+				said(&w, host, 0)
+			}
 			if c.change != nil {
 				c.change(w)
 			}
