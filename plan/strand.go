@@ -105,6 +105,13 @@ func (m *move) leaveBehind(h fleet.Holding, why string) {
 	d.plan.Looks = append(d.plan.Looks, h.Host)
 	over := true
 	for _, s := range d.servers(h.Host) {
+		if p, leaves := d.w.State.Departures[s.ID]; leaves && p.Ended == "" && p.From == h.Host && !p.Strayed.IsZero() && s.State == fleet.ServerError && d.stays(h, &s) != "" {
+			// Mainstay has called it broken, to have it started here (strays), and its host died before it was.
+			over = false
+			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/back", s.ID, p.Boot), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
+				Why: "its disk is on " + h.Host + ", which is on again"})
+			continue
+		}
 		e, known := d.w.State.Evacuations[s.ID]
 		if !known || e.From != h.Host || e.Boot != h.Boot || e.Ended != "" {
 			continue
