@@ -105,10 +105,10 @@ func (m *move) leaveBehind(h fleet.Holding, why string) {
 	d.plan.Looks = append(d.plan.Looks, h.Host)
 	over := true
 	for _, s := range d.servers(h.Host) {
-		if p, leaves := d.w.State.Departures[s.ID]; leaves && p.Ended == "" && p.From == h.Host && !p.Strayed.IsZero() && s.State == fleet.ServerError && d.stays(h, &s) != "" {
-			// Mainstay has called it broken, to have it started here (strays), and its host died before it was.
+		if s.State == fleet.ServerError && s.Task == "" && d.stays(h, &s) != "" {
+			// Elsewhere its evacuation would have mended it, as that of any server that Nova calls broken.
 			over = false
-			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/back", s.ID, p.Boot), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
+			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/back", s.ID, h.Boot), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
 				Why: "its disk is on " + h.Host + ", which is on again"})
 			continue
 		}
