@@ -52,6 +52,8 @@ func (d *decision) computes() {
 		}
 		why, dead := d.provedDead(h)
 		switch {
+		case dead && d.w.Heard[host.Name].Stint.Boot != h.Boot && d.reaches(host.Name) && d.stranded(h) && len(d.keeps(h)) > 0:
+			m.leaveBehind(h, why)
 		case dead && !m.begun(h) && d.w.Heard[host.Name].Stint.Boot != h.Boot && d.reaches(host.Name):
 			// It was rebooted, and nothing of it has been moved yet: nova-compute itself
 			// starts again what it finds on its own disks.

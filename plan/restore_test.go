@@ -140,6 +140,12 @@ func TestDisks(t *testing.T) {
 			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "b", Barred: "fenced"}
 		}, nil},
 		{"it is back: its next boot has them", 9 * time.Minute, back, []string{"n1 settled"}},
+		{"it is back, and Nova calls the server broken: nova-compute would not start it", 9 * time.Minute, func(w fleet.World) {
+			back(w)
+			s := w.Cloud.Servers["vm"]
+			s.State = fleet.ServerError
+			w.Cloud.Servers["vm"] = s
+		}, []string{"reset active"}},
 		{"there is no snapshot: it stays", time.Hour, func(w fleet.World) { w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At} }, []string{"on n1"}},
 		{"there is none that is whole", time.Hour, func(w fleet.World) {
 			w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At, List: w.Cloud.Images["vm"].List[2:]}

@@ -105,6 +105,13 @@ func (m *move) leaveBehind(h fleet.Holding, why string) {
 	d.plan.Looks = append(d.plan.Looks, h.Host)
 	over := true
 	for _, s := range d.servers(h.Host) {
+		if s.State == fleet.ServerError && s.Task == "" && d.stays(h, &s) != "" {
+			// Elsewhere its evacuation would have mended it, as that of any server that Nova calls broken.
+			over = false
+			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/back", s.ID, h.Boot), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
+				Why: "its disk is on " + h.Host + ", which is on again"})
+			continue
+		}
 		e, known := d.w.State.Evacuations[s.ID]
 		if !known || e.From != h.Host || e.Boot != h.Boot || e.Ended != "" {
 			continue

@@ -323,7 +323,9 @@ func (n *nova) do(o fleet.Order, given at) (fleet.Outcome, string) {
 	g := n.guests[i-1]
 	switch o.Step {
 	case fleet.CloudEvacuate:
-		g.halted = o.Mark == fleet.MarkStopped
+		if g.halted = o.Mark == fleet.MarkStopped; g.halted && g.State == fleet.ServerActive {
+			g.was = g.State // that it was shut down a moment before its host died nobody knows any more
+		}
 		return n.evacuate(g, o.With)
 	case fleet.CloudSnapshot:
 		return n.snapshot(g, o)

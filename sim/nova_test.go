@@ -195,7 +195,7 @@ func onTheirHosts(st *Story, dice *rand.Rand) {
 	span := func(low, top time.Duration) time.Duration {
 		return low + time.Duration(dice.Int64N(int64(top-low))).Truncate(time.Microsecond)
 	}
-	st.Shape.Local = pick(dice, "40s/60s", "60s/1m30s", "90s/60s")
+	st.Shape.Local = pick(dice, "150s/60s", "3m/1m30s", "4m/60s")
 	for i := range st.Shape.Servers {
 		switch dice.IntN(8) {
 		case 0:
