@@ -20,12 +20,8 @@ var openStackSuite = flag.String("openstack-suite", DefaultSuite, "the Debian re
 // Debian 12 (Zed) or on Debian 13 (2025.1). Mainstay starts the services and is told of no cloud,
 // so nothing but the test acts on Nova; in the last step it is, and a compute loses its power.
 func TestContract(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes ten minutes; make lab-contract")
+	if !playsOpenStack(t, "ten minutes", "lab-contract") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-contract fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,12 +20,8 @@ import (
 // go is what the preview said. An audit reads Nova and the hypervisors: at the end each server
 // runs exactly once.
 func TestEvacuation(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes a quarter of an hour and 9 GB of memory; make lab-evacuate")
+	if !playsOpenStack(t, "a quarter of an hour", "lab-evacuate") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-evacuate fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Minute)
 	defer cancel()

@@ -18,12 +18,8 @@ import (
 // QEMU is killed is started again on its host, a libvirt that hangs and a nova-compute of which
 // Nova hears nothing are told and keep new servers away, and nobody is fenced for any of it.
 func TestGuests(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes a quarter of an hour and 9 GB of memory; make lab-guests")
+	if !playsOpenStack(t, "a quarter of an hour", "lab-guests") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-guests fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,12 +18,8 @@ import (
 // waits for a proof (E3); a host that is switched off on purpose (E6). TestEvacuation plays E2 and E11,
 // TestMasakari E7, TestCutComputes E8, TestGuests E4, TestSite E1.
 func TestIncidents(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes twenty minutes and 9 GB of memory; make lab-incidents")
+	if !playsOpenStack(t, "twenty minutes", "lab-incidents") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-incidents fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,12 +17,8 @@ import (
 // one that Nova's fake driver plays: the guest goes on ticking on the other, with no boot
 // between. Taken back, the compute gets new servers again; and a shutdown in between fences nobody.
 func TestMigrate(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes a quarter of an hour and 9 GB of memory; make lab-migrate")
+	if !playsOpenStack(t, "a quarter of an hour", "lab-migrate") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-migrate fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()

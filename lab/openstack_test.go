@@ -25,12 +25,8 @@ var (
 // TestOpenStack brings up three controllers with the services of Debian's Zed, two fake
 // computes and two real ones, all under Mainstay, and shows what Nova sees of a loss.
 func TestOpenStack(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes a quarter of an hour and 9 GB of memory; make lab-openstack")
+	if !playsOpenStack(t, "a quarter of an hour", "lab-openstack") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-openstack fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()
@@ -51,6 +47,20 @@ type openStackSite struct {
 	*site
 	cloud *OpenStack
 	begun time.Time
+}
+
+// playsOpenStack says whether a test of the OpenStack lab is to be played: it takes so long, and that
+// target of make plays it.
+func playsOpenStack(t *testing.T, long, target string) bool {
+	t.Helper()
+	if !*openStackLab {
+		t.Logf("not played: it takes %s and 9 GB of memory; make %s", long, target)
+		return false
+	}
+	if _, err := os.Stat(GuestKernel); err != nil {
+		t.Fatalf("the guest's kernel: %v: make %s fetches it", err, target)
+	}
+	return true
 }
 
 // newOpenStack brings up the lab; extra is added to the site's file.

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,12 +18,8 @@ import (
 // leads, so that what it still had in hand is refused. Each server ends running exactly once, and
 // Nova was asked for none of them twice.
 func TestStages(t *testing.T) {
-	if !*openStackLab {
-		t.Log("not played: it takes half an hour and 9 GB of memory; make lab-stages")
+	if !playsOpenStack(t, "half an hour", "lab-stages") {
 		return
-	}
-	if _, err := os.Stat(GuestKernel); err != nil {
-		t.Fatalf("the guest's kernel: %v: make lab-stages fetches it", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 75*time.Minute)
 	defer cancel()
