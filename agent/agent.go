@@ -187,7 +187,7 @@ type Agent struct {
 	questions  map[string]*question
 	frozen     map[string]fleet.Moment // by service: since when its writes wait
 	guests     fleet.Guests
-	dumped     map[string]dump // by host
+	dumped     lease.Dumps
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -905,7 +905,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 	for k, v := range a.severed {
 		r.Severed[k] = v
 	}
-	r.Fences, r.Parted, r.Guests, r.Dumps = a.fences, a.parted(), a.guests, a.dumping(now)
+	r.Fences, r.Parted, r.Guests, r.Dumps = a.fences, a.parted(), a.guests, a.dumped.Word(now, a.ear)
 	if a.cfg.Balancer != nil {
 		r.Refused = a.cfg.Balancer.Refused()
 	}

@@ -22,7 +22,7 @@ func TestDumping(t *testing.T) {
 	a.ear = lease.NewEar("c1", fleet.Presets()["room"], nil, 0)
 	says := func(what string, want ...string) {
 		t.Helper()
-		got := a.dumping(now)
+		got := a.dumped.Word(now, a.ear)
 		if len(got) != len(want) {
 			t.Errorf("%s: %v", what, got)
 		}
@@ -43,25 +43,25 @@ func TestDumping(t *testing.T) {
 	if len(a.tell) != 1 {
 		t.Error("it is not told at once")
 	}
-	began := a.dumping(now)["n2"]
+	began := a.dumped.Word(now, a.ear)["n2"]
 	now, wall = now.Add(20*time.Second), wall.Add(20*time.Second)
 	a.dumps(netip.MustParseAddr("10.0.1.32"))
-	now = now.Add(dumpOver - 1)
+	now = now.Add(3*lease.DumpSays - 1)
 	says("it goes on", "n2")
-	if !a.dumping(now)["n2"].Equal(began) {
+	if !a.dumped.Word(now, a.ear)["n2"].Equal(began) {
 		t.Error("it begins anew with each word")
 	}
 	now++
 	says("nothing more came")
 	a.dumps(netip.MustParseAddr("10.0.1.32"))
 	says("another dump", "n2")
-	if a.dumping(now)["n2"].Equal(began) {
+	if a.dumped.Word(now, a.ear)["n2"].Equal(began) {
 		t.Error("another dump began when the first did")
 	}
 	now++
 	a.ear.Beat(lease.Beat{Stint: fleet.Stint{Host: "n2", Boot: "b", N: 1}, Sent: 1}, now)
 	says("it is heard itself")
-	now = now.Add(bootsLeast - 1)
+	now = now.Add(3*time.Second - 1)
 	a.dumps(netip.MustParseAddr("10.0.1.32"))
 	says("so soon after its beat that is no crash kernel")
 	now++

@@ -47,8 +47,8 @@ type agent struct {
 	speaking   map[string]uint64
 	severed    map[string]uint64
 	services   map[string]fleet.ServiceState
-	dumped     map[string]heardDump // by host
-	parted     map[string]string    // the open questions of its kernel
+	dumped     lease.Dumps
+	parted     map[string]string // the open questions of its kernel
 	routes     fleet.Routes
 	applied    uint64
 

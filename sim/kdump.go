@@ -2,19 +2,9 @@ package sim
 
 import (
 	"fmt"
-	"time"
 
-	"mainstay/fleet"
+	"mainstay/lease"
 )
-
-// dumpSays is how often a crash kernel speaks, as fence_kdump_send does.
-const dumpSays = 10 * second
-
-// heardDump is what a voter has heard of a host's crash kernel.
-type heardDump struct {
-	since time.Time
-	last  fleet.Moment
-}
 
 // panics ends a host's kernel. Its crash kernel speaks after some time, every ten seconds until
 // the dump is written, and then the machine reboots. It has power all the while.
@@ -40,7 +30,7 @@ func (h *host) panics(after, lasts at) {
 				}
 			}
 		}
-		s.after(dumpSays, speak)
+		s.after(at(lease.DumpSays), speak)
 	}
 	s.after(after, speak)
 	s.after(after+lasts, func() {
@@ -61,35 +51,9 @@ func (a *agent) hearsDump(h *host) {
 	if a == nil || a.spec.Hosts[h.index].Kdump == 0 {
 		return
 	}
-	d, known := a.dumped[h.name]
-	if now := a.host.clock(); !known || now.Sub(d.last) >= time.Duration(3*dumpSays) {
-		d.since = a.host.wall()
+	if a.dumped.Heard(h.name, a.host.clock(), a.host.wall(), a.ear) {
 		a.host.site.tell("%s hears the crash kernel of %s", a.host.name, h.name)
 	}
-	d.last = a.host.clock()
-	if a.dumped == nil {
-		a.dumped = map[string]heardDump{}
-	}
-	a.dumped[h.name] = d
-}
-
-// dumps is what a voter says of crash kernels, by package agent's rule.
-func (a *agent) dumps() (out map[string]time.Time) {
-	for host, d := range a.dumped { // in whatever order: a map is filled
-		if a.host.clock().Sub(d.last) >= time.Duration(3*dumpSays) {
-			continue
-		}
-		if a.ear != nil {
-			if rows := a.ear.Boots(host); len(rows) > 0 && rows[0].Heard.After(d.last) {
-				continue
-			}
-		}
-		if out == nil {
-			out = map[string]time.Time{}
-		}
-		out[host] = d.since
-	}
-	return out
 }
 
 // dumpCut is told when a power switch takes a machine's power.

@@ -128,7 +128,7 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	maps.Copy(r.Severed, a.severed)
 	r.Neighbours = a.neighbours.Word(now)
 	r.Parted = maps.Clone(a.parted)
-	r.Dumps = a.dumps()
+	r.Dumps = a.dumped.Word(a.host.clock(), a.ear)
 	if n := a.host.site.nova; n != nil && n.nodes[a.host] != nil {
 		r.Guests = n.said(a.host)
 	}

@@ -15,14 +15,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 )
 
-// Port is fence_kdump's own, Every how often it sends if nobody tells it otherwise.
-const (
-	Port  = 7410
-	Every = 10 * time.Second
-)
+// Port is fence_kdump's own.
+const Port = 7410
 
 const (
 	magic   = 0x1B302A40
