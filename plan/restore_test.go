@@ -146,6 +146,13 @@ func TestDisks(t *testing.T) {
 			s.State = fleet.ServerError
 			w.Cloud.Servers["vm"] = s
 		}, []string{"reset active"}},
+		{"but one that came from another host, and was not restored yet, must not be started", 9 * time.Minute, func(w fleet.World) {
+			back(w)
+			s := w.Cloud.Servers["vm"]
+			s.State, s.Image, s.Migration = fleet.ServerError, "new", fleet.Migration{ID: 7, Status: "done", From: "n3", To: "n1"}
+			w.Cloud.Servers["vm"] = s
+			w.State.Evacuations["vm"] = fleet.Evacuation{Server: "vm", From: "n3", Boot: "a", Was: fleet.ServerActive, Try: 1, To: "n1", Epoch: w.Epoch, At: w.Wall.Add(-time.Hour), Restore: fleet.Restore{Image: "new", Try: 1, At: w.Wall, Epoch: w.Epoch}}
+		}, []string{"n1 settled", "told server/vm"}},
 		{"there is no snapshot: it stays", time.Hour, func(w fleet.World) { w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At} }, []string{"on n1"}},
 		{"there is none that is whole", time.Hour, func(w fleet.World) {
 			w.Cloud.Images["vm"] = fleet.Images{At: w.Cloud.At, List: w.Cloud.Images["vm"].List[2:]}

@@ -105,7 +105,8 @@ func (m *move) leaveBehind(h fleet.Holding, why string) {
 	d.plan.Looks = append(d.plan.Looks, h.Host)
 	over := true
 	for _, s := range d.servers(h.Host) {
-		if s.State == fleet.ServerError && s.Task == "" && d.stays(h, &s) != "" {
+		// One that has not its data yet stays broken, until it is restored here (restore).
+		if x := d.w.State.Evacuations[s.ID]; s.State == fleet.ServerError && s.Task == "" && d.stays(h, &s) != "" && (x.Ended != "" || x.Restore.Image == "") {
 			// Elsewhere its evacuation would have mended it, as that of any server that Nova calls broken.
 			over = false
 			d.ask(fleet.Order{Key: fmt.Sprintf("reset/%s/%s/back", s.ID, h.Boot), Thing: "server/" + s.ID, Step: fleet.CloudReset, With: fleet.ServerActive,
