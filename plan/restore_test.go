@@ -36,7 +36,7 @@ func deeds(p fleet.Plan) (out []string) {
 		case r.Key == "evacuation/vm" && json.Unmarshal(r.Value, &e) == nil:
 			word := "try to " + e.To
 			if e.Restore.Image != "" {
-				word += " for " + e.Restore.Image + " was " + e.Was
+				word += " for " + e.Restore.Image + " was " + e.Was + map[bool]string{true: " owed"}[e.Restore.Owed]
 			}
 			if e.Restore.Try > 0 {
 				word = "restore " + e.Restore.Image
@@ -286,7 +286,7 @@ func TestRestore(t *testing.T) {
 			w.Cloud.Looked["n2"] = w.Cloud.At
 			w.State.Returns["n2"] = fleet.Return{Host: "n2", Boot: "b", Since: w.Wall.Add(-time.Hour)}
 			s.State = fleet.ServerStopped
-		}, []string{"try to n3 for new was active"}},
+		}, []string{"try to n3 for new was active owed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := lostDisk(time.Hour)
@@ -318,8 +318,11 @@ func TestHome(t *testing.T) {
 		{"its host is off yet", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) {
 			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}}
 		}, []string{"try to n3 for new was active"}},
+		{"its next boot is not heard any more", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) {
+			w.Heard["n1"] = fleet.Heard{Stint: w.Heard["n1"].Stint}
+		}, []string{"try to n3 for new was active"}},
 		{"its disk is shared", func(w fleet.World, _ *fleet.Evacuation, _ *fleet.Server) { w.Spec.OpenStack.LocalDisks.Hosts[0] = "n9" }, []string{"try to n3 for new was active"}},
-		{"it was to be restored before it came here: its disk is worth nothing", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { e.Restore.Owed = true }, []string{"try to n3 for new was active"}},
+		{"it was to be restored before it came here: its disk is worth nothing", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { e.Restore.Owed = true }, []string{"try to n3 for new was active owed"}},
 		{"the try may have taken it: a dead target has left it open", func(w fleet.World, _ *fleet.Evacuation, s *fleet.Server) {
 			s.Migration = fleet.Migration{ID: 9, Status: "accepted", From: "n1", To: "n2"}
 			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Forced: true, Disabled: true, Zone: "nova"}
@@ -364,6 +367,11 @@ func TestOwed(t *testing.T) {
 		{"it is left open", nil, []string{"here"}},
 		{"it must not run on that disk: it is called broken first", func(_ fleet.World, _ *fleet.Evacuation, s *fleet.Server) { s.State = fleet.ServerActive }, []string{"reset error"}},
 		{"its host is given the right to run servers", func(_ fleet.World, e *fleet.Evacuation, _ *fleet.Server) { here(e) }, []string{"n1 settled"}},
+		{"also when another could take it by then", func(w fleet.World, e *fleet.Evacuation, _ *fleet.Server) {
+			here(e)
+			e.To = "n3"
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Zone: "nova", FreeRAM: 4096}
+		}, []string{"n1 settled"}},
 		{"one that owes nothing has its disk", func(_ fleet.World, e *fleet.Evacuation, s *fleet.Server) {
 			e.Restore.Owed = false
 			s.State = fleet.ServerActive
@@ -381,7 +389,7 @@ func TestOwed(t *testing.T) {
 			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}}
 			w.State.Members["n1"] = fleet.Member{Host: "n1", Admitted: "b"}
 			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Zone: "nova", FreeRAM: 4096}
-		}, []string{"try to n2 for new was active"}},
+		}, []string{"try to n2 for new was active owed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := lostDisk(time.Hour)
