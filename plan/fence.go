@@ -243,7 +243,11 @@ func (d *decision) braked(host *fleet.Host, lost map[string]bool) (brake, bool) 
 	}
 	brakes := d.w.Spec.Brakes
 	if all := len(d.w.Spec.Hosts); brakes.Site().Exceeded(len(lost), all) {
-		return brake{lost: fleet.Sorted(lost), all: all, allows: brakes.Site()}, true // thousands, one after the other
+		b := brake{all: all, allows: brakes.Site()}
+		if _, told := d.waits[b.about()]; !told { // thousands ask, one after the other
+			b.lost = fleet.Sorted(lost)
+		}
+		return b, true
 	}
 	for _, role := range fleet.Sorted(brakes.Roles) {
 		if !host.HasRole(role) {
