@@ -160,7 +160,7 @@ type Proof struct {
 	Confirmed uint64    `json:"confirmed,omitempty"` // the highest generation for which off was asked again
 }
 
-// Intent is an open decision to fence: whoever leads next waits it out.
+// Intent is an open decision to fence: whoever leads next goes on with it, or waits it out.
 type Intent struct {
 	Host     string    `json:"host"`
 	Boot     string    `json:"boot"`
@@ -171,10 +171,10 @@ type Intent struct {
 	At       time.Time `json:"at"`
 	// Lasts bounds the deed; a new leader counts it from its own start.
 	Lasts time.Duration `json:"lasts"`
-	// Loose says that nobody knows what came of an earlier level: it may act as long as
-	// this one, and so long the intent is open, whatever this one proves.
+	// Loose says that nobody knows what came of an earlier try, by another level or by a former
+	// leader: it may act as long as this one, and so long the intent is open, whatever this one proves.
 	Loose bool `json:"loose,omitempty"`
-	// Proved says that this level has given its proof, and the intent is open for an earlier one.
+	// Proved says that this try has given its proof, and the intent is open for an earlier one.
 	Proved bool `json:"proved,omitempty"`
 }
 

@@ -67,6 +67,22 @@ func fencing(w fleet.World, e *fleet.Effect) {
 	}
 }
 
+// formers is a fence of c2 that a former leader began.
+func formers(w *fleet.World) {
+	fencing(*w, nil)
+	in := w.State.Intents["c2"]
+	in.Executor, in.Epoch = "c3", w.Epoch-1
+	w.State.Intents["c2"] = in
+	w.Since = w.Now.Add(-leaderPause)
+}
+
+// takenOver is one that c1, which leads now, goes on with.
+func takenOver(w fleet.World) {
+	in := w.State.Intents["c2"]
+	in.Executor, in.Epoch, in.Loose = "c1", w.Epoch, true
+	w.State.Intents["c2"] = in
+}
+
 // taken is a service that was taken from c2, which has a new boot now, and given to c3,
 // where it is not seen working yet.
 func taken(w fleet.World) {
@@ -198,6 +214,51 @@ func TestDecide(t *testing.T) {
 			fencing(*w, nil)
 			w.Rounds["c2"] = fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: lease.AnyStint}, Number: 2, Asked: w.Now.Add(-time.Second)}
 		}, []string{"-intent/c2", "ask c2 any", "host/c2 waits"}},
+		{"the fence that a former leader began goes on as this one's", func(w *fleet.World) { formers(w) },
+			[]string{"member/c2", "intent/c2", "service/s waits"}},
+		{"not in its first seconds", func(w *fleet.World) { formers(w); w.Since = w.Now.Add(-leaderPause + ms) },
+			[]string{"service/s waits", "host/c2 waits"}},
+		{"not of a host that is heard", func(w *fleet.World) { formers(w); silent(*w, "c2", 0) },
+			[]string{"host/c2 waits"}},
+		{"not before the ears have said so a moment ago", func(w *fleet.World) {
+			formers(w)
+			r := w.Rounds["c2"]
+			r.Asked = w.Now.Add(-6 * time.Second)
+			w.Rounds["c2"] = r
+		}, []string{"ask c2 any", "host/c2 waits"}},
+		{"not while fencing is disarmed", func(w *fleet.World) {
+			formers(w)
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"not of another boot", func(w *fleet.World) {
+			formers(w)
+			in := w.State.Intents["c2"]
+			in.Boot = "a"
+			w.State.Intents["c2"] = in
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"not once it has given its proof", func(w *fleet.World) {
+			formers(w)
+			in := w.State.Intents["c2"]
+			in.Proved = true
+			w.State.Intents["c2"] = in
+		}, []string{"service/s waits", "host/c2 waits"}},
+		{"taken over and not ordered yet it stays open though its host is heard again: the former one may act", func(w *fleet.World) {
+			formers(w)
+			takenOver(*w)
+			w.Since = w.Now.Add(-FenceLasts + ms)
+			silent(*w, "c2", 0)
+		}, []string{"host/c2 waits"}},
+		{"until that one can act no more", func(w *fleet.World) {
+			formers(w)
+			takenOver(*w)
+			w.Since = w.Now.Add(-FenceLasts)
+			silent(*w, "c2", 0)
+		}, []string{"-intent/c2", "host/c2 waits"}},
+		{"one that is refused stays open for what an earlier one may do", func(w *fleet.World) {
+			formers(w)
+			takenOver(*w)
+			w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-6 * time.Second), Tries: 1, Effect: &fleet.Effect{Outcome: fleet.Refused, Why: "no"}, Arrived: w.Now.Add(-5 * time.Second)}
+		}, []string{"service/s waits", "host/c2 waits"}},
 		{"but not on a host that is heard again", func(w *fleet.World) {
 			fencing(*w, &fleet.Effect{Outcome: fleet.NoWord})
 			silent(*w, "c2", 0)

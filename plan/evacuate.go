@@ -350,9 +350,10 @@ func (m *move) request(e fleet.Evacuation, s fleet.Server) {
 		if d.w.Wall.Sub(e.At) > 2*cloudLasts && d.w.Cloud.Away == "" && d.w.Now.Sub(d.w.Cloud.At) < restMax {
 			m.again(e, s, "Nova has no trace of it")
 		}
-	case !flying && e.Epoch == d.w.Epoch && m.lock(e, s):
+	case !flying && e.Epoch == d.w.Epoch:
 		d.order(fleet.Order{Key: e.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudEvacuate, With: e.To, Mark: e.Stopped(),
 			Why: fmt.Sprintf("%s is dead, and %s was on it", e.From, title(s))})
+		m.lock(e, s)
 	}
 }
 

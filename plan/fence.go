@@ -115,7 +115,8 @@ func (d *decision) returns(host, boot string) bool {
 	return true
 }
 
-// intend records the intent to fence, if no brake holds it back.
+// intend records the intent to fence, if no brake holds it back; an intent of a former leader's
+// that is open goes on as its own, and stays open for what that one may do yet.
 func (d *decision) intend(host *fleet.Host, boot, why string) {
 	about := "host/" + host.Name
 	oath := fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", host.Name)
@@ -164,6 +165,10 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 		// Each try takes the next level, the first one again after the last.
 		tries := m.Tried.Of(boot)
 		level := tries % len(host.Fence)
+		former, taken := d.w.State.Intents[host.Name]
+		if taken {
+			level = min(former.Level, len(host.Fence)-1) // nobody knows of it that it does not work
+		}
 		if f, tried := d.w.Flights[d.fenceKey(host.Name, boot)]; tried && f.Effect != nil && f.Effect.Outcome != fleet.Done {
 			pause := restMax
 			if tries >= fenceEager {
@@ -178,15 +183,22 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			d.wait(about, nextTry(f), oath) // still, or a person would hear that nothing is awaited any more
 		}
 		if v := d.w.Verdicts[host.Name]; v.Condition == fleet.Lapsed && !d.silentNow(host.Name, boot) {
+			if taken {
+				d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended", former.Executor, former.Epoch), "")
+			}
 			return // a brake may have held for long, and ears may have heard it since
 		}
 		d.lostHosts[host.Name] = true
 		m.Barred = "fenced: " + why
 		m.Tried = fleet.Tries{Boot: boot, Count: tries + 1}
 		d.record(fleet.Put("member/"+host.Name, m, host.Name+" is barred"))
+		text := fmt.Sprintf("%s will be fenced: %s", host.Name, why)
+		if taken {
+			text = fmt.Sprintf("%s goes on with the fence of %s that %s began: %s", d.w.Leader, host.Name, former.Executor, why)
+		}
 		d.record(fleet.Put("intent/"+host.Name, fleet.Intent{
-			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts,
-		}, fmt.Sprintf("%s will be fenced: %s", host.Name, why)))
+			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts, Loose: taken,
+		}, text))
 	}
 }
 
@@ -296,27 +308,41 @@ func (d *decision) often(m fleet.Member) string {
 
 // fenceKey names the newest try to fence a boot.
 func (d *decision) fenceKey(host, boot string) string {
-	return fmt.Sprintf("fence/%s/%s/%d", host, boot, d.w.State.Members[host].Tried.Of(boot))
+	return tryKey(host, boot, d.w.State.Members[host].Tried.Of(boot))
 }
 
+func tryKey(host, boot string, try int) string { return fmt.Sprintf("fence/%s/%s/%d", host, boot, try) }
+
 // pursue follows an open intent to its end: an own one by the order and its
-// effect, that of a former leader by waiting until nothing of it can still act.
+// effect, that of a former leader by taking it over, or by waiting until nothing of it can still act.
 func (d *decision) pursue(in fleet.Intent) {
 	about := "host/" + in.Host
 	if in.Epoch != d.w.Epoch {
-		if left := in.Lasts - d.w.Now.Sub(d.w.Since); left > 0 && fleet.Armed(fleet.GuardIntent) {
-			d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended", in.Executor, in.Epoch), "")
-			d.wake(left)
+		left := in.Lasts - d.w.Now.Sub(d.w.Since)
+		if left <= 0 || !fleet.Armed(fleet.GuardIntent) {
+			d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" that a former leader began has ended"))
 			return
 		}
-		d.record(fleet.Remove("intent/"+in.Host, "the fence of "+in.Host+" that a former leader began has ended"))
+		d.wake(left)
+		// Nobody's servers wait for what a dead leader may still do: the switch is told again, by
+		// what the ears of now say. An off is the same off twice.
+		if boot, why := d.needsFence(in.Host); why != "" && boot == in.Boot && !in.Proved {
+			host, _ := d.w.Spec.Host(in.Host)
+			d.intend(&host, boot, why)
+			return
+		}
+		d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended", in.Executor, in.Epoch), "")
 		return
 	}
 	o := fleet.Order{Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},
 		Level: in.Level, Why: "its intent is recorded"}
 	f, sent := d.w.Flights[o.Key]
 	left := in.Lasts - d.w.Now.Sub(f.Sent)
-	switch {
+	switch early := d.earlier(in); {
+	case !sent && early > 0 && (d.unwatched(in.Host, in.Boot) || d.back(in)):
+		d.wait(about, "an earlier try to have ended, which may act yet", "")
+		d.wake(early)
+		return
 	case !sent && d.unwatched(in.Host, in.Boot):
 		// It said so while the intent was being written down.
 		d.record(fleet.Remove("intent/"+in.Host, "somebody stopped the agent of "+in.Host+", and its fence was not ordered yet"))
@@ -335,7 +361,7 @@ func (d *decision) pursue(in fleet.Intent) {
 		}
 		d.off(in, o)
 		return
-	case left > 0 && d.mayAct(f) && fleet.Armed(fleet.GuardIntent):
+	case left > 0 && (in.Loose || d.mayAct(f)) && f.Effect.Outcome != fleet.Done && fleet.Armed(fleet.GuardIntent):
 		// The device was told, or nobody knows: it may act until the deed is over.
 		host, _ := d.w.Spec.Host(in.Host)
 		if in.Level+1 < len(host.Fence) && d.unheard(in) {
@@ -364,9 +390,9 @@ func (d *decision) pursue(in fleet.Intent) {
 		if in.Loose && left > 0 && fleet.Armed(fleet.GuardIntent) {
 			if !in.Proved {
 				in.Proved = true
-				d.record(fleet.Put("intent/"+in.Host, in, fmt.Sprintf("the fence of %s is proved, and open for what an earlier level may do yet", in.Host)))
+				d.record(fleet.Put("intent/"+in.Host, in, fmt.Sprintf("the fence of %s is proved, and open for what an earlier try may do yet", in.Host)))
 			}
-			d.wait(about, "the try of an earlier level to have ended, which may act yet", "")
+			d.wait(about, "an earlier try to have ended, which may act yet", "")
 			d.wake(left)
 			return
 		}
@@ -377,6 +403,19 @@ func (d *decision) pursue(in fleet.Intent) {
 			d.wait(about, nextTry(f), "mainstay recover oath "+in.Host)
 		}
 	}
+}
+
+// earlier is how long what was begun before an intent's newest try may act yet: by an earlier level,
+// or by a former leader.
+func (d *decision) earlier(in fleet.Intent) time.Duration {
+	if !in.Loose || !fleet.Armed(fleet.GuardIntent) {
+		return 0
+	}
+	since := d.w.Since
+	if f, sent := d.w.Flights[tryKey(in.Host, in.Boot, d.w.State.Members[in.Host].Tried.Of(in.Boot)-1)]; sent {
+		since = f.Sent
+	}
+	return in.Lasts - d.w.Now.Sub(since)
 }
 
 // nextTry is what a host waits for that a try did not prove off.
@@ -442,6 +481,8 @@ func (d *decision) off(in fleet.Intent, o fleet.Order) {
 	_, sent := d.w.Flights[o.Key]
 	refused := round.Stint == fleet.Stint{Host: in.Host, Boot: in.Boot, N: lease.AnyStint} && !round.Over && lease.Stale(round, d.w.Spec.Timing, d.w.Now)
 	switch {
+	case refused && !sent && d.earlier(in) > 0:
+		d.wake(d.earlier(in))
 	case refused && !sent:
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard by too many ears, and its fence was not ordered yet"))
 	case d.silentNow(in.Host, in.Boot):

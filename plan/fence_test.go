@@ -286,3 +286,48 @@ func TestBrakesOfSome(t *testing.T) {
 		})
 	}
 }
+
+// TestTakesOver: a new leader goes on with a former one's fence by the level that that one had come to,
+// and the intent is open for as long as anything of an earlier try may act, whatever becomes of its own.
+func TestTakesOver(t *testing.T) {
+	w := withLevels(2)
+	formers(&w)
+	turn := func() fleet.Plan {
+		t.Helper()
+		_, p := Turn(w)
+		var err error
+		if w.State, err = w.State.Apply(p.Records...); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	turn()
+	in := w.State.Intents["c2"]
+	if !in.Loose || in.Level != 0 || in.Device != w.Spec.Hosts[1].Fence[0].Name() || in.Executor != w.Leader || in.Epoch != w.Epoch || w.State.Members["c2"].Tried.Count != 2 {
+		t.Fatalf("taken over as %+v, try %d", in, w.State.Members["c2"].Tried.Count)
+	}
+	heard := func(number uint64) {
+		w.Rounds["c2"] = fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: lease.AnyStint}, Number: number, Asked: w.Now.Add(-time.Second)}
+	}
+	// The ears hear it, and nothing was ordered yet.
+	before := w.Rounds["c2"]
+	heard(2)
+	if turn(); w.State.Intents["c2"].Boot == "" {
+		t.Error("it has ended, and the former leader's off may act yet")
+	}
+	// An earlier try of this leader's own, by another level, lasts longer than what a former one began.
+	w.Since = w.Now.Add(-time.Hour)
+	w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts + ms), Tries: 1}
+	if turn(); w.State.Intents["c2"].Boot == "" {
+		t.Error("it has ended, and the earlier level's off may act yet")
+	}
+	w.Rounds["c2"] = before
+	if p := turn(); len(p.Orders) != 1 || p.Orders[0].Level != 0 || p.Orders[0].Key != "fence/c2/b/2" {
+		t.Fatalf("ordered: %+v", p.Orders)
+	}
+	heard(3)
+	w.Flights["fence/c2/b/1"] = fleet.Flight{Sent: w.Now.Add(-FenceLasts), Tries: 1}
+	if turn(); w.State.Intents["c2"].Boot != "" {
+		t.Error("nothing of it can act any more, and it is open")
+	}
+}

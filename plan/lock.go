@@ -11,38 +11,25 @@ import (
 // rebuilds it in the middle; an administrator's requests, Mainstay's own among them, pass
 // a lock. The lock is recorded with the try, before it is asked for, and bears a reason by
 // which everybody sees whose it is: only that one is taken away again, and an owner's stays.
-// It protects, and holds nothing up: without an answer the server moves all the same.
-const (
-	// lockWaits is how long the evacuation waits for the lock.
-	lockWaits = 2 * time.Second
-	// lockTold is after how long a person is told that a lock is there yet.
-	lockTold = 2 * time.Minute
-)
+// It protects, and holds nothing up: it is asked for beside the evacuation, whose own task
+// keeps users away while it lasts. (A lock first took 1 to 3 s of a real Nova's time for each.)
+
+// lockTold is after how long a person is told that a lock is there yet.
+const lockTold = 2 * time.Minute
 
 func lockKey(step string, e fleet.Evacuation) string {
 	return fmt.Sprintf("%s/%s/%s/%d", step, e.Server, e.Boot, e.Try)
 }
 
-// lock asks for the lock, and says whether the evacuation may be asked for.
-func (m *move) lock(e fleet.Evacuation, s fleet.Server) bool {
-	d := m.decision
-	if e.Lock == "" || s.Locked {
-		return true
+// lock asks for the lock of a server on its way: once by each leader, and never so late that
+// the request could be carried out after its record is gone.
+func (m *move) lock(e fleet.Evacuation, s fleet.Server) {
+	d, key := m.decision, lockKey(fleet.CloudLock, e)
+	if _, flying := d.w.Flights[key]; flying || e.Lock != fleet.LockAsked || s.Locked || d.w.Wall.Sub(e.At) > cloudLasts {
+		return
 	}
-	f, flying := d.w.Flights[lockKey(fleet.CloudLock, e)]
-	switch {
-	case flying && f.Effect != nil:
-		return true
-	case flying:
-		if left := lockWaits - d.w.Now.Sub(f.Sent); left > 0 {
-			d.wake(left)
-			return false
-		}
-		return true
-	}
-	d.order(fleet.Order{Key: lockKey(fleet.CloudLock, e), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudLock,
+	d.order(fleet.Order{Key: key, Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + e.Server, Step: fleet.CloudLock,
 		Why: fleet.LockReason + "it is evacuated from " + e.From})
-	return false
 }
 
 // unlock takes away each lock whose server has arrived, and its record once the lock is gone
