@@ -28,6 +28,8 @@ type OpenStack struct {
 	// Reserved are the computes that are kept empty, and disabled, until the servers of a
 	// lost one fit nowhere else.
 	Reserved []string `json:"reserved,omitempty"`
+	// Rebalance says whether what was taken from a lost compute goes back to it.
+	Rebalance Rebalance `json:"rebalance,omitempty"`
 	// Ready are the networks of servers' addresses that voters reach and may ask whether a
 	// server is ready. An owner chooses the addresses of his networks: asked anywhere, voters
 	// would call the site's own services on his word.

@@ -28,6 +28,8 @@ type Departure struct {
 	// stays where it is.
 	Ended string `json:"ended,omitempty"`
 	Stays bool   `json:"stays,omitempty"`
+	// Back says that it goes back to where it was, and by itself: no drain has it go.
+	Back bool `json:"back,omitempty"`
 	// Strayed is since when Nova has called it over with the server on From.
 	Strayed time.Time `json:"strayed,omitzero"`
 }

@@ -78,6 +78,7 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 				{"migration", r.text(&s.OpenStack.Migration, "a network of the site")},
 				{"lost", func(f field) { s.OpenStack.Lost = r.losses(f) }},
 				{"reserved", r.list(&s.OpenStack.Reserved, "a list of hosts, the computes kept in reserve")},
+				{"rebalance", r.text((*string)(&s.OpenStack.Rebalance), "never or returned")},
 				{"ready", func(f field) { s.OpenStack.Ready = r.prefixes(f) }},
 				{"local_disks", func(f field) { s.OpenStack.LocalDisks = r.localDisks(f) }},
 				{"snapshots", func(f field) { s.OpenStack.Snapshots = r.snapshots(f) }},

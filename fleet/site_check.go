@@ -118,7 +118,7 @@ func (c *checker) site() {
 
 func (c *checker) openstack() {
 	o := c.s.OpenStack
-	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready)+len(o.LocalDisks.Hosts)+len(o.LocalDisks.Roles) == 0 && o.Snapshots == (Snapshots{}) {
+	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready)+len(o.LocalDisks.Hosts)+len(o.LocalDisks.Roles) == 0 && o.Rebalance == "" && o.Snapshots == (Snapshots{}) {
 		return
 	}
 	if o.Cloud == "" {
@@ -149,6 +149,9 @@ func (c *checker) openstack() {
 	}
 	if m := o.Migration; m != "" && !slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == m }) {
 		c.fault("openstack/migration", "openstack", m, "is not a network", "a name that stands under networks")
+	}
+	if r := o.Rebalance; r != "" && !slices.Contains(Rebalances(), r) {
+		c.fault("openstack/rebalance", "openstack", string(r), "is not a policy", "never or returned")
 	}
 	computes := 0
 	for i := range c.s.Hosts {

@@ -49,6 +49,8 @@ type State struct {
 	// waited for because the disks of their servers are on them.
 	Snapshots map[string]Snapshot `json:"snapshots,omitempty"`
 	Returns   map[string]Return   `json:"returns,omitempty"`
+	// Displaced are, by server, those that were taken from a compute which is back.
+	Displaced map[string]Displaced `json:"displaced,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -278,6 +280,7 @@ func (s State) Clone() State {
 	s.Reserves = maps.Clone(s.Reserves)
 	s.Snapshots = maps.Clone(s.Snapshots)
 	s.Returns = maps.Clone(s.Returns)
+	s.Displaced = maps.Clone(s.Displaced)
 	return s
 }
 
@@ -336,6 +339,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Snapshots, name, r.Value)
 	case "return":
 		return set(&s.Returns, name, r.Value)
+	case "displaced":
+		return set(&s.Displaced, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

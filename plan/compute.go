@@ -78,6 +78,7 @@ func (d *decision) computes() {
 	m.follow()
 	m.returned()
 	m.departures()
+	m.rebalance()
 	d.revive()
 	m.snapshots()
 	m.groups()

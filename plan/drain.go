@@ -195,13 +195,16 @@ func Fixed(spec *fleet.Spec, s fleet.Server) string {
 	return ""
 }
 
-// depart records a server's next try.
+// depart records a server's next try, if there is somewhere to go.
 func (m *move) depart(p fleet.Departure, s fleet.Server) {
-	d := m.decision
-	to, ok := m.target(fleet.Evacuation{From: p.From, Tried: p.Tried}, s)
-	if !ok {
-		return
+	if to, ok := m.target(fleet.Evacuation{From: p.From, Tried: p.Tried}, s); ok {
+		m.departTo(p, s, to)
 	}
+}
+
+// departTo records its next try, to a host; "" leaves the choice to Nova's scheduler.
+func (m *move) departTo(p fleet.Departure, s fleet.Server, to string) {
+	d := m.decision
 	p.Try, p.To, p.After, p.Epoch, p.At = p.Try+1, to, s.Live.ID, d.w.Epoch, d.w.Wall
 	m.departing++
 	m.onWay[to]++
@@ -224,6 +227,11 @@ func (m *move) departures() {
 		s, seen := d.w.Cloud.Servers[id]
 		switch {
 		case p.Ended != "" && (m.draining[p.From] == "" || h.Boot != p.Boot):
+			if p.Back {
+				d.record(fleet.Remove("departure/"+id, "its way back is over; history keeps it"))
+				break
+			}
+			d.displaced(id, p.Name, p.From, p.Ended)
 			d.record(fleet.Remove("departure/"+id, "the drain is over; history keeps the way it took"))
 		case p.Ended != "":
 		case evacuated && e.From == p.From && e.Boot == p.Boot:
@@ -291,8 +299,12 @@ func (m *move) asks(p fleet.Departure, s fleet.Server) {
 		if d.w.Cloud.Away == "" && d.w.Now.Sub(d.w.Cloud.At) < restMax {
 			m.retry(p, s, "Nova has no trace of it")
 		}
-	case !flying && p.Epoch == d.w.Epoch && since < askWithin && m.draining[p.From] == "":
-		m.leaves(p, "its drain was taken back before Nova was asked", true)
+	case !flying && p.Epoch == d.w.Epoch && since < askWithin && !m.onward(p):
+		why := "its drain was taken back before Nova was asked"
+		if p.Back {
+			why = "something else came first, and Nova was not asked"
+		}
+		m.leaves(p, why, true)
 	case !flying && p.Epoch == d.w.Epoch && since < askWithin:
 		d.order(fleet.Order{Key: p.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + p.Server, Step: fleet.CloudMigrate, With: p.To, Why: p.From + ": " + p.Why})
 	default:

@@ -462,6 +462,7 @@ func (d *decision) forgetWays(host string) {
 func (d *decision) forgotten(e fleet.Evacuation) {
 	_, wanted := d.w.State.Groups[fleet.RestartGroup{Project: e.Project, Name: e.Group}.Key()]
 	if e.Ended != "" && e.Lock == "" && (e.Group == "" || !wanted) {
+		d.displaced(e.Server, e.Name, e.From, e.Ended)
 		d.record(fleet.Remove("evacuation/"+e.Server, "its host is back; history keeps the way it took"))
 	}
 }

@@ -1,0 +1,136 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/judge"
+)
+
+// What an operator had spread over his computes, and kept free for the loss of one, a loss heaps up on
+// the others; a compute that returns stays empty until somebody creates servers, and a reserve stays in use.
+// So, where the site's file says rebalance: returned, what was taken from a compute goes back to it by
+// live migration. Nothing is at stake but the place, so it gives way to everything: it begins when the host has been
+// back for long enough, goes on one server after the other in the whole site while nothing else is amiss,
+// tries each once, and is over after a day, when its place may be another's. (A server that Nova live-migrates no
+// more easily than that is better left alone: each move may stall its guest.)
+const (
+	// rebalanceAfter is how long a compute has been back, and rebalanceWithin for how long its servers may return.
+	rebalanceAfter  = 10 * time.Minute
+	rebalanceWithin = 24 * time.Hour
+	// rebalanceAsks is how many Nova is asked about at a time.
+	rebalanceAsks = 50
+)
+
+// displaced notes that a server was brought from a host that is back now.
+func (d *decision) displaced(server, name, from, ended string) {
+	on, arrived := strings.CutPrefix(ended, "on ")
+	if d.w.Spec.OpenStack.Rebalance != fleet.RebalanceReturned || !arrived || on == from {
+		return
+	}
+	x, known := d.w.State.Displaced[server]
+	if !known { // else it was on its second host only by accident
+		x = fleet.Displaced{Server: server, Name: name, From: from}
+	}
+	if x.From == on {
+		d.placed(x, "it is there")
+		return
+	}
+	x.On, x.At = on, d.w.Wall
+	d.record(fleet.Put("displaced/"+server, x, fmt.Sprintf("%s may go back from %s to %s from %s UTC on", cmp.Or(name, server), on, x.From, d.w.Wall.Add(rebalanceAfter).UTC().Format(time.TimeOnly))))
+}
+
+// placed ends what was noted.
+func (d *decision) placed(x fleet.Displaced, why string) {
+	d.record(fleet.Remove("displaced/"+x.Server, fmt.Sprintf("%s does not go back to %s any more: %s", cmp.Or(x.Name, x.Server), x.From, why)))
+}
+
+// rebalance lets the next server go back.
+func (m *move) rebalance() {
+	d := m.decision
+	var may []fleet.Displaced
+	for _, id := range fleet.Sorted(d.w.State.Displaced) {
+		x := d.w.State.Displaced[id]
+		_, evacuated := d.w.State.Evacuations[id]
+		_, departs := d.w.State.Departures[id]
+		since := d.w.Wall.Sub(x.At)
+		switch {
+		case evacuated || departs:
+		case d.w.Spec.OpenStack.Rebalance != fleet.RebalanceReturned:
+			d.placed(x, "the site's file does not say so any more")
+		case since >= rebalanceWithin:
+			d.placed(x, fmt.Sprintf("it could not within %v", rebalanceWithin))
+		case since < rebalanceAfter:
+			d.wake(rebalanceAfter - since)
+		default:
+			may = append(may, x)
+		}
+	}
+	if len(may) == 0 || !m.calm() {
+		return
+	}
+	if n := len(may); n > rebalanceAsks { // others each minute: what cannot go yet must not hide what can
+		first := int(d.w.Wall.Unix()/60) * rebalanceAsks % n
+		may = append(may[first:], may[:first]...)[:rebalanceAsks]
+		d.wake(time.Minute)
+	}
+	for _, x := range may {
+		d.plan.Later = append(d.plan.Later, x.Server)
+		if s, seen := d.w.Cloud.Servers[x.Server]; seen {
+			m.goesBack(x, s)
+		}
+	}
+}
+
+// goesBack records the way of a server back, if it may go now.
+func (m *move) goesBack(x fleet.Displaced, s fleet.Server) {
+	d := m.decision
+	switch {
+	case s.State == fleet.ServerDeleted:
+		d.placed(x, deleted)
+	case s.Host == x.From:
+		d.placed(x, "it is there")
+	case s.Host != x.On:
+		d.placed(x, "somebody has moved it to "+s.Host)
+	case strings.EqualFold(s.Metadata["HA_Enabled"], "false") || s.Locked:
+		d.placed(x, "its owner would not have it moved")
+	case Fixed(&d.w.Spec, s) != "" || s.Task != "" || stray(s) != "": // it may be otherwise tomorrow
+	case m.departing > 0 || !m.reach(x.On) || !m.room(x.From, s):
+	default:
+		m.departTo(fleet.Departure{Server: s.ID, Name: s.Name, From: x.On, Boot: d.w.State.Holdings[Compute(x.On)].Boot, Why: backTo(x.From), Back: true}, s, x.From)
+		d.record(fleet.Remove("displaced/"+x.Server, "it is on its way back"))
+	}
+}
+
+func backTo(host string) string { return "it was on " + host + ", which has returned" }
+
+// calm says whether nothing is amiss that a live migration should wait for.
+func (m *move) calm() bool {
+	d := m.decision
+	return m.total == 0 && len(m.draining) == 0 && !d.disarmed && d.w.Cloud.Away == "" && len(judge.Lost(d.w)) == 0 && len(d.w.State.Intents) == 0
+}
+
+// reach says whether a compute lives, is heard by Nova, and has all its networks.
+func (m *move) reach(host string) bool {
+	d := m.decision
+	h, v := d.w.State.Holdings[Compute(host)], d.w.Verdicts[host]
+	return v.Condition == fleet.Healthy && h.Host == host && h.Boot == d.w.Heard[host].Stint.Boot && d.w.Cloud.Computes[host].Up && len(d.w.State.Cutoffs[host].Networks) == 0
+}
+
+// room says whether a compute may be given servers, and this one fits.
+func (m *move) room(host string, s fleet.Server) bool {
+	if !m.reach(host) {
+		return false
+	}
+	i := slices.IndexFunc(m.sound(), func(b berth) bool { return b.host == host })
+	return i >= 0 && m.berths[i].free-m.pledged[host] >= s.RAM
+}
+
+// onward says whether a departure is still wanted.
+func (m *move) onward(p fleet.Departure) bool {
+	return m.draining[p.From] != "" || p.Back && m.calm() && m.w.Spec.OpenStack.Rebalance == fleet.RebalanceReturned
+}

@@ -1,0 +1,231 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mainstay/fleet"
+	"mainstay/lease"
+)
+
+// displacedWorld is a site at rest with vm on n2, where it was brought when n1 was lost; n1 has been
+// back for eleven minutes.
+func displacedWorld() fleet.World {
+	w := drainedWorld()
+	delete(w.State.Wishes, "maintenance-n2")
+	w.Spec.OpenStack.Rebalance = fleet.RebalanceReturned
+	c := w.Cloud.Computes["n2"]
+	c.Disabled, c.Reason = false, ""
+	w.Cloud.Computes["n2"] = c
+	w.State.Displaced = map[string]fleet.Displaced{"vm": {Server: "vm", Name: "vm", From: "n1", On: "n2", At: w.Wall.Add(-11 * time.Minute)}}
+	return w
+}
+
+func TestRebalance(t *testing.T) {
+	server := func(w *fleet.World, change func(*fleet.Server)) {
+		s := w.Cloud.Servers["vm"]
+		change(&s)
+		w.Cloud.Servers["vm"] = s
+	}
+	compute := func(w *fleet.World, host string, change func(*fleet.Compute)) {
+		c := w.Cloud.Computes[host]
+		change(&c)
+		w.Cloud.Computes[host] = c
+	}
+	back := func(w *fleet.World, ago time.Duration, change func(*fleet.Departure)) fleet.Departure {
+		delete(w.State.Displaced, "vm")
+		return departing(*w, ago, func(p *fleet.Departure) {
+			p.Back, p.Why = true, backTo("n1")
+			if change != nil {
+				change(p)
+			}
+		})
+	}
+	const goes = "vm to n1, not displaced any more"
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   string
+	}{
+		{"it goes back", nil, goes},
+		{"not so soon", func(w *fleet.World) {
+			x := w.State.Displaced["vm"]
+			x.At = w.Wall.Add(-rebalanceAfter + ms)
+			w.State.Displaced["vm"] = x
+		}, ""},
+		{"nor after a day", func(w *fleet.World) {
+			x := w.State.Displaced["vm"]
+			x.At = w.Wall.Add(-rebalanceWithin)
+			w.State.Displaced["vm"] = x
+		}, "not displaced any more"},
+		{"the site's file does not say so any more", func(w *fleet.World) { w.Spec.OpenStack.Rebalance = "" }, "not displaced any more"},
+		{"Nova was not asked about it yet", func(w *fleet.World) { delete(w.Cloud.Servers, "vm") }, ""},
+		{"Nova is away", func(w *fleet.World) { w.Cloud.Away = "no answer" }, ""},
+		{"disarmed", func(w *fleet.World) { w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"} }, ""},
+		{"somebody has moved it", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Host = "n3" }) }, "not displaced any more"},
+		{"it is there", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Host = "n1" }) }, "not displaced any more"},
+		{"deleted", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.State = fleet.ServerDeleted }) }, "not displaced any more"},
+		{"its owner has locked it", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Locked = true }) }, "not displaced any more"},
+		{"its owner said that it is not to be touched", func(w *fleet.World) {
+			server(w, func(s *fleet.Server) { s.Metadata = map[string]string{"HA_Enabled": "False"} })
+		}, "not displaced any more"},
+		{"it is stopped, and may be started yet", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped }) }, ""},
+		{"its owner does something with it", func(w *fleet.World) { server(w, func(s *fleet.Server) { s.Task = "rebooting" }) }, ""},
+		{"its guest may be elsewhere", func(w *fleet.World) {
+			server(w, func(s *fleet.Server) { s.Live = fleet.Migration{ID: 7, Status: "error", From: "n2", To: "n3"} })
+		}, ""},
+		{"it does not fit there now", func(w *fleet.World) { compute(w, "n1", func(c *fleet.Compute) { c.FreeRAM = 511 }) }, ""},
+		{"the host that is back is disabled", func(w *fleet.World) { compute(w, "n1", func(c *fleet.Compute) { c.Disabled = true }) }, ""},
+		{"its nova-compute is not heard", func(w *fleet.World) { compute(w, "n2", func(c *fleet.Compute) { c.Up = false }) }, ""},
+		{"a network is cut off there", func(w *fleet.World) {
+			w.State.Cutoffs = map[string]fleet.Cutoff{"n1": {Host: "n1", Networks: map[string]fleet.Lost{"tenant": {Since: w.Wall}}}}
+		}, ""},
+		{"another is on its way", func(w *fleet.World) {
+			w.State.Departures["other"] = fleet.Departure{Server: "other", From: "n3", Boot: "b", To: "n2", Try: 1, Epoch: w.Epoch, At: w.Wall}
+			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n3", State: fleet.ServerActive, Task: fleet.TaskMigrating}
+		}, ""},
+		{"a server of a dead host is on its way", func(w *fleet.World) {
+			w.State.Evacuations = map[string]fleet.Evacuation{"other": {Server: "other", From: "n4", Boot: "b", To: "n3", Try: 1, Epoch: w.Epoch, At: w.Wall}}
+		}, ""},
+		{"it is on its way itself", func(w *fleet.World) {
+			w.State.Evacuations = map[string]fleet.Evacuation{"vm": {Server: "vm", From: "n3", Boot: "b", To: "n2", Ended: "on n2", Lock: fleet.LockSeen, Epoch: w.Epoch, At: w.Wall}}
+		}, ""},
+		{"somebody is drained", func(w *fleet.World) {
+			w.State.Wishes["maintenance-n3"] = fleet.Wish{ID: "maintenance-n3", Verb: "maintenance", Host: "n3", By: "ann", At: w.Wall, Drain: true}
+		}, ""},
+		{"a host is lost", func(w *fleet.World) {
+			silent(*w, "c3", time.Minute)
+			w.Rounds = map[string]fleet.Round{"c3": {Stint: fleet.Stint{Host: "c3", Boot: w.Heard["c3"].Stint.Boot, N: lease.AnyStint}, Number: 1, Asked: w.Now.Add(-10 * ms), Over: true,
+				Promised: map[string]fleet.Moment{"c1": w.Now, "c2": w.Now}}}
+		}, ""},
+		{"Nova is asked once it is recorded", func(w *fleet.World) { back(w, time.Second, nil) }, "live-migrate server/vm to n1"},
+		{"not once something else has come", func(w *fleet.World) {
+			back(w, time.Second, nil)
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+		}, "vm stays"},
+		{"nor when the site's file says so no more", func(w *fleet.World) {
+			back(w, time.Second, nil)
+			w.Spec.OpenStack.Rebalance = fleet.RebalanceNever
+		}, "vm stays"},
+		{"it broke: it is not tried again", func(w *fleet.World) {
+			back(w, time.Minute, nil)
+			server(w, func(s *fleet.Server) { s.Live = fleet.Migration{ID: 7, Status: "failed", From: "n2", To: "n1"} })
+		}, "vm stays"},
+		{"it has arrived: it is not displaced anew", func(w *fleet.World) {
+			back(w, time.Minute, func(p *fleet.Departure) { p.Ended = "on n1" })
+		}, "departure forgotten"},
+		{"a drain that is over displaces", func(w *fleet.World) {
+			delete(w.State.Displaced, "vm")
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended = "on n1" })
+		}, "vm displaced from n2 to n1, departure forgotten"},
+		{"but not what stayed", func(w *fleet.World) {
+			delete(w.State.Displaced, "vm")
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended, p.Stays = "failed", true })
+		}, "departure forgotten"},
+		{"nor where the site's file does not say so", func(w *fleet.World) {
+			delete(w.State.Displaced, "vm")
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended = "on n1" })
+			w.Spec.OpenStack.Rebalance = ""
+		}, "departure forgotten"},
+		{"what was displaced before goes to where it was first", func(w *fleet.World) {
+			x := w.State.Displaced["vm"]
+			x.From, x.On = "n4", "n2"
+			w.State.Displaced["vm"] = x
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended = "on n1" })
+		}, "vm displaced from n4 to n1, departure forgotten"},
+		{"or is there", func(w *fleet.World) {
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended = "on n1" })
+		}, "not displaced any more, departure forgotten"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := displacedWorld()
+			if c.change != nil {
+				c.change(&w)
+			}
+			w, p := Turn(w)
+			var got []string
+			for _, r := range p.Records {
+				switch {
+				case r.Key == "displaced/vm" && r.Value == nil:
+					got = append(got, "not displaced any more")
+				case r.Key == "departure/vm" && r.Value == nil:
+					got = append(got, "departure forgotten")
+				case r.Key == "displaced/vm", r.Key == "departure/vm":
+					s, err := w.State.Apply(r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					x, dep := s.Displaced["vm"], s.Departures["vm"]
+					switch {
+					case r.Key == "displaced/vm":
+						if !x.At.Equal(w.Wall) {
+							t.Errorf("displaced since %v", x.At)
+						}
+						got = append(got, fmt.Sprintf("vm displaced from %s to %s", x.From, x.On))
+					case dep.Stays:
+						got = append(got, "vm stays")
+					default:
+						if !dep.Back {
+							t.Errorf("%+v", dep)
+						}
+						got = append(got, "vm to "+dep.To)
+					}
+				}
+			}
+			for _, o := range p.Orders {
+				if o.Step == fleet.CloudMigrate {
+					got = append(got, o.Step+" "+o.Thing+" to "+o.With)
+				}
+			}
+			if s := strings.Join(got, ", "); s != c.want {
+				t.Errorf("got %q, want %q\n%+v", s, c.want, p)
+			}
+		})
+	}
+}
+
+// TestDisplacedTakeTurns: of more than Nova is asked about at a time all come up.
+func TestDisplacedTakeTurns(t *testing.T) {
+	w := displacedWorld()
+	const all = 3*rebalanceAsks + 7
+	for i := range all {
+		id := fmt.Sprintf("s%03d", i)
+		w.State.Displaced[id] = fleet.Displaced{Server: id, From: "n1", On: "n2", At: w.Wall.Add(-time.Hour)}
+	}
+	asked := map[string]bool{}
+	for range 2 * all / rebalanceAsks {
+		_, p := Turn(w)
+		if n := len(p.Later); n != rebalanceAsks {
+			t.Fatalf("%d are asked about", n)
+		}
+		for _, id := range p.Later {
+			asked[id] = true
+		}
+		w.Wall = w.Wall.Add(time.Minute)
+	}
+	if missing := slices.DeleteFunc(fleet.Sorted(w.State.Displaced), func(id string) bool { return asked[id] }); len(missing) > 0 {
+		t.Errorf("never asked about: %v", missing)
+	}
+}
+
+// TestReturnDisplaces: the host is back, and its servers may follow.
+func TestReturnDisplaces(t *testing.T) {
+	w := displacedWorld()
+	delete(w.State.Displaced, "vm")
+	w.State.Evacuations = map[string]fleet.Evacuation{
+		"vm":    {Server: "vm", Name: "vm", From: "n1", Boot: "a", Ended: "on n2"},
+		"other": {Server: "other", From: "n1", Boot: "a", Ended: deleted},
+	}
+	delete(w.State.Holdings, Compute("n1"))
+	w, p := Turn(w)
+	var err error
+	if w.State, err = w.State.Apply(p.Records...); err != nil {
+		t.Fatal(err)
+	}
+	if x := w.State.Displaced; len(x) != 1 || x["vm"].From != "n1" || x["vm"].On != "n2" || len(w.State.Evacuations) != 0 {
+		t.Errorf("%+v, %+v", x, w.State.Evacuations)
+	}
+}
