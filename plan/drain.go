@@ -118,7 +118,7 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 	var next []fleet.Server
 	onWay, waiting := 0, 0
 	for _, id := range fleet.Sorted(d.w.State.Departures) {
-		if p := d.w.State.Departures[id]; p.From == h.Host && p.Ended == "" {
+		if p := d.w.State.Departures[id]; p.From == h.Host && underway(p) {
 			onWay++
 		}
 	}
@@ -131,9 +131,9 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 		p, known := d.w.State.Departures[s.ID]
 		known = known && p.From == h.Host && p.Boot == h.Boot
 		switch reason := Fixed(&d.w.Spec, s); {
-		case known && p.Ended == "":
-		case stray(s) != "":
-			stay = append(stay, fmt.Sprintf("%s (its live migration to %s ended in error, and its guest may be there: virsh list on both)", title(s), stray(s)))
+		case known && underway(p):
+		case stray(s) != "", known && p.Ended == "":
+			stay = append(stay, fmt.Sprintf("%s (its live migration to %s ended in error, and its guest may be there: virsh list on both)", title(s), cmp.Or(stray(s), p.To)))
 		case known && p.Stays && p.Why == why:
 			stay = append(stay, fmt.Sprintf("%s (%s)", title(s), p.Ended))
 		case s.State == fleet.ServerStopped:
@@ -171,6 +171,9 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 		d.emptied(h, rest)
 	}
 }
+
+// underway says whether a live migration goes on, as far as Nova knows.
+func underway(p fleet.Departure) bool { return p.Ended == "" && p.Strayed.IsZero() }
 
 // sends says whether a server is live-migrated from a host.
 func (d *decision) sends(host string) bool {
@@ -268,11 +271,9 @@ func (m *move) follows(p fleet.Departure, h fleet.Holding, s fleet.Server) {
 	case s.Host != p.From && s.Task == "":
 		m.leaves(p, "on "+s.Host, false)
 	case s.Host != p.From, dead, h.Host != p.From, h.Boot != p.Boot: // its evacuation, if it needs one, is another duty
-	case traced && ended && (well || s.State == fleet.ServerError):
+	case traced && ended && (well || s.State == fleet.ServerError || stray(s) != ""):
+		// Another try would end at once if the guest is at the target, and Nova's newest record say nothing of that any more.
 		m.strays(p, s)
-	case traced && ended && stray(s) != "":
-		// Another try would end at once if the guest is there, and Nova's newest record say nothing of that any more.
-		m.leaves(p, "its live migration to "+live.To+" ended in error, and its guest may be there", true)
 	case traced && ended:
 		m.retry(p, s, "its live migration ended as "+live.Status)
 	case traced && live.Status == "accepted" && since > evacuateLasts:
@@ -334,6 +335,11 @@ func (m *move) retry(p fleet.Departure, s fleet.Server, why string) {
 	m.depart(p, s)
 }
 
+// strayKey names what is asked for a server whose live migration left it nowhere.
+func strayKey(step string, p fleet.Departure) string {
+	return fmt.Sprintf("%s/%s/%s", step, p.Server, p.Strayed.UTC().Format(time.RFC3339))
+}
+
 // strays sees to a server of which Nova says that its live migration is over, and that it is
 // on the source: the target's nova-compute did not answer at the end, so its guest runs there.
 func (m *move) strays(p fleet.Departure, s fleet.Server) {
@@ -350,12 +356,25 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 	}
 	_, well := s.Live.Ended()
 	again := func(step, with, why string) {
-		d.order(fleet.Order{Key: fmt.Sprintf("%s/%s/%s", step, s.ID, p.Strayed.UTC().Format(time.RFC3339)), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: about, Step: step, With: with, Why: why})
+		d.order(fleet.Order{Key: strayKey(step, p), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: about, Step: step, With: with, Why: why})
 	}
 	// It died with its target, or is on neither side: that migration is over, and brings it nowhere.
-	lost := d.w.Cloud.Computes[to].Forced || d.absent(s.ID, to, p.Strayed) && d.absent(s.ID, p.From, p.Strayed)
+	gone := d.absent(s.ID, p.From, p.Strayed)
+	lost := d.w.Cloud.Computes[to].Forced || d.absent(s.ID, to, p.Strayed) && gone
+	whole := s.State == fleet.ServerActive && s.Task == ""
+	broke := whole && !well && stray(s) != "" // so Nova leaves it if nova-compute was started anew in the middle
 	switch {
-	case s.State == fleet.ServerActive && s.Task == "":
+	case broke && d.present(s.ID, p.From, p.Strayed):
+		m.leaves(p, "its live migration to "+to+" ended in error, and its guest is on "+p.From, true)
+	case broke && lost && gone:
+		// Nova has it running where it is not; but once it was reset, and started, it is there in a moment.
+		if _, done := d.w.Flights[strayKey(fleet.CloudReset, p)]; !done {
+			again(fleet.CloudReset, fleet.ServerError, "its guest is neither on "+to+" any more, where its live migration broke, nor on "+p.From)
+		}
+	case broke:
+		d.wait(about, fmt.Sprintf("a person: its live migration to %s broke (%s), and its guest may be there", to, cmp.Or(s.Fault, s.Live.Status)),
+			fmt.Sprintf("virsh list on %s and on %s; if it runs on %s, Nova's database must say so", p.From, to, to))
+	case whole:
 		m.leaves(p, "it was started on "+p.From+" anew", false)
 	case lost && well && s.State == fleet.ServerActive:
 		again(fleet.CloudReset, fleet.ServerError, "its guest is not on "+to+" any more, and Nova never wrote down that it was there")
@@ -407,20 +426,32 @@ func (d *decision) astray(e fleet.Evacuation, s fleet.Server) string {
 // absent says whether a compute's own hypervisor has had no such machine since a time at which
 // nothing could bring it there any more.
 func (d *decision) absent(server, host string, since time.Time) bool {
+	has, known := d.machine(server, host, since)
+	return known && !has
+}
+
+// present says whether it has had one.
+func (d *decision) present(server, host string, since time.Time) bool {
+	has, known := d.machine(server, host, since)
+	return known && has
+}
+
+// machine is what a compute's own hypervisor says of a machine, if it said so after a time.
+func (d *decision) machine(server, host string, since time.Time) (has, known bool) {
 	r, current := d.current(host)
 	v := d.w.Verdicts[host]
-	if g := r.Guests; !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || !g.Listed || g.Unknown != "" || slices.Contains(g.Machines, server) {
-		return false
+	if g := r.Guests; !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded || !g.Listed || g.Unknown != "" {
+		return false, false
 	}
 	if since.IsZero() {
-		return false
+		return false, false
 	}
 	// What counts is when it was said, or said by a beat to be so still.
 	if left := absentFor - (d.w.Wall.Sub(since) - d.w.Now.Sub(d.w.Told[host])); left > 0 {
 		d.wake(left)
-		return false
+		return false, false
 	}
-	return true
+	return slices.Contains(r.Guests.Machines, server), true
 }
 
 // pinned is the target of a server whose guest may run on one compute: that one, and no

@@ -62,6 +62,12 @@ func TestDrain(t *testing.T) {
 			said(w, host, 0)
 		}
 	}
+	holds := func(w *fleet.World, host string) {
+		lists(w, host)
+		r := w.Reports[host]
+		r.Guests.Machines = []string{"vm"}
+		w.Reports[host] = r
+	}
 	for _, c := range []struct {
 		name   string
 		change func(w *fleet.World)
@@ -133,7 +139,52 @@ func TestDrain(t *testing.T) {
 		{"it ended in error, and its guest may be at the target: no other try", func(w *fleet.World) {
 			departing(*w, 6*time.Second, nil)
 			server(w, live(7, "error", "n1", ""))
+		}, "vm strayed, wait compute/n2"},
+		{"by its own hypervisor's word it is on the source: it stays", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1")
+			holds(w, "n2")
 		}, "vm stays, wait compute/n2"},
+		{"nobody says where it is: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+		}, "wait compute/n2, wait server/vm"},
+		{"the target died, and the source does not say: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+		}, "wait compute/n2, wait server/vm"},
+		{"the source has none, and the target does: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n2")
+			holds(w, "n1")
+		}, "wait compute/n2, wait server/vm"},
+		{"it died with the target, and the source has none: it is started anew", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+			lists(w, "n2")
+		}, "reset server/vm to error, wait compute/n2"},
+		{"or with a former boot of it", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+		}, "reset server/vm to error, wait compute/n2"},
+		{"that was done: its guest is there in a moment, and must not be called broken once more", func(w *fleet.World) {
+			p := departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+			w.Flights[strayKey(fleet.CloudReset, p)] = fleet.Flight{Sent: w.Now.Add(-20 * time.Second), Arrived: w.Now.Add(-19 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
+		}, "wait compute/n2"},
+		{"it strayed, and holds up no other that may go", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			s := w.Cloud.Servers["vm"]
+			s.ID, s.Name, s.Live = "wm", "wm", fleet.Migration{}
+			w.Cloud.Servers["wm"] = s
+		}, "vm try 1 to n1, wait compute/n2, wait server/vm"},
 		{"nor for another reason, later", func(w *fleet.World) { server(w, live(7, "error", "n1", "")) }, "wait compute/n2"},
 		{"it broke three times: it stays", func(w *fleet.World) {
 			departing(*w, 6*time.Second, func(p *fleet.Departure) { p.Try = drainTries })

@@ -89,7 +89,7 @@ func (d *decision) newMove() *move {
 		}
 	}
 	for _, id := range fleet.Sorted(d.w.State.Departures) {
-		if p := d.w.State.Departures[id]; p.Ended == "" {
+		if p := d.w.State.Departures[id]; underway(p) {
 			m.departing++
 			m.onWay[p.To]++
 			m.pledged[p.To] += d.w.Cloud.Servers[id].RAM

@@ -119,6 +119,7 @@ func withServers(seed uint64) Story {
 	if seed%3 != 2 {
 		drained(&st, seed)
 	}
+	st.Shape.Rebalance = seed%6 == 4
 	if seed%4 >= 2 && st.Shape.Room == 0 { // and these with theirs
 		withOwners(&st, rand.New(rand.NewPCG(seed, 0x6f776e65)))
 	}

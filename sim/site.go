@@ -55,6 +55,8 @@ type Shape struct {
 	Meta []string
 	// Reserved are computes kept in reserve; they have no servers, and all others are in an aggregate.
 	Reserved []string
+	// Rebalance lets servers go back to computes that returned.
+	Rebalance bool
 	// Local has the servers' disks on their hosts, with a snapshot every so often and so long a
 	// wait for a lost host: EVERY/WAIT; "": they are on shared storage.
 	Local string
@@ -141,6 +143,9 @@ func (sh Shape) build() fleet.Spec {
 	}
 	if sh.Servers > 0 {
 		spec.OpenStack.Cloud, spec.OpenStack.Lost, spec.OpenStack.Reserved = "sim", sh.Lost, sh.Reserved
+		if sh.Rebalance {
+			spec.OpenStack.Rebalance = fleet.RebalanceReturned
+		}
 		if sh.Local != "" {
 			every, wait, _ := sh.local()
 			spec.OpenStack.LocalDisks = fleet.LocalDisks{Roles: []string{"compute"}, Wait: wait}

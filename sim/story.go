@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., local=EVERY/WAIT (the servers' disks are on their hosts), watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., local=EVERY/WAIT (the servers' disks are on their hosts), watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter), rebalance (servers go back to computes that returned),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -150,6 +150,8 @@ func (st *Story) site(words []string) error {
 			st.Shape.Promoted = true
 		case "mirror":
 			st.Shape.Promoted, st.Shape.Mirror, st.Shape.Copies = true, true, n
+		case "rebalance":
+			st.Shape.Rebalance = true
 		case "cluster":
 			st.Shape.Cluster = true
 		case "brokers":
@@ -229,6 +231,9 @@ func (st Story) Write() string {
 		b.WriteString(" mirror")
 	} else if sh.Promoted {
 		b.WriteString(" promoted")
+	}
+	if sh.Rebalance {
+		b.WriteString(" rebalance")
 	}
 	if sh.Cluster {
 		b.WriteString(" cluster")
