@@ -83,6 +83,16 @@ func TestRebalance(t *testing.T) {
 		{"a network is cut off there", func(w *fleet.World) {
 			w.State.Cutoffs = map[string]fleet.Cutoff{"n1": {Host: "n1", Networks: map[string]fleet.Lost{"tenant": {Since: w.Wall}}}}
 		}, ""},
+		{"or where it is", func(w *fleet.World) {
+			w.State.Cutoffs = map[string]fleet.Cutoff{"n2": {Host: "n2", Networks: map[string]fleet.Lost{"tenant": {Since: w.Wall}}}}
+		}, ""},
+		{"a host is being fenced", func(w *fleet.World) {
+			w.State.Intents = map[string]fleet.Intent{"c3": {Host: "c3", Boot: "b", Executor: w.Leader, Epoch: w.Epoch, At: w.Wall, Lasts: FenceLasts}}
+			w.Flights["fence/c3/b/0"] = fleet.Flight{Sent: w.Now, Tries: 1}
+		}, ""},
+		{"a drain of before is not forgotten yet", func(w *fleet.World) {
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended, p.Stays, p.From = "failed", true, "n2" })
+		}, "departure forgotten"},
 		{"another is on its way", func(w *fleet.World) {
 			w.State.Departures["other"] = fleet.Departure{Server: "other", From: "n3", Boot: "b", To: "n2", Try: 1, Epoch: w.Epoch, At: w.Wall}
 			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n3", State: fleet.ServerActive, Task: fleet.TaskMigrating}
