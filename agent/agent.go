@@ -135,6 +135,7 @@ type Agent struct {
 	tell    chan struct{} // the report may have changed
 	routed  chan fleet.Routes
 	over    chan struct{} // closed when Run ends
+	opened  chan struct{} // closed when Run has its socket
 
 	beats  map[string]time.Duration // by host: how often it beats
 	length time.Duration            // of this host's lease
@@ -229,7 +230,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, spec: cfg.Spec, late: fleet.GuardLate,
 		work: make(chan struct{}, 1), powers: make(chan deed, 16), asks: make(chan ask, 64), answers: make(chan leader.Answer, 64),
-		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}),
+		news: make(chan struct{}, 1), tell: make(chan struct{}, 1), routed: make(chan fleet.Routes, 1), over: make(chan struct{}), opened: make(chan struct{}),
 		senses: map[string]*sense{}, rounds: map[string]asking{}, errands: map[string]*errand{}, speaking: map[string]uint64{}, severed: map[string]uint64{},
 		services: map[string]fleet.ServiceState{}, watchers: map[string]*watcher{}, contests: map[string]contest{}, links: map[string]bool{}, beats: map[string]time.Duration{},
 	}
@@ -318,6 +319,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.conn = conn
+	close(a.opened)
 	defer conn.Close()
 	var wait sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -552,6 +554,11 @@ func (a *Agent) Ask(epoch uint64, round fleet.Round) {
 func (a *Agent) repeat(epoch uint64, round fleet.Round) {
 	const again = 10 * time.Millisecond
 	m := heartbeat.Ask{Epoch: epoch, Round: round.Number, Stint: round.Stint, Evict: round.Evict}
+	select {
+	case <-a.opened: // a leader may decide before its host's agent runs
+	case <-a.over:
+		return
+	}
 	for {
 		a.mu.Lock()
 		r, spec := a.rounds[round.Stint.Host], a.spec

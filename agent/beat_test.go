@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -74,4 +75,33 @@ func TestDue(t *testing.T) {
 	if now = now.Add(spec.Timing.Lease); !a.due(now) {
 		t.Error("not due when the lease has ended")
 	}
+}
+
+// TestAskedBeforeItRuns: a leader on this host may have the ears asked before its agent has a socket.
+func TestAskedBeforeItRuns(t *testing.T) {
+	spec := fleet.Spec{Site: "test", Timing: fleet.Presets()["room"], Networks: []fleet.Network{{Name: "management"}}, Hosts: []fleet.Host{
+		{Name: "c1", Voter: true, Addresses: map[string]netip.Addr{"management": netip.MustParseAddr("127.0.0.1")}},
+		{Name: "c2", Voter: true, Addresses: map[string]netip.Addr{"management": netip.MustParseAddr("127.0.0.2")}},
+	}}
+	a, err := New(Config{
+		Host: "c1", Boot: "b", Spec: spec, Run: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Now: func() fleet.Moment { return fleet.Moment(time.Hour) }, Wall: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.ears) == 0 {
+		t.Fatal("it has no ear to ask")
+	}
+	round := fleet.Round{Stint: fleet.Stint{Host: "c2", Boot: "b", N: 1}, Number: 1, Asked: fleet.Moment(time.Hour)}
+	a.rounds["c2"] = asking{epoch: 1, round: round, promised: map[string]bool{}}
+	asked := make(chan struct{})
+	go func() { a.repeat(1, round); close(asked) }()
+	select {
+	case <-asked:
+		t.Error("it asked without a socket")
+	default:
+	}
+	close(a.over)
+	<-asked
 }

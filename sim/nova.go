@@ -834,7 +834,7 @@ func (s *Site) moving() bool {
 		}
 	}
 	for _, x := range s.quorum.newest().Displaced { // the same
-		if s.hosts[0].wall().Sub(x.At) < 11*time.Minute {
+		if s.hosts[0].wall().Sub(x.At) < 20*time.Minute {
 			return true // those that may go back do so from the tenth minute on, one after the other
 		}
 	}
