@@ -134,7 +134,7 @@ func drained(s api.Status, host string) (over bool, text string) {
 		}
 	}
 	for _, p := range s.Departures {
-		if p.From == host && p.Ended == "" { // of a broken one a person is told
+		if p.From == host && p.Ended == "" && p.Strayed.IsZero() { // of a broken one a person is told
 			return false, text
 		}
 	}

@@ -436,17 +436,25 @@ func (l *Lab) makeCgroups(host string) []string {
 func (l *Lab) removeCgroups(ctx context.Context) error { return l.removeHostCgroups(ctx, "") }
 
 // removeHostCgroups removes a host's cgroups, or with "" the lab's. A cgroup
-// stays busy for a moment after its last process.
+// stays busy for a moment after its last process, and what a boot that was
+// interrupted had just begun may enter one late: it is ended as all before it was.
 func (l *Lab) removeHostCgroups(ctx context.Context, host string) error {
 	var last error
-	err := waitFor(ctx, 10*time.Second, "the cgroups to be empty", func() (bool, error) {
+	err := waitFor(ctx, patience, "the cgroups to be empty", func() (bool, error) {
 		last = nil
 		for _, dir := range l.cgroups(host) {
 			if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
 				last = fmt.Errorf("remove %s: %w", dir, err)
 			}
 		}
-		return last == nil, nil
+		if last == nil {
+			return true, nil
+		}
+		late, err := signalEach(unix.SIGKILL, map[int]bool{}, func() ([]int, error) { return l.processes(host) })
+		for _, p := range late {
+			p.close()
+		}
+		return false, err
 	})
 	return errors.Join(err, last)
 }
