@@ -833,11 +833,6 @@ func (s *Site) moving() bool {
 			return true
 		}
 	}
-	for _, x := range s.quorum.newest().Displaced { // the same
-		if s.hosts[0].wall().Sub(x.At) < 20*time.Minute {
-			return true // those that may go back do so from the tenth minute on, one after the other
-		}
-	}
 	for _, w := range s.quorum.newest().Wishes { // the same
 		if w.Drain {
 			return true

@@ -294,6 +294,16 @@ func (s *Site) awaited() string {
 			return why
 		}
 	}
+	for _, id := range fleet.Sorted(s.quorum.newest().Displaced) {
+		if x := s.quorum.newest().Displaced[id]; s.hosts[0].wall().Sub(x.At) < 20*time.Minute {
+			return id + " may go back, from the tenth minute on, one after the other"
+		}
+	}
+	for _, id := range fleet.Sorted(s.quorum.newest().Departures) {
+		if s.quorum.newest().Departures[id].Back {
+			return id + " goes back"
+		}
+	}
 	for _, id := range fleet.Sorted(s.quorum.newest().Revivals) {
 		if r := s.quorum.newest().Revivals[id]; r.Ended != "" && len(r.Crashes) == 0 {
 			return "a person is told for a while of the crash of " + id
