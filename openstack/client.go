@@ -75,15 +75,17 @@ type Client struct {
 	identity *gophercloud.ServiceClient // nil: nobody is logged in to ask about tokens
 	// placement is nil where the catalogue has none.
 	placement *gophercloud.ServiceClient
-	image     *gophercloud.ServiceClient // Glance; nil where the catalogue has none
-	project   string                     // whose images those of Mainstay are
-	shelf     shelf                      // has a lock of its own
-	newest    int                        // microversion that this Nova speaks
-	ids       map[string]string          // of the computes' services, by host
-	rooms     map[string]room            // by host, as last told
-	left      map[string]string          // the projects of cfg.Leave that are named there: id to name
-	history   history                    // of evacuations; has a lock of its own
-	live      history                    // of live migrations
+	// instanceHA is where the catalogue has Masakari's API, Mainstay's own or another's; "": nowhere.
+	instanceHA string
+	image      *gophercloud.ServiceClient // Glance; nil where the catalogue has none
+	project    string                     // whose images those of Mainstay are
+	shelf      shelf                      // has a lock of its own
+	newest     int                        // microversion that this Nova speaks
+	ids        map[string]string          // of the computes' services, by host
+	rooms      map[string]room            // by host, as last told
+	left       map[string]string          // the projects of cfg.Leave that are named there: id to name
+	history    history                    // of evacuations; has a lock of its own
+	live       history                    // of live migrations
 }
 
 // Open reads the credentials of cfg.Cloud from cfg.Config (and a secure.yaml beside it).
@@ -209,6 +211,7 @@ func (c *Client) connect(ctx context.Context) (*gophercloud.ServiceClient, error
 	if at, err := c.endpoint(provider, l, "image"); err == nil {
 		c.image = imageOf(provider, at)
 	}
+	c.instanceHA, _ = c.endpoint(provider, l, "instance-ha") // most clouds have none
 	return nova, nil
 }
 
@@ -246,7 +249,7 @@ func (c *Client) compute(provider *gophercloud.ProviderClient, l login) (string,
 // asks an address without a version which ones it has, and that without a deadline; and of
 // several regions it takes the first.
 func (c *Client) endpoint(provider *gophercloud.ProviderClient, l login, kind string) (string, error) {
-	who := map[string]string{"compute": "Nova", "placement": "Placement", "image": "Glance"}[kind]
+	who := map[string]string{"compute": "Nova", "placement": "Placement", "image": "Glance", "instance-ha": "Masakari"}[kind]
 	result, ok := provider.GetAuthResult().(tokens.CreateResult)
 	if !ok {
 		return "", errors.New("log in to Keystone: it speaks no v3")

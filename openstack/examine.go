@@ -41,6 +41,9 @@ func (c *Client) Examine(ctx context.Context, computes []string) (found []string
 	if newest < pinned {
 		found = append(found, fmt.Sprintf("this Nova speaks up to 2.%d, and says only from 2.%d on (2024.2) which zone a server's owner asked for: the zone of its host is taken for it, so no server is evacuated to another zone, also where its owner asked for none", newest, pinned))
 	}
+	if problem := c.rival(ctx); problem != "" {
+		found = append(found, problem)
+	}
 	for _, name := range c.cfg.Leave {
 		if !slices.Contains(left, name) && !identifier.MatchString(name) {
 			found = append(found, fmt.Sprintf("there is no project %q, whose servers the site's file leaves to their owner; openstack project list shows them", name))
@@ -51,6 +54,38 @@ func (c *Client) Examine(ctx context.Context, computes []string) (found []string
 	}
 	return found
 }
+
+// rival says that another program answers for instance HA in this cloud: two that evacuate the same
+// server spoil it, for Nova refuses neither. One that does not answer may be anybody's, Mainstay's too.
+func (c *Client) rival(ctx context.Context) string {
+	c.mu.Lock()
+	at := c.instanceHA
+	c.mu.Unlock()
+	if at == "" {
+		return ""
+	}
+	if root, _, versioned := strings.Cut(at+"/", "/v1/"); versioned { // what may follow is a project's id
+		at = root + "/v1/"
+	}
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return fmt.Sprintf("the catalogue's endpoint of type instance-ha, %q, is no URL: %v", at, err)
+	}
+	answer, err := c.http.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer answer.Body.Close()
+	if answer.Header.Get("Server") == masakari {
+		return ""
+	}
+	return fmt.Sprintf("%s, the catalogue's instance-ha, is not Mainstay's: a masakari-engine there evacuates too, and two that evacuate the same server spoil it. On every controller: systemctl disable --now masakari-engine masakari-api; then openstack endpoint set --url to port 15868 of the site's address", at)
+}
+
+// masakari is how Mainstay's own Masakari API calls itself (package api/masakari).
+const masakari = "mainstay"
 
 // advise is err, with what would be right.
 func (c *Client) advise(err error) string {

@@ -84,6 +84,9 @@ type object = map[string]any
 // deed carries out a request and returns the answer's body; nil: it has none.
 type deed func(r *request) (any, error)
 
+// Name is the Server that answers, by which `mainstay check` tells it from Masakari's own.
+const Name = "mainstay"
+
 // Handler serves b.
 func Handler(b Backend, log *slog.Logger, now func() time.Time) http.Handler {
 	s := &server{Backend: b, log: log, now: now}
@@ -111,6 +114,7 @@ func Handler(b Backend, log *slog.Logger, now func() time.Time) http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f.status, f.do) })
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", Name)
 		switch r.URL.Path {
 		case "", "/":
 			send(w, 200, object{"versions": []object{version(r)}})

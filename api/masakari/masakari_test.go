@@ -243,6 +243,9 @@ func TestVersions(t *testing.T) {
 		}
 	}
 	s.token = s.login(t, "admin")
+	if r := s.wants(t, 200, "", "GET /v1/", ""); r.header.Get("Server") != "mainstay" { // by which mainstay check knows it
+		t.Errorf("it calls itself %q", r.header.Get("Server"))
+	}
 	if r := s.wants(t, 200, "", "GET /v1/segments", ""); r.header.Get("OpenStack-API-Version") != "instance-ha 1.0" {
 		t.Error("1.0 where nothing is said:", r.header, r.text)
 	}
