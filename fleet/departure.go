@@ -32,6 +32,8 @@ type Departure struct {
 	Back bool `json:"back,omitempty"`
 	// Strayed is since when Nova has called it over with the server on From.
 	Strayed time.Time `json:"strayed,omitzero"`
+	// Reset is when Nova was to be told that it is broken, for no hypervisor had its guest.
+	Reset time.Time `json:"reset,omitzero"`
 }
 
 // Key names the order of the newest try: no two tries share it.

@@ -109,6 +109,7 @@ var virtual = map[string]string{
 	"h110-its-guest-is-gone-where-it-went":    noMoment,
 	"h93-aggregate-then-leader":               noOwners,
 	"h94-gate-never-ready":                    noOwners,
+	"e-rebalance":                             noOwners,
 	"e-reserved":                              noOwners,
 }
 

@@ -78,10 +78,10 @@ func (c *Client) rival(ctx context.Context) string {
 		return ""
 	}
 	defer answer.Body.Close()
-	if answer.Header.Get("Server") == masakari {
+	if answer.Header.Get("Server") == masakari || answer.StatusCode >= 500 { // a proxy whose servers are down
 		return ""
 	}
-	return fmt.Sprintf("%s, the catalogue's instance-ha, is not Mainstay's: a masakari-engine there evacuates too, and two that evacuate the same server spoil it. On every controller: systemctl disable --now masakari-engine masakari-api; then openstack endpoint set --url to port 15868 of the site's address", at)
+	return fmt.Sprintf("%s, the catalogue's instance-ha, does not answer as Mainstay's does (Server: mainstay): a masakari-engine there evacuates too, and two that evacuate the same server spoil it. On every controller: systemctl disable --now masakari-engine masakari-api; then openstack endpoint set --url to port 15868 of the site's address", at)
 }
 
 // masakari is how Mainstay's own Masakari API calls itself (package api/masakari).

@@ -35,6 +35,8 @@ const (
 	// strayFor is how long Nova must have called a live migration done, and have the server
 	// on the source still: a look reads servers first, and what became of them after that.
 	strayFor = 10 * time.Second
+	// strayKept is for how long it is followed where no hypervisor says where its guest is.
+	strayKept = 24 * time.Hour
 	// absentFor is how old that time must be: an agent asks its hypervisor every five
 	// seconds, waits as long for the answer, and tells of none after two.
 	absentFor = 30 * time.Second
@@ -133,7 +135,7 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 		switch reason := Fixed(&d.w.Spec, s); {
 		case known && underway(p):
 		case stray(s) != "", known && p.Ended == "":
-			stay = append(stay, fmt.Sprintf("%s (its live migration to %s ended in error, and its guest may be there: virsh list on both)", title(s), cmp.Or(stray(s), p.To)))
+			stay = append(stay, fmt.Sprintf("%s (its live migration to %s is over, and its guest may be there: virsh list on both)", title(s), cmp.Or(stray(s), p.To)))
 		case known && p.Stays && p.Why == why:
 			stay = append(stay, fmt.Sprintf("%s (%s)", title(s), p.Ended))
 		case s.State == fleet.ServerStopped:
@@ -209,6 +211,7 @@ func (m *move) depart(p fleet.Departure, s fleet.Server) {
 func (m *move) departTo(p fleet.Departure, s fleet.Server, to string) {
 	d := m.decision
 	p.Try, p.To, p.After, p.Epoch, p.At = p.Try+1, to, s.Live.ID, d.w.Epoch, d.w.Wall
+	p.Strayed, p.Reset = time.Time{}, time.Time{} // of the try before
 	m.departing++
 	m.onWay[to]++
 	m.pledged[to] += s.RAM
@@ -229,6 +232,8 @@ func (m *move) departures() {
 		e, evacuated := d.w.State.Evacuations[id]
 		s, seen := d.w.Cloud.Servers[id]
 		switch {
+		case p.Ended != "" && d.w.Spec.OpenStack.Rebalance == fleet.RebalanceReturned && strings.HasPrefix(p.Ended, "on ") && !p.Back && d.maintenance(p.From):
+			// It may go back once its host has been back for a while, and that is not back yet.
 		case p.Ended != "" && (m.draining[p.From] == "" || h.Boot != p.Boot):
 			if p.Back {
 				d.record(fleet.Remove("departure/"+id, "its way back is over; history keeps it"))
@@ -271,7 +276,7 @@ func (m *move) follows(p fleet.Departure, h fleet.Holding, s fleet.Server) {
 	case s.Host != p.From && s.Task == "":
 		m.leaves(p, "on "+s.Host, false)
 	case s.Host != p.From, dead, h.Host != p.From, h.Boot != p.Boot: // its evacuation, if it needs one, is another duty
-	case traced && ended && (well || s.State == fleet.ServerError || stray(s) != ""):
+	case traced && ended && (well || s.State == fleet.ServerError || stray(s) != ""), !traced && !p.Strayed.IsZero() && s.Task == "":
 		// Another try would end at once if the guest is at the target, and Nova's newest record say nothing of that any more.
 		m.strays(p, s)
 	case traced && ended:
@@ -304,6 +309,8 @@ func (m *move) asks(p fleet.Departure, s fleet.Server) {
 		why := "its drain was taken back before Nova was asked"
 		if p.Back {
 			why = "something else came first, and Nova was not asked"
+			x := fleet.Displaced{Server: p.Server, Name: p.Name, From: p.To, On: p.From, At: d.w.Wall}
+			d.record(fleet.Put("displaced/"+p.Server, x, p.Title()+" may go back later"))
 		}
 		m.leaves(p, why, true)
 	case !flying && p.Epoch == d.w.Epoch && since < askWithin:
@@ -330,54 +337,77 @@ func (m *move) retry(p fleet.Departure, s fleet.Server, why string) {
 		return
 	}
 	p.Tried = append(slices.Clone(p.Tried), p.To)
-	m.onWay[p.To]-- // its own former try is in nobody's way
-	m.pledged[p.To] -= s.RAM
+	if underway(p) { // its own former try is in nobody's way
+		m.onWay[p.To]--
+		m.pledged[p.To] -= s.RAM
+	}
 	m.depart(p, s)
 }
 
 // strayKey names what is asked for a server whose live migration left it nowhere.
 func strayKey(step string, p fleet.Departure) string {
-	return fmt.Sprintf("%s/%s/%s", step, p.Server, p.Strayed.UTC().Format(time.RFC3339))
+	since := p.Strayed
+	if p.Reset.After(since) {
+		since = p.Reset
+	}
+	return fmt.Sprintf("%s/%s/%s", step, p.Server, since.UTC().Format(time.RFC3339))
 }
 
 // strays sees to a server of which Nova says that its live migration is over, and that it is
-// on the source: the target's nova-compute did not answer at the end, so its guest runs there.
+// on the source: the target's nova-compute did not answer at the end, so its guest runs there; or
+// that it broke, as Nova writes of one whose source's nova-compute was started anew in the middle, wherever its guest is.
+// Nova may forget the migration, as its records are purged; the departure does not.
 func (m *move) strays(p fleet.Departure, s fleet.Server) {
 	d, about := m.decision, "server/"+s.ID
-	to := cmp.Or(s.Live.To, p.To)
 	if p.Strayed.IsZero() {
-		p.Strayed = d.w.Wall
-		d.record(fleet.Put("departure/"+s.ID, p, fmt.Sprintf("%s: Nova says that its live migration to %s is over (%s), and has it on %s", title(s), to, s.Live.Status, p.From)))
+		p.Strayed, p.To = d.w.Wall, cmp.Or(s.Live.To, p.To)
+		d.record(fleet.Put("departure/"+s.ID, p, fmt.Sprintf("%s: Nova says that its live migration to %s is over (%s), and has it on %s", title(s), p.To, s.Live.Status, p.From)))
 		return
 	}
-	if left := strayFor - d.w.Wall.Sub(p.Strayed); left > 0 {
+	since := d.w.Wall.Sub(p.Strayed)
+	if left := strayFor - since; left > 0 {
 		d.wake(left)
 		return
 	}
+	to := p.To
 	_, well := s.Live.Ended()
+	well = well && s.Live.ID > p.After && s.Live.From == p.From
 	again := func(step, with, why string) {
 		d.order(fleet.Order{Key: strayKey(step, p), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: about, Step: step, With: with, Why: why})
 	}
 	// It died with its target, or is on neither side: that migration is over, and brings it nowhere.
+	left := d.fallen(to) || d.absent(s.ID, to, p.Strayed)
 	gone := d.absent(s.ID, p.From, p.Strayed)
-	lost := d.w.Cloud.Computes[to].Forced || d.absent(s.ID, to, p.Strayed) && gone
+	lost := d.fallen(to) || left && gone
 	whole := s.State == fleet.ServerActive && s.Task == ""
-	broke := whole && !well && stray(s) != "" // so Nova leaves it if nova-compute was started anew in the middle
+	asked := d.w.Wall.Sub(p.Reset) // long ago if it was never
+	either := fmt.Sprintf("virsh list on %s and on %s; if it runs on %s, Nova's database must say so", p.From, to, to)
 	switch {
-	case broke && d.present(s.ID, p.From, p.Strayed):
-		m.leaves(p, "its live migration to "+to+" ended in error, and its guest is on "+p.From, true)
-	case broke && lost && gone:
-		// Nova has it running where it is not; but once it was reset, and started, it is there in a moment.
-		if _, done := d.w.Flights[strayKey(fleet.CloudReset, p)]; !done {
-			again(fleet.CloudReset, fleet.ServerError, "its guest is neither on "+to+" any more, where its live migration broke, nor on "+p.From)
-		}
-	case broke:
-		d.wait(about, fmt.Sprintf("a person: its live migration to %s broke (%s), and its guest may be there", to, cmp.Or(s.Fault, s.Live.Status)),
-			fmt.Sprintf("virsh list on %s and on %s; if it runs on %s, Nova's database must say so", p.From, to, to))
-	case whole:
+	case whole && well:
 		m.leaves(p, "it was started on "+p.From+" anew", false)
+	case whole && asked <= cloudLasts && asked > askWithin:
+		d.wake(cloudLasts - asked) // what was asked may be carried out yet, and its guest come
+	case whole && asked <= askWithin:
+		again(fleet.CloudReset, fleet.ServerError, "its guest is neither on "+to+" any more, where its live migration broke, nor on "+p.From)
+		d.wake(askWithin - asked)
+	case whole && left && d.present(s.ID, p.From, p.Strayed):
+		m.leaves(p, "its live migration to "+to+" ended in error, and its guest is on "+p.From, true)
+	case whole && left && gone && (p.Reset.IsZero() || d.absent(s.ID, p.From, p.Reset)):
+		// Nova has it running where it is not.
+		p.Reset = d.w.Wall
+		d.record(fleet.Put("departure/"+s.ID, p, fmt.Sprintf("%s is on neither side of its live migration that broke: it is called broken, and started on %s", title(s), p.From)))
+	case whole && (!d.w.Reports[p.From].Guests.Asked || since > strayKept):
+		m.leaves(p, "its live migration to "+to+" ended in error, and its guest may be there", true)
+	case whole:
+		d.wait(about, fmt.Sprintf("a person: its live migration to %s broke (%s), and its guest may be there", to, cmp.Or(s.Fault, s.Live.Status)), either)
+	case s.State == fleet.ServerStopped && s.Task == "" && left:
+		m.leaves(p, "it was stopped on "+p.From, false)
+	case s.State == fleet.ServerStopped && s.Task == "":
+		d.wait(about, fmt.Sprintf("a person: it is stopped, and its guest may run on %s, where its live migration broke", to), either)
 	case lost && well && s.State == fleet.ServerActive:
 		again(fleet.CloudReset, fleet.ServerError, "its guest is not on "+to+" any more, and Nova never wrote down that it was there")
+	case !p.Reset.IsZero() && left && s.State == fleet.ServerError && s.Task == "" && d.present(s.ID, p.From, p.Reset):
+		again(fleet.CloudReset, fleet.ServerActive, "its guest runs on "+p.From+", and Mainstay had it called broken")
 	case lost && s.State == fleet.ServerError && s.Task == "":
 		again(fleet.CloudStart, "", "its guest is not on "+to+" any more, and Nova has it on "+p.From)
 	case well:
@@ -387,6 +417,23 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 		d.wait(about, fmt.Sprintf("a person: its live migration to %s broke (%s), and its guest may be on either side", to, cmp.Or(s.Fault, s.Live.Status)),
 			fmt.Sprintf("virsh list on %s and on %s; if it runs on %s: openstack server set --state active %s", p.From, to, p.From, s.ID))
 	}
+}
+
+// fallen says whether a compute is forced down in Nova by a proof: nothing of what it ran is left. What somebody
+// else forces down, by hand or by another tool, may run.
+func (d *decision) fallen(host string) bool {
+	h := d.w.State.Holdings[Compute(host)]
+	_, dead := d.provedDead(h)
+	return d.w.Cloud.Computes[host].Forced && (h.Host == "" || dead)
+}
+
+// strayed is where the guest of a server may be whose live migration from a boot was over without
+// Nova's saying where it went; "" if there was none.
+func (d *decision) strayed(id string, h fleet.Holding) string {
+	if p := d.w.State.Departures[id]; p.From == h.Host && p.Boot == h.Boot && p.Ended == "" && !p.Strayed.IsZero() {
+		return p.To
+	}
+	return ""
 }
 
 // stray is where the guest of a server may run although its host is dead: the target of a
@@ -417,10 +464,15 @@ func (d *decision) astray(e fleet.Evacuation, s fleet.Server) string {
 	if p := d.w.State.Proofs[e.From]; p.Boot == e.Boot {
 		since = p.At
 	}
-	if to == "" || d.w.Cloud.Computes[to].Forced || d.absent(e.Server, to, since) {
+	if to == "" || d.fallen(to) || d.absent(e.Server, to, since) {
 		return ""
 	}
 	return to
+}
+
+// adrift is the compute on which the guest of a server may run that is on a dead boot's host.
+func (d *decision) adrift(h fleet.Holding, s fleet.Server) string {
+	return d.astray(fleet.Evacuation{Server: s.ID, From: h.Host, Boot: h.Boot, Pinned: d.strayed(s.ID, h)}, s)
 }
 
 // absent says whether a compute's own hypervisor has had no such machine since a time at which

@@ -34,6 +34,13 @@ func departing(w fleet.World, ago time.Duration, change func(*fleet.Departure)) 
 	return p
 }
 
+// falls is a compute that was proved dead, and whose servers have all gone: forced down, and not back.
+func falls(w fleet.World, host string) {
+	w.Cloud.Computes[host] = fleet.Compute{ID: host, Forced: true, Disabled: true, Zone: "nova"}
+	delete(w.State.Holdings, Compute(host))
+	w.State.Members[host] = fleet.Member{Host: host, Admitted: "b", Barred: "fenced"}
+}
+
 // said is when a host's report arrived, or a beat named it.
 func said(w *fleet.World, host string, ago time.Duration) {
 	w.Told = maps.Clone(w.Told)
@@ -61,6 +68,11 @@ func TestDrain(t *testing.T) {
 			w.Reports[host] = r
 			said(w, host, 0)
 		}
+	}
+	mute := func(w *fleet.World, host string) { // its libvirt does not answer
+		r := w.Reports[host]
+		r.Guests = fleet.Guests{Asked: true, Unknown: "no answer"}
+		w.Reports[host] = r
 	}
 	holds := func(w *fleet.World, host string) {
 		lists(w, host)
@@ -149,11 +161,54 @@ func TestDrain(t *testing.T) {
 		{"nobody says where it is: a person", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
+			mute(w, "n2")
 		}, "wait compute/n2, wait server/vm"},
-		{"the target died, and the source does not say: a person", func(w *fleet.World) {
+		{"nor within a day: it stays", func(w *fleet.World) {
+			departing(*w, 30*time.Hour, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-strayKept - time.Second) })
+			server(w, live(7, "error", "n1", ""))
+			mute(w, "n2")
+		}, "vm stays, wait compute/n2"},
+		{"nobody asks its hypervisor: it stays", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+		}, "vm stays, wait compute/n2"},
+		{"both have it: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			holds(w, "n1")
+			holds(w, "n2")
+		}, "wait compute/n2, wait server/vm"},
+		{"Nova's record of it is gone, the departure's is not", func(w *fleet.World) {
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Strayed, p.Epoch = w.Wall.Add(-absentFor), w.Epoch-1 })
+			mute(w, "n2")
+		}, "wait compute/n2, wait server/vm"},
+		{"somebody else forced the target down, and it lives and has it: a person", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
 			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+			lists(w, "n2")
+			holds(w, "n1")
+		}, "wait compute/n2, wait server/vm"},
+		{"a person had it active again: the next try begins as none that strayed", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-50 * time.Second) })
+			server(w, live(7, "failed", "n1", ""))
+		}, "vm try 2 to n3, wait compute/n2"},
+		{"its owner has stopped it, and it is not at the target: over", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped })
+			lists(w, "n1")
+		}, "vm: it was stopped on n2, wait compute/n2"},
+		{"its owner has stopped it, and it may be at the target: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerStopped })
+		}, "wait compute/n2, wait server/vm"},
+		{"the target died, and the source does not say: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			mute(w, "n2")
+			server(w, live(7, "error", "n1", ""))
+			falls(*w, "n1")
 		}, "wait compute/n2, wait server/vm"},
 		{"the source has none, and the target does: a person", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
@@ -161,26 +216,71 @@ func TestDrain(t *testing.T) {
 			lists(w, "n2")
 			holds(w, "n1")
 		}, "wait compute/n2, wait server/vm"},
-		{"it died with the target, and the source has none: it is started anew", func(w *fleet.World) {
+		{"it died with the target, and the source has none: first that is recorded", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
-			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+			falls(*w, "n1")
 			lists(w, "n2")
-		}, "reset server/vm to error, wait compute/n2"},
+		}, "vm called broken, wait compute/n2"},
 		{"or with a former boot of it", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
 			lists(w, "n1", "n2")
-		}, "reset server/vm to error, wait compute/n2"},
-		{"that was done: its guest is there in a moment, and must not be called broken once more", func(w *fleet.World) {
-			p := departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+		}, "vm called broken, wait compute/n2"},
+		{"then it is called so", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed, p.Reset = w.Wall.Add(-absentFor), w.Wall })
 			server(w, live(7, "error", "n1", ""))
 			lists(w, "n1", "n2")
-			w.Flights[strayKey(fleet.CloudReset, p)] = fleet.Flight{Sent: w.Now.Add(-20 * time.Second), Arrived: w.Now.Add(-19 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
+		}, "reset server/vm to error, wait compute/n2"},
+		{"and started", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed, p.Reset = w.Wall.Add(-absentFor), w.Wall.Add(-time.Second) })
+			server(w, live(7, "error", "n1", ""))
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerError })
+			lists(w, "n1", "n2")
+		}, "start server/vm, wait compute/n2"},
+		{"its guest is there in a moment, and it must not be called broken once more, by whoever leads", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-askWithin-time.Second)
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
 		}, "wait compute/n2"},
+		{"nor is it over while what was asked may be carried out yet", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-cloudLasts)
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1")
+			holds(w, "n2")
+		}, "wait compute/n2"},
+		{"then it is", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-cloudLasts-time.Second)
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1")
+			holds(w, "n2")
+		}, "vm stays, wait compute/n2"},
+		{"nothing came of it: once more", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-cloudLasts-time.Second)
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+		}, "vm called broken, wait compute/n2"},
+		{"it was carried out late, and its guest runs: it is called active", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-time.Minute)
+			})
+			server(w, live(7, "error", "n1", ""))
+			server(w, func(s *fleet.Server) { s.State = fleet.ServerError })
+			lists(w, "n1")
+			holds(w, "n2")
+		}, "reset server/vm to active, wait compute/n2"},
 		{"it strayed, and holds up no other that may go", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
+			mute(w, "n2")
 			s := w.Cloud.Servers["vm"]
 			s.ID, s.Name, s.Live = "wm", "wm", fleet.Migration{}
 			w.Cloud.Servers["wm"] = s
@@ -228,7 +328,7 @@ func TestDrain(t *testing.T) {
 		{"for long, and the target is proved dead: it is started anew", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-strayFor) })
 			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
-			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+			falls(*w, "n1")
 		}, "reset server/vm to error, wait compute/n2"},
 		{"for long, and neither has it: it is started anew", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
@@ -259,7 +359,7 @@ func TestDrain(t *testing.T) {
 		{"but not at once: a look may have been older than the record", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-time.Second) })
 			server(w, live(7, "completed", "n1", fleet.TaskMigrating))
-			w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Forced: true, Zone: "nova"}
+			falls(*w, "n1")
 		}, "wait compute/n2"},
 		{"its host is rebooted, and the try came to nothing: there is no second one", func(w *fleet.World) {
 			departing(*w, time.Minute, nil)
@@ -305,6 +405,8 @@ func drains(p fleet.Plan) string {
 				out = append(out, "vm stays")
 			case x.Ended != "":
 				out = append(out, "vm: "+x.Ended)
+			case !x.Reset.IsZero():
+				out = append(out, "vm called broken")
 			case !x.Strayed.IsZero():
 				out = append(out, "vm strayed")
 			default:
@@ -386,7 +488,7 @@ func TestPinned(t *testing.T) {
 			w.Cloud.Computes["n3"] = x
 		}, []string{"compute/n1 waits", "server/vm waits"}},
 		{"the target is dead too: elsewhere", func(w *fleet.World) {
-			w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Forced: true, Disabled: true, Zone: "nova"}
+			falls(*w, "n3")
 		}, []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
 		{"the target says that it has no such machine: elsewhere", lists(30*time.Second, true), []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
 		{"but it may have been asked before the source died", lists(30*time.Second-1, true), []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},

@@ -139,6 +139,11 @@ func (m *move) recover(h fleet.Holding, why string) {
 		e, known := d.w.State.Evacuations[s.ID]
 		switch why, stays, torn := d.leave(s), d.detained(h.Host, s), d.torn(h, &s); {
 		case known && goes(e, h):
+		case why != "" && d.adrift(h, s) != "":
+			// Were it left, the next boot's nova-compute would start it beside the guest.
+			waiting++
+			d.wait("server/"+s.ID, fmt.Sprintf("%s to say that its guest is not there, or a person: %s, and %s died while it was live-migrated to it", d.adrift(h, s), why, h.Host),
+				fmt.Sprintf("on %s: virsh list; if it runs there, Nova's database must say so", d.adrift(h, s)))
 		case why != "":
 			left = append(left, fmt.Sprintf("%s (%s)", title(s), why))
 		case torn != "":
@@ -152,7 +157,7 @@ func (m *move) recover(h fleet.Holding, why string) {
 			d.wait("server/"+s.ID, stays, "virsh destroy "+s.ID+" on "+h.Host)
 		default:
 			waiting++
-			m.due = append(m.due, due{d.restored(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Lock: e.Lock, Pinned: stray(s)}, s), s})
+			m.due = append(m.due, due{d.restored(fleet.Evacuation{Server: s.ID, Name: s.Name, From: h.Host, Boot: h.Boot, Was: s.State, Lock: e.Lock, Pinned: cmp.Or(stray(s), d.strayed(s.ID, h))}, s), s})
 		}
 	}
 	switch {

@@ -183,9 +183,6 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			d.wait(about, nextTry(f), oath) // still, or a person would hear that nothing is awaited any more
 		}
 		if v := d.w.Verdicts[host.Name]; v.Condition == fleet.Lapsed && !d.silentNow(host.Name, boot) {
-			if taken {
-				d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended", former.Executor, former.Epoch), "")
-			}
 			return // a brake may have held for long, and ears may have heard it since
 		}
 		d.lostHosts[host.Name] = true
@@ -328,10 +325,13 @@ func (d *decision) pursue(in fleet.Intent) {
 		// what the ears of now say. An off is the same off twice.
 		if boot, why := d.needsFence(in.Host); why != "" && boot == in.Boot && !in.Proved {
 			host, _ := d.w.Spec.Host(in.Host)
+			before := len(d.plan.Records)
 			d.intend(&host, boot, why)
-			return
+			if len(d.plan.Records) > before {
+				return
+			}
 		}
-		d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended", in.Executor, in.Epoch), "")
+		d.wait(about, fmt.Sprintf("the fence that leader %s began in epoch %d to have ended, which may act yet", in.Executor, in.Epoch), "")
 		return
 	}
 	o := fleet.Order{Key: d.fenceKey(in.Host, in.Boot), Verb: fleet.VerbFence, To: in.Executor, Target: fleet.Stint{Host: in.Host, Boot: in.Boot},

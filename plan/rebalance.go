@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"mainstay/fleet"
-	"mainstay/judge"
 )
 
 // What an operator had spread over his computes, and kept free for the loss of one, a loss heaps up on
@@ -33,7 +32,7 @@ func (d *decision) displaced(server, name, from, ended string) {
 		return
 	}
 	x, known := d.w.State.Displaced[server]
-	if !known { // else it was on its second host only by accident
+	if !known || d.w.Wall.Sub(x.At) >= rebalanceWithin { // else it was on its second host only by accident
 		x = fleet.Displaced{Server: server, Name: name, From: from}
 	}
 	if x.From == on {
@@ -59,18 +58,18 @@ func (m *move) rebalance() {
 		_, departs := d.w.State.Departures[id]
 		since := d.w.Wall.Sub(x.At)
 		switch {
-		case evacuated || departs:
 		case d.w.Spec.OpenStack.Rebalance != fleet.RebalanceReturned:
 			d.placed(x, "the site's file does not say so any more")
 		case since >= rebalanceWithin:
 			d.placed(x, fmt.Sprintf("it could not within %v", rebalanceWithin))
+		case evacuated || departs:
 		case since < rebalanceAfter:
 			d.wake(rebalanceAfter - since)
 		default:
 			may = append(may, x)
 		}
 	}
-	if len(may) == 0 || !m.calm() {
+	if len(may) == 0 || m.busy() || !m.calm() {
 		return
 	}
 	if n := len(may); n > rebalanceAsks { // others each minute: what cannot go yet must not hide what can
@@ -89,6 +88,8 @@ func (m *move) rebalance() {
 // goesBack records the way of a server back, if it may go now.
 func (m *move) goesBack(x fleet.Displaced, s fleet.Server) {
 	d := m.decision
+	r, crashed := d.w.State.Revivals[s.ID]
+	reviving := crashed && r.Ended == ""
 	switch {
 	case s.State == fleet.ServerDeleted:
 		d.placed(x, deleted)
@@ -99,7 +100,7 @@ func (m *move) goesBack(x fleet.Displaced, s fleet.Server) {
 	case strings.EqualFold(s.Metadata["HA_Enabled"], "false") || s.Locked:
 		d.placed(x, "its owner would not have it moved")
 	case Fixed(&d.w.Spec, s) != "" || s.Task != "" || stray(s) != "": // it may be otherwise tomorrow
-	case m.departing > 0 || !m.reach(x.On) || !m.room(x.From, s):
+	case m.departing > 0 || reviving || !m.reach(x.On) || !m.room(x.From, s):
 	default:
 		m.departTo(fleet.Departure{Server: s.ID, Name: s.Name, From: x.On, Boot: d.w.State.Holdings[Compute(x.On)].Boot, Why: backTo(x.From), Back: true}, s, x.From)
 		d.record(fleet.Remove("displaced/"+x.Server, "it is on its way back"))
@@ -108,10 +109,40 @@ func (m *move) goesBack(x fleet.Displaced, s fleet.Server) {
 
 func backTo(host string) string { return "it was on " + host + ", which has returned" }
 
-// calm says whether nothing is amiss that a live migration should wait for.
+// calm says whether nothing is amiss that a live migration should wait for: no server is on its way or waits for
+// one, nobody knows a guest's place not, no host is silent that has something, and none is fenced or drained.
 func (m *move) calm() bool {
 	d := m.decision
-	return m.total == 0 && len(m.draining) == 0 && !d.disarmed && d.w.Cloud.Away == "" && len(judge.Lost(d.w)) == 0 && len(d.w.State.Intents) == 0
+	if m.total > 0 || len(m.due) > 0 || len(m.draining) > 0 || d.disarmed || d.w.Cloud.Away != "" || len(d.w.State.Intents) > 0 {
+		return false
+	}
+	for _, id := range fleet.Sorted(d.w.State.Evacuations) {
+		if d.w.State.Evacuations[id].Ended == "" {
+			return false
+		}
+	}
+	for i := range d.w.Spec.Hosts {
+		switch host := d.w.Spec.Hosts[i].Name; d.w.Verdicts[host].Condition {
+		case fleet.Healthy, fleet.Degraded:
+		case fleet.Suspect, fleet.Lapsed:
+			return false
+		default:
+			if len(d.on[host]) > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// busy says whether a live migration goes on, or nobody knows yet where one left its guest.
+func (m *move) busy() bool {
+	for _, id := range fleet.Sorted(m.w.State.Departures) {
+		if m.w.State.Departures[id].Ended == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // reach says whether a compute lives, is heard by Nova, and has all its networks.
@@ -133,4 +164,19 @@ func (m *move) room(host string, s fleet.Server) bool {
 // onward says whether a departure is still wanted.
 func (m *move) onward(p fleet.Departure) bool {
 	return m.draining[p.From] != "" || p.Back && m.calm() && m.w.Spec.OpenStack.Rebalance == fleet.RebalanceReturned
+}
+
+// goesHome says whether a server may go back from a host.
+func (d *decision) goesHome(host string) bool {
+	for _, id := range fleet.Sorted(d.w.State.Displaced) {
+		if d.w.State.Displaced[id].On == host {
+			return true
+		}
+	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.Back && p.From == host {
+			return true
+		}
+	}
+	return false
 }

@@ -115,11 +115,43 @@ func TestRebalance(t *testing.T) {
 		{"not once something else has come", func(w *fleet.World) {
 			back(w, time.Second, nil)
 			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
-		}, "vm stays"},
+		}, "vm displaced from n1 to n2, vm stays"},
 		{"nor when the site's file says so no more", func(w *fleet.World) {
 			back(w, time.Second, nil)
 			w.Spec.OpenStack.Rebalance = fleet.RebalanceNever
-		}, "vm stays"},
+		}, "vm displaced from n1 to n2, vm stays"},
+		{"it has crashed, and is started again", func(w *fleet.World) {
+			at := w.Wall.Add(-10 * time.Second)
+			w.State.Revivals = map[string]fleet.Revival{"vm": {Server: "vm", Host: "n2", Boot: "b", Crash: at, Crashes: []time.Time{at}, At: at}}
+		}, ""},
+		{"nobody knows where another's live migration left its guest", func(w *fleet.World) {
+			w.State.Departures["other"] = fleet.Departure{Server: "other", From: "n3", Boot: "b", To: "n2", Try: 1, Epoch: w.Epoch, At: w.Wall.Add(-time.Hour), Strayed: w.Wall.Add(-time.Hour)}
+		}, ""},
+		{"a dead host has servers yet", func(w *fleet.World) {
+			w.State.Members["n3"] = fleet.Member{Host: "n3", Admitted: "b", Barred: "fenced"}
+			w.State.Proofs["n3"] = fleet.Proof{Host: "n3", Boot: "b", Kind: "fence", Evidence: "off"}
+			silent(*w, "n3", time.Hour)
+		}, ""},
+		{"one that was emptied long ago waits for nothing", func(w *fleet.World) {
+			falls(*w, "n3")
+			w.State.Proofs["n3"] = fleet.Proof{Host: "n3", Boot: "b", Kind: "fence", Evidence: "off"}
+			silent(*w, "n3", time.Hour)
+		}, goes},
+		{"the try of a dead host's server failed, and it waits for the next", func(w *fleet.World) {
+			w.State.Evacuations = map[string]fleet.Evacuation{"other": {Server: "other", From: "n4", Boot: "b", To: "n3", Try: 1, Epoch: w.Epoch, At: w.Wall}}
+			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n4", State: fleet.ServerError, Migration: fleet.Migration{ID: 7, Status: "failed", From: "n4", To: "n3"}}
+		}, ""},
+		{"its drain is over, and its host in maintenance yet: the time does not run", func(w *fleet.World) {
+			delete(w.State.Displaced, "vm")
+			w.State.Wishes["maintenance-n2"] = fleet.Wish{ID: "maintenance-n2", Verb: "maintenance", Host: "n2", By: "ann", At: w.Wall}
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Ended = "on n1" })
+		}, ""},
+		{"where its second host never came back it is forgotten after a day all the same", func(w *fleet.World) {
+			x := w.State.Displaced["vm"]
+			x.At = w.Wall.Add(-rebalanceWithin)
+			w.State.Displaced["vm"] = x
+			w.State.Evacuations = map[string]fleet.Evacuation{"vm": {Server: "vm", From: "n3", Boot: "b", To: "n2", Ended: "on n2", Lock: fleet.LockSeen, Epoch: w.Epoch, At: w.Wall}}
+		}, "not displaced any more"},
 		{"it broke: it is not tried again", func(w *fleet.World) {
 			back(w, time.Minute, nil)
 			server(w, func(s *fleet.Server) { s.Live = fleet.Migration{ID: 7, Status: "failed", From: "n2", To: "n1"} })

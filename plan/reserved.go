@@ -145,6 +145,7 @@ func (m *move) keep(h fleet.Holding, cut bool) {
 		switch {
 		case used:
 			m.giveBack(r, c)
+		case c.Servers > 0 && d.goesHome(h.Host): // by itself
 		case c.Servers > 0:
 			d.wait(h.Thing, fmt.Sprintf("a person: it is kept in reserve, and servers are on it: %d", c.Servers), "openstack server list --all-projects --host "+h.Host+"; move them away, or take it out of openstack/reserved")
 		}

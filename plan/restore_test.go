@@ -189,7 +189,7 @@ func TestDisks(t *testing.T) {
 		{"and it is restored elsewhere after that", 11 * time.Minute, func(w fleet.World) { astray(w, fleet.Guests{Asked: true, Listed: true}) }, []string{"try to n2 for new was active"}},
 		{"so it is when the target is dead too", 9 * time.Minute, func(w fleet.World) {
 			astray(w, fleet.Guests{})
-			w.Cloud.Computes["n3"] = fleet.Compute{ID: "n3", Forced: true, Disabled: true, Zone: "nova"}
+			falls(w, "n3")
 		}, []string{"on n1"}},
 		{"it has left for another host, and has not its data yet: its old disk is kept", time.Hour, func(w fleet.World) {
 			s := w.Cloud.Servers["vm"]

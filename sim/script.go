@@ -229,6 +229,9 @@ func (s *Site) recover() {
 		if len(s.spec.OpenStack.Reserved) > 0 { // and such a site has groups
 			bound += 1800 * second
 		}
+		if s.spec.OpenStack.Rebalance == fleet.RebalanceReturned {
+			bound += 1800 * second // of which the first ten minutes are waited, and once more after what comes between
+		}
 	}
 	end := s.elapsed() + bound
 	good := 0
