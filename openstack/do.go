@@ -101,7 +101,9 @@ func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) erro
 	case "server " + fleet.CloudStart:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return start(ctx, nova, name) }
 	case "server " + fleet.CloudReboot:
-		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return reboot(ctx, nova, name, o.With) }
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return reboot(ctx, nova, name, o.With)
+		}
 	case "server " + fleet.CloudStop:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return stop(ctx, nova, name) }
 	case "server " + fleet.CloudReset:

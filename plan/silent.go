@@ -97,7 +97,9 @@ func (d *decision) together(x quiet, all []quiet) string {
 		}
 	}
 	if len(here) > 0 {
-		return fmt.Sprintf("guests of %s fell silent at once (%s), which is its host's fault or ours until shown otherwise", x.host, few(append([]string{x.id}, here...)))
+		here = append(here, x.id)
+		slices.Sort(here)
+		return fmt.Sprintf("guests of %s fell silent at once (%s), which is its host's fault or ours until shown otherwise", x.host, few(here))
 	}
 	computes := 0
 	for i := range d.w.Spec.Hosts {
