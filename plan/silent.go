@@ -227,8 +227,6 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 		d.reviveEnd(r, "Nova is about something else with it: "+s.Task)
 	case !known:
 		d.wait(about, cmp.Or(g.Unknown, r.Host+" to be heard"), "mainstay status")
-	case !still && !asked:
-		d.reviveEnd(r, "it is silent no more")
 	case !asked && d.spared(r, s) != "":
 		d.reviveEnd(r, d.spared(r, s))
 	case !asked && answers:

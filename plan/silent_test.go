@@ -191,6 +191,14 @@ func TestSilent(t *testing.T) {
 			watched(w, 2*time.Second, func(r *fleet.Revival) { r.Try, r.Epoch = 1, w.Epoch-1 })
 			w.Since = w.Now.Add(-30 * time.Second)
 		}, nil, false},
+		{"Nova is about a former leader's", m, func(w *fleet.World) {
+			watched(w, 2*time.Second, func(r *fleet.Revival) { r.Try, r.Epoch = 1, w.Epoch-1 })
+			serverSays(w, func(s *fleet.Server) { s.Task = "reboot_started_hard" })
+		}, nil, false},
+		{"or about one of which nobody remembers the answer", m, func(w *fleet.World) {
+			watched(w, 2*time.Second, func(r *fleet.Revival) { r.Try, r.Doubt = 1, true })
+			serverSays(w, func(s *fleet.Server) { s.Task = "reboot_started_hard" })
+		}, nil, false},
 		{"its answer is lost, and nobody asks again", m, func(w *fleet.World) { silentTried(w, fleet.NoWord, nil) }, nil, false},
 		{"accepted: Nova is about it", m, func(w *fleet.World) {
 			silentTried(w, fleet.Done, nil)
