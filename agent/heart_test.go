@@ -38,6 +38,7 @@ func TestHeart(t *testing.T) {
 		{"for long: it begins anew", append(slices.Clone(steady), m, w, m), true, -1},
 		{"paused between: it begins anew", append(slices.Clone(steady), m, m, paused, m), true, -1},
 		{"started anew: it has not answered in this life", append(slices.Clone(steady), m, m, anew, m, m, m), false, -1},
+		{"and is not called silent from then on", append(slices.Clone(steady), m, m, anew), false, -1},
 		{"nothing is known now", append(slices.Clone(steady), m, m, u), false, 7},
 	} {
 		t.Run(c.name, func(t *testing.T) {

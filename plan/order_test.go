@@ -114,6 +114,7 @@ func TestOrder(t *testing.T) {
 		{"it does not yet", func(w *fleet.World) {
 			owned(*w, "app a After=db", "db a Group=db")
 			byAgent(*w, func(g *fleet.Guests) { g.Answering = []string{"x"} })
+			w.State.Groups = map[string]fleet.RestartGroup{"a/db": {Project: "a", Name: "db", Since: w.Wall.Add(-time.Minute)}}
 		}, "", "its guest agent does not answer on n2"},
 		{"libvirt says nothing there: what it said is of before", func(w *fleet.World) {
 			owned(*w, "app a After=db", "db a Group=db")
@@ -126,6 +127,7 @@ func TestOrder(t *testing.T) {
 			r.Guests = fleet.Guests{Asked: true, Answering: []string{"db"}}
 			w.Reports["n3"] = r
 		}, "", "its guest agent does not answer on n2"},
+		{"which needs no address", func(w *fleet.World) { owned(*w, "db a Group=db Ready=agent") }, "db", ""},
 		{"its time is over", func(w *fleet.World) {
 			owned(*w, "app a After=db", "db a Group=db")
 			there(*w, "db", true)
@@ -161,6 +163,11 @@ func TestOrder(t *testing.T) {
 			_, p := Turn(w)
 			if got := strings.Join(asked(p), " "); got != c.want {
 				t.Errorf("asked for %q, want %q; %+v", got, c.want, p.Waits)
+			}
+			for _, g := range p.Gates {
+				if g.Check.Kind == fleet.CheckAgent {
+					t.Errorf("the leader's host is to ask a guest agent: %+v", g)
+				}
 			}
 			told := false
 			for _, x := range p.Waits {

@@ -119,7 +119,9 @@ func TestSilent(t *testing.T) {
 			w.Spec.Brakes.Share = 90
 			quieted(w, "n3", "x", m)
 		}, []string{"vm try 0 failed 0"}, true},
-		{"it was left as it is in this silence", m, func(w *fleet.World) { watched(w, m, func(r *fleet.Revival) { r.Ended = "its owner has locked it" }) }, nil, false},
+		{"it was left as it is in this silence", m, func(w *fleet.World) {
+			watched(w, m, func(r *fleet.Revival) { r.Ended, r.Crashes = "its owner has locked it", nil })
+		}, nil, false},
 		{"it was rebooted for it: not again", m, func(w *fleet.World) { watched(w, m, func(r *fleet.Revival) { r.Try, r.Ended = 1, rebootedFor }) }, nil, false},
 		{"Nova was about something with it, and is no more", m, func(w *fleet.World) { watched(w, m, func(r *fleet.Revival) { r.Ended, r.Busy = "busy", true }) }, []string{"vm try 0 failed 0"}, false},
 

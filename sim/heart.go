@@ -105,7 +105,9 @@ func (n *nova) beats(g *guest, h *host, out *fleet.Guests) {
 // its host, and as its owner wants.
 func (n *nova) mayReset(g *guest, h *host, given at) {
 	s, p := n.site, &g.pulse
-	fail := func(format string, args ...any) { s.watch.fail("no guest is rebooted but one that hangs", format, args...) }
+	fail := func(format string, args ...any) {
+		s.watch.fail("no guest is rebooted but one that hangs", format, args...)
+	}
 	if !g.runs[h] || g.since > given {
 		return // it was started anew meanwhile
 	}
