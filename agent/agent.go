@@ -188,6 +188,8 @@ type Agent struct {
 	questions  map[string]*question
 	frozen     map[string]fleet.Moment // by service: since when its writes wait
 	guests     fleet.Guests
+	awake      map[string]int32 // by guest that runs here and is not paused: which run of it (guests.Machine.Life)
+	hearts     hearts
 	dumped     lease.Dumps
 }
 
@@ -335,6 +337,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.cfg.Hypervisor != nil {
 		wait.Go(func() { a.watchGuests(ctx) })
+		wait.Go(func() { a.askHearts(ctx) })
 	}
 	a.askNeighbours(ctx, &wait)
 	a.watchServices(ctx, &wait)

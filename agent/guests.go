@@ -18,7 +18,9 @@ import (
 type Hypervisor interface {
 	// Look says how each is; its errors are guests.ErrNone, and ErrUnknown when it did not
 	// answer in time.
-	Look(ctx context.Context) (map[string]guests.State, error)
+	Look(ctx context.Context) (map[string]guests.Machine, error)
+	// Ask asks the guest agents of some, beside it; whose word is not known is not in the answer.
+	Ask(ctx context.Context, ids []string) (map[string]guests.Word, error)
 	// Changed yields when it is worth looking at once.
 	Changed() <-chan struct{}
 }
@@ -48,6 +50,16 @@ func (a *Agent) watchGuests(ctx context.Context) {
 			worked = worked || v.Kind == "compute" && a.services[v.Name].Ready
 		}
 		now := w.see(states, err, worked)
+		if err == nil {
+			a.awake = map[string]int32{}
+			for id, m := range states {
+				if m.State == guests.Runs && m.Awake {
+					a.awake[id] = m.Life
+				}
+			}
+			a.hearts.keep(states)
+		}
+		now = a.hearts.word(now)
 		news := !now.Equal(a.guests)
 		a.guests = now
 		a.mu.Unlock()
@@ -84,7 +96,7 @@ type guestWatch struct {
 func (w *guestWatch) soon() bool { return len(w.once) > 0 || w.mute > 0 && w.mute < mutesTold }
 
 // see takes one look in, and returns what is to be said.
-func (w *guestWatch) see(states map[string]guests.State, err error, worked bool) fleet.Guests {
+func (w *guestWatch) see(states map[string]guests.Machine, err error, worked bool) fleet.Guests {
 	next := w.said
 	now := w.wall().Round(0)
 	switch {
@@ -100,8 +112,8 @@ func (w *guestWatch) see(states map[string]guests.State, err error, worked bool)
 	default:
 		w.mute, next.Unknown, next.Asked, next.Running = 0, "", true, 0
 		crashed, once, brought := map[string]time.Time{}, map[string]time.Time{}, []string{}
-		for id, s := range states {
-			switch s {
+		for id, m := range states {
+			switch m.State {
 			case guests.Runs:
 				next.Running++
 				brought = append(brought, id)

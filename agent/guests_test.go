@@ -20,8 +20,12 @@ func TestGuestsAreSeenTwice(t *testing.T) {
 			t.Errorf("%s: %+v", what, w.said)
 		}
 	}
-	look := func(states map[string]guests.State, err error, worked bool) {
+	look := func(all map[string]guests.State, err error, worked bool) {
 		now = now.Add(time.Second)
+		states := map[string]guests.Machine{}
+		for id, s := range all {
+			states[id] = guests.Machine{State: s}
+		}
 		w.see(states, err, worked)
 	}
 	look(nil, guests.ErrNone, false)

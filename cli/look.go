@@ -274,6 +274,9 @@ func writeEvacuations(out io.Writer, s api.Status) {
 	}
 	for _, r := range s.Revivals {
 		state := "crashed: " + cmp.Or(r.Ended, "is started again")
+		if r.Silent {
+			state = "its guest agent is silent: " + cmp.Or(r.Ended, "is watched, and rebooted if it stays so")
+		}
 		if r.Ended == "" && r.Why != "" {
 			state += "; " + r.Why
 		}

@@ -287,7 +287,7 @@ const (
 	CloudMigrate = "live-migrate"
 	CloudStart   = "start"  // a server that is stopped or in error after its host came back
 	CloudStop    = "stop"   // one that shall not run
-	CloudReboot  = "reboot" // a server whose guest has crashed, from outside; one that Nova has stopped since is started
+	CloudReboot  = "reboot" // a server whose guest has crashed, from outside; one that Nova has stopped since is started, unless Order.With names the only state in which it may be rebooted
 	// CloudReset has Nova write down that the server is in the state Order.With, active or
 	// error, and that nothing is going on with it: what ends an evacuation that was spoilt.
 	// It touches no guest.

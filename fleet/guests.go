@@ -27,6 +27,12 @@ type Guests struct {
 	// that they are told, for who is not among them is not here.
 	Machines []string `json:"machines,omitempty"`
 	Listed   bool     `json:"listed,omitempty"`
+	// Answering are the servers whose guest agent (qemu-ga) answers the hypervisor. Silent are, since when by
+	// this host's clock, those whose agent had answered for a while in this life of the guest, and does not any
+	// more though the guest runs and holds its channel open; the time names the silence. Who is in neither has no
+	// agent, or nothing is known of it.
+	Answering []string             `json:"answering,omitempty"`
+	Silent    map[string]time.Time `json:"silent,omitempty"`
 	// Disks says what is wrong with the directory in which Nova keeps the guests' disks.
 	Disks string `json:"disks,omitempty"`
 }
@@ -35,19 +41,21 @@ type Guests struct {
 func (g Guests) Equal(o Guests) bool {
 	return g.Asked == o.Asked && g.Unknown == o.Unknown && g.Running == o.Running && g.Disks == o.Disks &&
 		maps.EqualFunc(g.Crashed, o.Crashed, time.Time.Equal) && slices.Equal(g.Brought, o.Brought) &&
-		g.Listed == o.Listed && slices.Equal(g.Machines, o.Machines)
+		g.Listed == o.Listed && slices.Equal(g.Machines, o.Machines) && slices.Equal(g.Answering, o.Answering) && maps.EqualFunc(g.Silent, o.Silent, time.Time.Equal)
 }
 
-// Revival is the record of one crashed server's way back on its own host, written before
-// Nova is asked, so that whoever leads next asks nobody twice.
+// Revival is the record of one crashed server's way back on its own host, or of one whose guest
+// agent fell silent, written before Nova is asked, so that whoever leads next asks nobody twice.
 type Revival struct {
 	Server string `json:"server"`
 	Name   string `json:"name,omitempty"`
 	Host   string `json:"host"`
 	Boot   string `json:"boot"` // of Host
 	// Crash names the crash that this is about, Crashes are when those of the last hour were
-	// taken up, this one too.
-	Crash   time.Time   `json:"crash"`
+	// taken up, this one too, and those of silences for which it was rebooted.
+	Crash time.Time `json:"crash"`
+	// Silent: it is no crash, but a silence of its guest agent (Guests.Silent), which Crash names.
+	Silent  bool        `json:"silent,omitempty"`
 	Crashes []time.Time `json:"crashes,omitempty"`
 	// Try counts what was asked of Nova about this crash, At is when the newest was recorded
 	// and Epoch of which leader; before the first, At is when the crash was.

@@ -17,16 +17,22 @@ const (
 	MetaGroup = "HA_Group"
 	// MetaAfter names restart groups, separated by commas, that must be ready first.
 	MetaAfter = "HA_After"
-	// MetaReady is the question by which it is seen that the server is ready: tcp:PORT, or
-	// http:PORT/PATH.
+	// MetaReady is the question by which it is seen that the server is ready: tcp:PORT,
+	// http:PORT/PATH, or agent, its guest agent.
 	MetaReady = "HA_Ready"
+	// MetaAlive is the question by which it is seen that a running server is alive: agent, or agent:DURATION
+	// for how long its guest agent must be silent before Nova reboots it.
+	MetaAlive = "HA_Alive"
 )
 
-// Gate is that question: those that come after the server's group wait until it is answered.
+// CheckAgent is the kind of the question to a guest agent: the compute on which the server is asks it.
+const CheckAgent = "agent"
+
+// Gate is the question of MetaReady: those that come after the server's group wait until it is answered.
 type Gate struct {
 	Server string `json:"server"`
 	Check  Check  `json:"check"`
-	// Addresses are the server's own in the networks of OpenStack.Ready; one of them must answer.
+	// Addresses are the server's own in the networks of OpenStack.Ready; one of them must answer. Of CheckAgent none.
 	Addresses []netip.Addr `json:"addresses"`
 }
 

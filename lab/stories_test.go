@@ -34,6 +34,11 @@ var virtual = map[string]string{
 	"e-compute-hangs":                         noNova,
 	"e-guest-crashed":                         noNova,
 	"e-guest-crashes-again":                   noNova,
+	"e-guest-hangs":                           noNova,
+	"e-guests-hang-together":                  noNova,
+	"e-group-waits-for-an-agent":              noNova,
+	"h112-quiesced-for-a-snapshot":            noNova,
+	"h113-leader-dies-as-a-guest-is-rebooted": noNova,
 	"h90-crash-before-its-host-dies":          noNova,
 	"h91-crash-nobody-could-ask":              noNova,
 	"h92-crash-in-the-midst-of-a-move":        noNova,
@@ -118,7 +123,7 @@ const (
 	noWatchdog = "a watchdog; containers have none, make lab-watchdog plays the host's side on a machine of QEMU"
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
 	noKernel   = "a kernel of its own: lab hosts share this machine's"
-	noNova     = "a Nova and a libvirt; make lab-guests plays a crash, a libvirt and a nova-compute that hang on real ones"
+	noNova     = "a Nova and a libvirt; make lab-guests plays a crash, a libvirt and a nova-compute that hang on real ones, and no guest agent"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
 	noOwners   = "the servers of these hosts have no Nova, and so no owner, no lock and no aggregate"
 	noPair     = "two voters and no third; make lab-two plays their faults on a site of its own"

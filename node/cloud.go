@@ -13,6 +13,18 @@ import (
 	"mainstay/probe/guests"
 )
 
+// hypervisor is a compute's libvirt, and its guests' agents.
+type hypervisor struct {
+	*guests.Libvirt
+	*guests.Agents
+}
+
+// Close ends the connections of both.
+func (h hypervisor) Close() {
+	h.Libvirt.Close()
+	h.Agents.Close()
+}
+
 // hypervisorOf is how a compute's agent asks after its guests, and where their disks are.
 func hypervisorOf(spec fleet.Spec, me fleet.Host) (agent.Hypervisor, string) {
 	if spec.OpenStack.Cloud == "" || !me.HasRole("compute") {
@@ -20,10 +32,10 @@ func hypervisorOf(spec fleet.Spec, me fleet.Host) (agent.Hypervisor, string) {
 	}
 	for _, v := range spec.Services {
 		if path := v.Params["instances"]; v.Kind == "compute" && path != "" {
-			return guests.Open(), path
+			return hypervisor{guests.Open(), guests.OpenAgents()}, path
 		}
 	}
-	return guests.Open(), "/var/lib/nova/instances"
+	return hypervisor{guests.Open(), guests.OpenAgents()}, "/var/lib/nova/instances"
 }
 
 // checkCloud tells what would keep this host from looking at the site's cloud and acting on

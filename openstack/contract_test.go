@@ -240,6 +240,7 @@ func (s *subject) promises(t *testing.T) {
 				if v := s.look(t, nil, id).Servers[id]; !v.Locked || v.Ours() {
 					t.Fatalf("another's lock is gone, or ours: %+v", v)
 				}
+				s.refuses(t, fleet.CloudReboot, server, fleet.ServerActive, "its owner has locked it")
 				s.unlock(t, id)
 				s.must(t, fleet.CloudLock, server, "")
 			}
@@ -355,11 +356,12 @@ func (s *subject) promises(t *testing.T) {
 			s.must(t, fleet.CloudStart, server, "")
 		}},
 		{"a server is rebooted from outside, and one that is stopped is started", func(t *testing.T) {
-			s.must(t, fleet.CloudReboot, server, "")
+			s.must(t, fleet.CloudReboot, server, fleet.ServerActive)
 			s.refuses(t, fleet.CloudReboot, server, "", "about something else")
 			s.until(t, id, "active", at(s.b, fleet.ServerActive))
 			s.must(t, fleet.CloudStop, server, "")
 			s.until(t, id, "stopped", at(s.b, fleet.ServerStopped))
+			s.refuses(t, fleet.CloudReboot, server, fleet.ServerActive, "Nova says that it is stopped")
 			s.must(t, fleet.CloudReboot, server, "")
 			s.until(t, id, "active", at(s.b, fleet.ServerActive))
 		}},

@@ -101,7 +101,9 @@ func (c *Client) Do(ctx context.Context, o fleet.Order, still func() error) erro
 	case "server " + fleet.CloudStart:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return start(ctx, nova, name) }
 	case "server " + fleet.CloudReboot:
-		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return reboot(ctx, nova, name) }
+		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error {
+			return reboot(ctx, nova, name, o.With)
+		}
 	case "server " + fleet.CloudStop:
 		deed = func(ctx context.Context, nova *gophercloud.ServiceClient) error { return stop(ctx, nova, name) }
 	case "server " + fleet.CloudReset:
@@ -263,14 +265,19 @@ func start(ctx context.Context, nova *gophercloud.ServiceClient, id string) erro
 
 // reboot makes a server run whose guest has ended: start believes Nova, which says for up to
 // ten minutes (sync_power_state_interval) that such a one is running. Nova has stopped it by itself if
-// its nova-compute was told by libvirt.
-func reboot(ctx context.Context, nova *gophercloud.ServiceClient, id string) error {
+// its nova-compute was told by libvirt. Where only is named, a server that runs is meant: one that has been stopped
+// meanwhile, or locked by its owner, is left alone; one that an earlier try broke is not.
+func reboot(ctx context.Context, nova *gophercloud.ServiceClient, id, only string) error {
 	s, err := state(ctx, nova, id)
 	switch {
 	case err != nil:
 		return &unasked{err}
 	case s.Task != "":
 		return &answer{http.StatusConflict, "Nova is about something else with it: " + s.Task}
+	case only != "" && s.State != only && s.State != fleet.ServerError:
+		return &answer{http.StatusConflict, "Nova says that it is " + s.State}
+	case only != "" && s.Locked && !strings.HasPrefix(s.Reason, fleet.LockReason):
+		return &answer{http.StatusConflict, "its owner has locked it"}
 	case s.State == fleet.ServerStopped:
 		return act(ctx, nova, id, map[string]any{"os-start": nil})
 	}

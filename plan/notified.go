@@ -107,6 +107,10 @@ func notifiedServer(n fleet.Notification, w fleet.World) (status, why string) {
 		return fleet.NoticeRunning, "it is being evacuated from " + e.From
 	case moved && !e.At.Before(n.At):
 		return fleet.NoticeFinished, "it was evacuated from " + e.From + ": " + e.Ended
+	case crashed && r.Silent && r.Ended == "":
+		return fleet.NoticeRunning, "its guest agent is silent on " + r.Host + ", and it is watched"
+	case crashed && r.Silent && w.Wall.Sub(n.At) < crashSpan:
+		return fleet.NoticeFinished, "its guest agent was silent on " + r.Host + ": " + r.Ended
 	case crashed && r.Ended == "":
 		return fleet.NoticeRunning, fmt.Sprintf("it crashed on %s, and is started again (try %d)", r.Host, r.Try)
 	case crashed && w.Wall.Sub(n.At) < crashSpan:

@@ -36,8 +36,10 @@ func Gate(text string) (fleet.Check, error) {
 	port, path, hasPath := strings.Cut(at, "/")
 	n, err := strconv.Atoi(port)
 	switch {
+	case strings.TrimSpace(text) == fleet.CheckAgent:
+		return fleet.Check{Kind: fleet.CheckAgent}, nil
 	case kind != "tcp" && kind != "http" || err != nil || n < 1 || n > 65535 || kind == "tcp" && hasPath || strings.ContainsAny(path, " \r\n"):
-		return fleet.Check{}, fmt.Errorf("%q is no question: tcp:PORT or http:PORT/PATH would be one", text)
+		return fleet.Check{}, fmt.Errorf("%q is no question: tcp:PORT, http:PORT/PATH or agent would be one", text)
 	case kind == "http":
 		return fleet.Check{Kind: kind, Port: n, Path: "/" + path, Expect: []int{200, 204}, Deadline: time.Second}, nil
 	}
@@ -94,6 +96,8 @@ func misread(s fleet.Server) string {
 		_, err := Gate(text)
 		add(fleet.MetaReady, err)
 	}
+	_, err = Alive(s.Metadata[fleet.MetaAlive])
+	add(fleet.MetaAlive, err)
 	_, _, err = wanted(&s)
 	add(fleet.MetaSnapshot, err)
 	return strings.Join(out, "; ")
@@ -108,7 +112,7 @@ func groupOf(s fleet.Server) string {
 }
 
 // gate is the question to a server, if its owner names one and it can be asked at an
-// address that voters may call.
+// address that voters may call; its guest agent needs none.
 func (d *decision) gate(s fleet.Server) (*fleet.Gate, string) {
 	text := s.Metadata[fleet.MetaReady]
 	check, err := Gate(text)
@@ -116,6 +120,9 @@ func (d *decision) gate(s fleet.Server) (*fleet.Gate, string) {
 		return nil, ""
 	}
 	g := fleet.Gate{Server: s.ID, Check: check}
+	if check.Kind == fleet.CheckAgent {
+		return &g, ""
+	}
 	for _, a := range s.Addresses {
 		if len(g.Addresses) < gateAddresses && slices.ContainsFunc(d.w.Spec.OpenStack.Ready, func(p netip.Prefix) bool { return p.Contains(a) }) {
 			g.Addresses = append(g.Addresses, a)
@@ -199,7 +206,7 @@ func (m *move) newOrdering() *ordering {
 			g.missing = append(g.missing, cmp.Or(e.Name, id)+" is on its way")
 		case e.Gate != nil && !slices.Contains(g.Ready, e.Key()):
 			g.gates = append(g.gates, *e.Gate)
-			why, asked := d.w.Cloud.Gates[id]
+			why, asked := d.gateWord(*e.Gate)
 			if !asked {
 				why = "not asked yet"
 			}
@@ -328,7 +335,11 @@ func (m *move) groups() {
 			d.record(fleet.Put("group/"+key, r, fmt.Sprintf("group %s of project %s is waited for until it is ready, %v at most", g.Name, cmp.Or(g.Project, "-"), groupLasts)))
 			continue
 		}
-		d.plan.Gates = append(d.plan.Gates, g.gates...)
+		for _, gate := range g.gates {
+			if gate.Check.Kind != fleet.CheckAgent { // that one its own compute asks
+				d.plan.Gates = append(d.plan.Gates, gate)
+			}
+		}
 		opened := d.answered(g, &r)
 		left := groupLasts - d.w.Wall.Sub(r.Since)
 		switch {
@@ -362,10 +373,30 @@ func (m *move) groups() {
 	}
 }
 
+// gateWord says what came of a gate: by the newest look, or by the report of the compute on which the server is.
+func (d *decision) gateWord(g fleet.Gate) (why string, asked bool) {
+	if g.Check.Kind != fleet.CheckAgent {
+		why, asked = d.w.Cloud.Gates[g.Server]
+		return why, asked
+	}
+	host, _ := strings.CutPrefix(d.w.State.Evacuations[g.Server].Ended, "on ")
+	if s, seen := d.w.Cloud.Servers[g.Server]; seen {
+		host = s.Host
+	}
+	said, _, known := d.living(host)
+	switch {
+	case !known:
+		return "nothing is known of its guest agent on " + host, false
+	case slices.Contains(said.Answering, g.Server):
+		return "", true
+	}
+	return "its guest agent does not answer on " + host, true
+}
+
 // answered adds to a group's record whose gates have been answered, and names them.
 func (d *decision) answered(g *restart, r *fleet.RestartGroup) (opened []string) {
 	for _, gate := range g.gates {
-		if why, asked := d.w.Cloud.Gates[gate.Server]; asked && why == "" {
+		if why, asked := d.gateWord(gate); asked && why == "" {
 			e := d.w.State.Evacuations[gate.Server]
 			r.Ready = append(slices.Clone(r.Ready), e.Key())
 			opened = append(opened, cmp.Or(e.Name, gate.Server))

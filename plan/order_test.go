@@ -48,6 +48,17 @@ func there(w fleet.World, id string, gated bool) fleet.Evacuation {
 	return e
 }
 
+// byAgent has db on n2, whose gate is its guest agent.
+func byAgent(w fleet.World, change func(*fleet.Guests)) {
+	e := there(w, "db", false)
+	e.Gate = &fleet.Gate{Server: "db", Check: fleet.Check{Kind: fleet.CheckAgent}}
+	w.State.Evacuations["db"] = e
+	r := w.Reports["n2"]
+	r.Guests = fleet.Guests{Asked: true}
+	change(&r.Guests)
+	w.Reports["n2"] = r
+}
+
 func TestOrder(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -95,6 +106,28 @@ func TestOrder(t *testing.T) {
 			there(*w, "db", true)
 			w.State.Groups = map[string]fleet.RestartGroup{"a/db": {Project: "a", Name: "db", Since: w.Wall.Add(-time.Minute), Ready: []string{"evacuate/db/before/1"}}}
 		}, "", "not asked yet"},
+		{"its guest agent is its gate, and answers", func(w *fleet.World) {
+			owned(*w, "app a After=db", "db a Group=db")
+			byAgent(*w, func(g *fleet.Guests) { g.Answering = []string{"x", "db"} })
+			w.State.Groups = map[string]fleet.RestartGroup{"a/db": {Project: "a", Name: "db", Since: w.Wall.Add(-time.Minute)}}
+		}, "app", ""},
+		{"it does not yet", func(w *fleet.World) {
+			owned(*w, "app a After=db", "db a Group=db")
+			byAgent(*w, func(g *fleet.Guests) { g.Answering = []string{"x"} })
+			w.State.Groups = map[string]fleet.RestartGroup{"a/db": {Project: "a", Name: "db", Since: w.Wall.Add(-time.Minute)}}
+		}, "", "its guest agent does not answer on n2"},
+		{"libvirt says nothing there: what it said is of before", func(w *fleet.World) {
+			owned(*w, "app a After=db", "db a Group=db")
+			byAgent(*w, func(g *fleet.Guests) { g.Answering, g.Unknown = []string{"db"}, "libvirt does not answer" })
+		}, "", "db is there, and not ready: not asked yet"},
+		{"it answers on another host", func(w *fleet.World) {
+			owned(*w, "app a After=db", "db a Group=db")
+			byAgent(*w, func(g *fleet.Guests) {})
+			r := w.Reports["n3"]
+			r.Guests = fleet.Guests{Asked: true, Answering: []string{"db"}}
+			w.Reports["n3"] = r
+		}, "", "its guest agent does not answer on n2"},
+		{"which needs no address", func(w *fleet.World) { owned(*w, "db a Group=db Ready=agent") }, "db", ""},
 		{"its time is over", func(w *fleet.World) {
 			owned(*w, "app a After=db", "db a Group=db")
 			there(*w, "db", true)
@@ -130,6 +163,11 @@ func TestOrder(t *testing.T) {
 			_, p := Turn(w)
 			if got := strings.Join(asked(p), " "); got != c.want {
 				t.Errorf("asked for %q, want %q; %+v", got, c.want, p.Waits)
+			}
+			for _, g := range p.Gates {
+				if g.Check.Kind == fleet.CheckAgent {
+					t.Errorf("the leader's host is to ask a guest agent: %+v", g)
+				}
 			}
 			told := false
 			for _, x := range p.Waits {
@@ -215,13 +253,13 @@ func TestGroupOutlivesReturn(t *testing.T) {
 }
 
 func TestGate(t *testing.T) {
-	for text, want := range map[string]string{"tcp:5432": "tcp 5432 ", "http:8080/healthz": "http 8080 /healthz", "http:80": "http 80 /", " tcp:1 ": "tcp 1 "} {
+	for text, want := range map[string]string{"tcp:5432": "tcp 5432 ", "http:8080/healthz": "http 8080 /healthz", "http:80": "http 80 /", " tcp:1 ": "tcp 1 ", "agent": "agent 0 "} {
 		c, err := Gate(text)
 		if got := c.Kind + " " + strconv.Itoa(c.Port) + " " + c.Path; err != nil || got != want {
 			t.Errorf("%s: %q, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "tcp", "tcp:", "tcp:0", "tcp:65536", "tcp:80/x", "udp:53", "agent", "http:80/a b", "http://10.0.0.1/", "http:80/\r\nHost: x"} {
+	for _, text := range []string{"", "tcp", "tcp:", "tcp:0", "tcp:65536", "tcp:80/x", "udp:53", "agent:5m", "agents", "http:80/a b", "http://10.0.0.1/", "http:80/\r\nHost: x"} {
 		if _, err := Gate(text); err == nil {
 			t.Errorf("%q is taken for a question", text)
 		}

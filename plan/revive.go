@@ -55,6 +55,7 @@ func (d *decision) revive() {
 			d.crashes(host.Name, taken)
 		}
 	}
+	d.silences(taken)
 	onWay := map[string]int{}
 	for _, id := range fleet.Sorted(d.w.State.Revivals) {
 		if r := d.w.State.Revivals[id]; r.Ended == "" && r.Try > 0 {
@@ -95,7 +96,7 @@ func (d *decision) crashes(host string, taken map[string]bool) {
 	}
 	for _, id := range fleet.Sorted(g.Crashed) {
 		r, known := d.w.State.Revivals[id]
-		same := known && r.Host == host && r.Crash.Equal(g.Crashed[id]) && !r.Busy
+		same := known && !r.Silent && r.Host == host && r.Crash.Equal(g.Crashed[id]) && !r.Busy
 		p, leaves := d.w.State.Departures[id]
 		if same || known && d.asking(r) || d.evacuated(id) || leaves && p.Ended == "" {
 			continue
@@ -169,6 +170,10 @@ func (d *decision) detained(host string, s fleet.Server) string {
 
 // forget takes back the record of what is over, once nothing can rest on it any more.
 func (d *decision) forget(r fleet.Revival) {
+	if r.Silent {
+		d.forgetSilence(r)
+		return
+	}
 	g, boot, ok := d.living(r.Host)
 	_, still := g.Crashed[r.Server]
 	if age := d.w.Wall.Sub(r.At); r.Ended == "Nova says that it is "+fleet.ServerStopped && still && age < stoppedTold {
@@ -196,6 +201,10 @@ func (d *decision) reviveStep(r fleet.Revival, onWay map[string]int) {
 	}
 	if _, dead := d.provedDead(h); dead {
 		return // it is evacuated
+	}
+	if r.Silent {
+		d.silentStep(r, onWay)
+		return
 	}
 	g, _, known := d.living(r.Host)
 	_, still := g.Crashed[r.Server]
@@ -237,7 +246,11 @@ func (d *decision) reviveStep(r fleet.Revival, onWay map[string]int) {
 func (d *decision) personal(r fleet.Revival) string {
 	if recent := d.recent(r.Crashes); r.Try == 0 && len(recent) > crashLoop {
 		d.wake(crashSpan - d.w.Wall.Sub(recent[0]))
-		return fmt.Sprintf("it crashed %d times within an hour; it is started again when the first of these is that long ago", len(recent))
+		what := "it crashed %d times within an hour; it is started again when the first of these is that long ago"
+		if r.Silent {
+			what = "it hung, or crashed, %d times within an hour; it is rebooted when the first of these is that long ago"
+		}
+		return fmt.Sprintf(what, len(recent))
 	}
 	if left := crashSpan - d.w.Wall.Sub(r.At); r.Failed >= reviveTries && left > 0 {
 		d.wake(left)
@@ -274,11 +287,15 @@ func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, onWay map[string
 	case flying && !answered && d.w.Now.Sub(f.Sent) < askLasts:
 	case !flying && r.Epoch == d.w.Epoch && !r.Doubt:
 		if why, help := d.unrevivable(r.Host); why != "" { // since it was recorded
-			d.wait("server/"+r.Server, why+", to start it again: it crashed", help)
+			d.wait("server/"+r.Server, why+toRevive(r), help)
 			return
 		}
-		d.order(fleet.Order{Key: r.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + r.Server, Step: fleet.CloudReboot,
-			Why: fmt.Sprintf("it crashed on %s, which is well", r.Host)})
+		o := fleet.Order{Key: r.Key(), Verb: fleet.VerbCloud, To: d.w.Leader, Thing: "server/" + r.Server, Step: fleet.CloudReboot,
+			Why: fmt.Sprintf("it crashed on %s, which is well", r.Host)}
+		if r.Silent {
+			o.With, o.Why = fleet.ServerActive, fmt.Sprintf("its guest agent is silent on %s, which is well", r.Host)
+		}
+		d.order(o)
 	case s.Task != "" && age < reviveLasts:
 		d.wake(reviveLasts - age)
 	case s.Task != "":
@@ -319,7 +336,11 @@ func (d *decision) reviveAgain(r fleet.Revival, s fleet.Server, onWay map[string
 // reviveTry records the next try, unless something stands in its way.
 func (d *decision) reviveTry(r fleet.Revival, s fleet.Server, onWay map[string]int) {
 	if why, help := d.unrevivable(r.Host); why != "" {
-		d.wait("server/"+r.Server, why+", to start it again: it crashed", help)
+		d.wait("server/"+r.Server, why+toRevive(r), help)
+		return
+	}
+	if why := d.spared(r, s); r.Silent && r.Try > 0 && why != "" {
+		d.reviveEnd(r, why)
 		return
 	}
 	if r.Try == 0 {
@@ -332,7 +353,19 @@ func (d *decision) reviveTry(r fleet.Revival, s fleet.Server, onWay map[string]i
 		r.Failed = 0 // an hour has passed
 	}
 	r.Try, r.Epoch, r.At, r.Doubt = r.Try+1, d.w.Epoch, d.w.Wall, false
-	d.record(fleet.Put("revival/"+r.Server, r, fmt.Sprintf("%s is started again on %s (try %d)", title(s), r.Host, r.Try)))
+	text := fmt.Sprintf("%s is started again on %s (try %d)", title(s), r.Host, r.Try)
+	if r.Silent {
+		text = fmt.Sprintf("%s is rebooted on %s (try %d): its guest agent has been silent for %v", title(s), r.Host, r.Try, d.w.Reports[r.Host].Wall.Sub(r.Crash).Truncate(time.Second))
+	}
+	d.record(fleet.Put("revival/"+r.Server, r, text))
+}
+
+// toRevive says what a wait is for.
+func toRevive(r fleet.Revival) string {
+	if r.Silent {
+		return ", to reboot it: its guest agent is silent"
+	}
+	return ", to start it again: it crashed"
 }
 
 // unrevivable says what a host lacks to start a server, and the command that shows it.
@@ -369,6 +402,13 @@ func (d *decision) startsCompute(host string) bool {
 }
 
 func (d *decision) reviveEnd(r fleet.Revival, how string) {
+	text := fmt.Sprintf("%s, which crashed on %s: %s", cmp.Or(r.Name, r.Server), r.Host, how)
+	if r.Silent {
+		text = fmt.Sprintf("%s, whose guest agent was silent on %s: %s", cmp.Or(r.Name, r.Server), r.Host, how)
+		if n := len(r.Crashes); r.Try == 0 && n > 0 {
+			r.Crashes = slices.Clone(r.Crashes[:n-1]) // it was not rebooted for it
+		}
+	}
 	r.Ended, r.At = how, d.w.Wall
-	d.record(fleet.Put("revival/"+r.Server, r, fmt.Sprintf("%s, which crashed on %s: %s", cmp.Or(r.Name, r.Server), r.Host, how)))
+	d.record(fleet.Put("revival/"+r.Server, r, text))
 }

@@ -84,6 +84,7 @@ type guest struct {
 	disks   map[*host]at
 	rebuilt map[*host]bool
 	halted  bool // its evacuation shall leave it stopped
+	pulse   pulse
 }
 
 // novaDown is Nova's service_down_time, novaBeat its report_interval.
@@ -119,6 +120,7 @@ func (s *Site) hosted(shape Shape) {
 		n.guests = append(n.guests, g)
 	}
 	n.owners(shape.Meta)
+	n.asks()
 	n.pictured(shape)
 	for _, h := range all {
 		n.report(h)
@@ -169,6 +171,7 @@ func (n *nova) run(g *guest, h *host, on bool) {
 	g.runs[h], g.since = true, n.site.now
 	delete(g.crashed, h)
 	g.launch++
+	g.pulse.revived()
 	if len(g.runs) > 1 {
 		var where []string
 		for _, x := range n.site.hosts {
@@ -332,7 +335,7 @@ func (n *nova) do(o fleet.Order, given at) (fleet.Outcome, string) {
 	case fleet.CloudRebuild:
 		return n.restore(g, o)
 	case fleet.CloudReboot:
-		return n.reboot(g, given)
+		return n.reboot(g, o.With, given)
 	case fleet.CloudMigrate:
 		g.asked = n.site.now
 		return n.migrate(g, o.With)
@@ -473,14 +476,19 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 const rebooting = "reboot_started_hard"
 
 // reboot has a server's host start it, whether Nova calls it active, stopped or broken. A
-// nova-compute that starts may have started it while the order was on its way.
-func (n *nova) reboot(g *guest, given at) (fleet.Outcome, string) {
+// nova-compute that starts may have started it while the order was on its way. One that runs is rebooted only as it was
+// asked for, active and not locked by its owner.
+func (n *nova) reboot(g *guest, only string, given at) (fleet.Outcome, string) {
 	h := n.site.names[g.Host]
 	switch {
 	case g.Task != "":
 		return fleet.Broken, "Nova is about something else with it: " + g.Task
 	case !n.up(h):
 		return fleet.Broken, "Service is unavailable at this time."
+	case only != "" && g.State != only && g.State != fleet.ServerError, only != "" && g.locked:
+		return fleet.Broken, "it is " + g.State + ", or locked"
+	case only != "":
+		n.mayReset(g, h, given)
 	case g.runs[h] && g.since <= given:
 		n.site.watch.fail("no running server is rebooted", "%s runs on %s", g.ID, g.Host)
 	}
@@ -501,6 +509,9 @@ func (n *nova) rebooted(g *guest, h *host, boot string) {
 	case g.Task != rebooting || g.Host != h.name: // it was evacuated
 	case g.cursed > 0:
 		g.cursed--
+		if g.runs[h] {
+			n.run(g, h, false)
+		}
 		g.State, g.Task, g.Fault = fleet.ServerError, "", "internal error: process exited while connecting to monitor"
 	default:
 		g.State, g.Task, g.Fault = fleet.ServerActive, "", ""
@@ -579,11 +590,12 @@ func (n *nova) said(h *host) fleet.Guests {
 			}
 			out.Crashed[g.ID] = since
 		}
+		n.beats(g, h, &out)
 	}
 	return out
 }
 
-// setGuest: guest SERVER crash | shutdown | curse N | task WORD; the task "none" ends one
+// setGuest: guest SERVER crash | shutdown | curse N | task WORD | hang | mute | wake; the task "none" ends one
 func setGuest(s *Site, args []string) error {
 	if s.nova == nil || len(args) < 2 {
 		return fmt.Errorf("guest SERVER crash, shutdown or curse N, of a site with servers")
@@ -603,6 +615,9 @@ func setGuest(s *Site, args []string) error {
 			return err
 		}
 	}
+	if setPulse(s.nova, g, args[1]) {
+		return nil
+	}
 	if args[1] == "task" && len(args) > 2 {
 		g.Task = strings.TrimPrefix(args[2], "none")
 		return nil
@@ -621,6 +636,8 @@ func (n *nova) lacks() string {
 			return fmt.Sprintf("%s is active on %s, and runs on %d hosts", g.ID, g.Host, len(g.runs))
 		case g.was == fleet.ServerStopped && len(g.runs) > 0:
 			return g.ID + " runs, and was stopped"
+		case (g.pulse.stuck || g.pulse.mute) && len(g.runs) > 0:
+			return g.ID + " hangs"
 		case g.Locked != g.locked:
 			return fmt.Sprintf("%s is locked: %v", g.ID, g.Locked)
 		}

@@ -126,6 +126,9 @@ func withServers(seed uint64) Story {
 	if seed%8 == 5 && len(st.Shape.Reserved) == 0 { // and these with theirs
 		onTheirHosts(&st, rand.New(rand.NewPCG(seed, 0x6469736b)))
 	}
+	if seed%7 == 4 {
+		withAgents(&st, rand.New(rand.NewPCG(seed, 0x716761)))
+	}
 	slices.SortStableFunc(st.Commands, func(a, b Command) int { return int(a.At - b.At) })
 	st.Commands = slices.DeleteFunc(st.Commands, func(c Command) bool { return c.Verb == "end" })
 	end.At = max(end.At, st.Commands[len(st.Commands)-1].At+time.Second)
@@ -301,6 +304,64 @@ func TestServerSeeds(t *testing.T) {
 			r := Play(small)
 			t.Errorf("seed %d: %s: %s\nshrunk to this story:\n\n%s%s", seed, r.Violation.Audit, r.Violation.Text, small.Write(), strings.Join(r.Log[max(0, len(r.Log)-100):], "\n"))
 			return
+		}
+	}
+}
+
+// withAgents gives servers guest agents, by which some are seen to be alive and others to be ready; guests hang alone and
+// together, go on by themselves, are locked, and are quiesced for a snapshot.
+func withAgents(st *Story, dice *rand.Rand) {
+	span := func(low, top time.Duration) time.Duration {
+		return low + time.Duration(dice.Int64N(int64(top-low))).Truncate(time.Microsecond)
+	}
+	said := strings.Join(st.Shape.Meta, " ") + " "
+	for i := range st.Shape.Servers {
+		say := func(key, value string) {
+			st.Shape.Meta = append(st.Shape.Meta, fmt.Sprintf("s%d.%s=%s", i+1, key, value))
+		}
+		if dice.IntN(4) > 0 {
+			say("Alive", pick(dice, "agent", "agent", "agent:90s", "agents"))
+		}
+		if dice.IntN(2) == 0 && !strings.Contains(said, fmt.Sprintf("s%d.Ready=", i+1)) {
+			say("Ready", pick(dice, "agent", "agent", "tcp:22"))
+		}
+	}
+	for range 3 + dice.IntN(5) {
+		t := span(90*time.Second, length-90*time.Second)
+		group := 6000 + len(st.Commands)
+		add := func(after time.Duration, line string) {
+			words := strings.Fields(line)
+			st.Commands = append(st.Commands, Command{At: t + after, Verb: words[0], Args: words[1:], Group: group})
+		}
+		i := dice.IntN(st.Shape.Servers)
+		g := fmt.Sprintf("guest s%d ", 1+i)
+		switch dice.IntN(8) {
+		case 0, 1, 2:
+			add(0, g+pick(dice, "hang", "hang", "mute"))
+			switch dice.IntN(6) {
+			case 0:
+				add(span(0, 70*time.Second), fmt.Sprintf("poweroff n%d", 1+dice.IntN(st.Shape.Hosts)))
+			case 1:
+				add(span(30*time.Second, 65*time.Second), pick(dice, "transfer", fmt.Sprintf("nova lose %d", 300+dice.IntN(700)), "nova slow", g+"curse 1", fmt.Sprintf("crash n%d nova-compute", 1+dice.IntN(st.Shape.Hosts))))
+				add(80*time.Second, "nova ok")
+			case 2:
+				add(span(30*time.Second, 65*time.Second), fmt.Sprintf("nova lock s%d", 1+i))
+			case 3:
+				add(span(30*time.Second, 65*time.Second), g+"crash")
+			}
+		case 3, 4: // it goes on by itself, at any time
+			add(0, g+"hang")
+			add(span(5*time.Second, 100*time.Second), g+"wake")
+		case 5: // a snapshot quiesces it
+			add(0, g+"task image_snapshot")
+			add(0, g+"hang")
+			end := span(20*time.Second, 3*time.Minute)
+			add(end, g+"wake")
+			add(end, g+"task none")
+		case 6, 7: // several at once
+			for range 2 + dice.IntN(3) {
+				add(span(0, 8*time.Second), fmt.Sprintf("guest s%d hang", 1+dice.IntN(st.Shape.Servers)))
+			}
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (n *nova) emptyReserves() {
 
 // answers says whether a guest's gate does.
 func (n *nova) answers(g *guest) bool {
-	return len(g.runs) == 1 && !g.shut && n.site.now >= g.since+g.gate
+	return len(g.runs) == 1 && !g.shut && !g.pulse.stuck && n.site.now >= g.since+g.gate
 }
 
 // ask puts the gates' questions.

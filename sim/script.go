@@ -252,6 +252,7 @@ func (s *Site) recover() {
 		s.unblock()
 		if s.nova != nil && s.elapsed() > end-bound+60*second {
 			s.nova.person()
+			s.nova.shakes()
 		}
 		if s.nova != nil && s.elapsed() > end-bound+120*second {
 			s.nova.mends()

@@ -8,6 +8,10 @@
 //
 // It speaks libvirt's own protocol over its read-only socket, by digitalocean's library, and so
 // can change nothing. A domain's UUID is Nova's id of the server.
+//
+// Guests' own agents (qemu-ga) are asked apart (Agents), for libvirt waits for each, and lets only who could change
+// things speak to them: with guest-ping, which does nothing in a guest, not even in one whose file systems are frozen.
+// libvirt calls a guest "tainted" for it (custom-ga-command), which means nothing else.
 package guests
 
 import (
@@ -33,6 +37,15 @@ const (
 	Ended   State = "ended"   // it was shut down, destroyed, saved or moved, or never started
 	Crashed State = "crashed" // its process died without having been told to, or its kernel panicked
 )
+
+// Machine is one machine.
+type Machine struct {
+	State State
+	// Life is libvirt's number of this run of it: with another one it was started anew.
+	Life int32
+	// Awake: it runs, and is neither paused nor on its way down. Who is not cannot answer.
+	Awake bool
+}
 
 // Deadline is how long one question may take.
 const Deadline = 5 * time.Second
@@ -89,9 +102,9 @@ func (l *Libvirt) Close() {
 }
 
 // Look asks how every machine is, by id, within Deadline. Errors are ErrNone or ErrUnknown.
-func (l *Libvirt) Look(ctx context.Context) (map[string]State, error) {
+func (l *Libvirt) Look(ctx context.Context) (map[string]Machine, error) {
 	type answer struct {
-		states map[string]State
+		states map[string]Machine
 		err    error
 	}
 	got := make(chan answer, 1)
@@ -116,7 +129,7 @@ func (l *Libvirt) Look(ctx context.Context) (map[string]State, error) {
 	return nil, fmt.Errorf("%w within %v", ErrUnknown, Deadline)
 }
 
-func (l *Libvirt) ask(ctx context.Context) (map[string]State, error) {
+func (l *Libvirt) ask(ctx context.Context) (map[string]Machine, error) {
 	virt, err := l.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -125,7 +138,7 @@ func (l *Libvirt) ask(ctx context.Context) (map[string]State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
-	out := make(map[string]State, len(all))
+	out := make(map[string]Machine, len(all))
 	for _, d := range all {
 		state, reason := int32(-1), int32(0)
 		for _, p := range d.Params {
@@ -137,7 +150,7 @@ func (l *Libvirt) ask(ctx context.Context) (map[string]State, error) {
 				reason = n
 			}
 		}
-		out[name(d.Dom.UUID)] = word(libvirt.DomainState(state), libvirt.DomainShutoffReason(reason))
+		out[name(d.Dom.UUID)] = Machine{word(libvirt.DomainState(state), libvirt.DomainShutoffReason(reason)), d.Dom.ID, libvirt.DomainState(state) == libvirt.DomainRunning}
 	}
 	return out, nil
 }
@@ -166,20 +179,9 @@ func (l *Libvirt) connect(ctx context.Context) (*libvirt.Libvirt, error) {
 	if virt != nil {
 		return virt, nil
 	}
-	path := ""
-	for _, s := range l.sockets {
-		if _, err := os.Stat(s); err == nil {
-			path = s
-			break
-		}
-	}
-	if path == "" {
-		return nil, ErrNone
-	}
-	d := net.Dialer{Timeout: Deadline}
-	conn, err := d.DialContext(ctx, "unix", path)
+	conn, err := reach(ctx, l.sockets)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
+		return nil, err
 	}
 	events, end := context.WithCancel(ctx)
 	l.mu.Lock()
@@ -212,4 +214,20 @@ func (l *Libvirt) connect(ctx context.Context) (*libvirt.Libvirt, error) {
 	}
 	l.virt = virt
 	return virt, nil
+}
+
+// reach connects to the first of some sockets that is there.
+func reach(ctx context.Context, sockets []string) (net.Conn, error) {
+	for _, path := range sockets {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		d := net.Dialer{Timeout: Deadline}
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+		return conn, nil
+	}
+	return nil, ErrNone
 }

@@ -13,6 +13,7 @@ import (
 // TestSilentLibvirt: one that takes the connection and says nothing is unknown within the
 // deadline, each time anew; one whose socket is not there is none.
 func TestSilentLibvirt(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "sock")
 	if _, err := Open(path).Look(t.Context()); !errors.Is(err, ErrNone) {
 		t.Errorf("without a socket: %v", err)

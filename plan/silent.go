@@ -1,0 +1,272 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mainstay/fleet"
+)
+
+// A guest can hang and its process live: a kernel that stands still in it crashes for nobody. Its
+// guest agent shows that, if it has one: it answered, its channel is still open at the guest's end, and
+// it answers no more. That is a sign and no proof, for the agent is one process of the guest, and who does
+// not answer it may well answer its clients. So Nova is asked to reboot a guest for it only
+//
+//   - where its owner says so (HA_Alive), and nobody else is about something with it: its owner's
+//     lock, a task of Nova's, a state but active, its question HA_Ready that is answered;
+//   - where it is alone: guests that fall silent at once do so for their host's sake, or for ours;
+//   - after it was recorded, and watched by Nova's word and its own for a while from then on: a snapshot that
+//     quiesces it holds its agent up, and the silence outlasts the task by a question;
+//   - once: the next time is another silence, which its host says only of a guest that has answered again.
+//
+// What Masakari's introspective monitor does is the precedent: a ping each ten seconds, three without an answer.
+const (
+	// silentFor is how long an agent must be silent where its owner names no longer time, and
+	// silentWatched how long the record of it must stand.
+	silentFor     = time.Minute
+	silentWatched = 30 * time.Second
+	// silentSpan: whose silences began within this of each other fell silent at once.
+	silentSpan = 5 * time.Minute
+	// silentBoot is how long a guest that was rebooted has until its agent is missed.
+	silentBoot = 3 * time.Minute
+)
+
+// Alive reads the question by which a server is seen to be alive, fleet.MetaAlive: for how long its
+// agent must be silent; 0 where nothing is asked for, or nothing that can be read.
+func Alive(text string) (time.Duration, error) {
+	kind, span, timed := strings.Cut(strings.TrimSpace(text), ":")
+	switch {
+	case kind == "":
+		return 0, nil
+	case kind == fleet.CheckAgent && !timed:
+		return silentFor, nil
+	}
+	if d, err := time.ParseDuration(span); kind == fleet.CheckAgent && err == nil && d >= silentFor {
+		return d, nil
+	}
+	return 0, fmt.Errorf("%q is no question: agent, or agent:DURATION of a minute at least, such as agent:5m, would be one", text)
+}
+
+// quiet is a guest whose agent fell silent, by its host's word.
+type quiet struct {
+	host, boot, id string
+	since          time.Time
+	age            time.Duration // by that host's own clock
+}
+
+// quiets lists them all.
+func (d *decision) quiets() (out []quiet) {
+	for i := range d.w.Spec.Hosts {
+		host := d.w.Spec.Hosts[i].Name
+		if len(d.w.Reports[host].Guests.Silent) == 0 {
+			continue
+		}
+		g, boot, ok := d.living(host)
+		if !ok {
+			continue // nothing is known of them now
+		}
+		for _, id := range fleet.Sorted(g.Silent) {
+			out = append(out, quiet{host, boot, id, g.Silent[id], d.w.Reports[host].Wall.Sub(g.Silent[id])})
+		}
+	}
+	return out
+}
+
+// together says why a silence is no fault of its guest's: others began at once, on its host, or on so many hosts as a
+// brake would not let be fenced. One that was rebooted for it a moment ago counts too.
+func (d *decision) together(x quiet, all []quiet) string {
+	var here, hosts []string
+	for _, y := range all {
+		if (x.age - y.age).Abs() >= silentSpan {
+			continue
+		}
+		if y.host == x.host && y.id != x.id {
+			here = append(here, y.id)
+		}
+		if !slices.Contains(hosts, y.host) {
+			hosts = append(hosts, y.host)
+		}
+	}
+	for _, id := range fleet.Sorted(d.w.State.Revivals) {
+		r := d.w.State.Revivals[id]
+		if r.Silent && r.Try > 0 && id != x.id && r.Host == x.host && r.Crash.Sub(x.since).Abs() < silentSpan && !slices.Contains(here, id) {
+			here = append(here, id)
+		}
+	}
+	if len(here) > 0 {
+		here = append(here, x.id)
+		slices.Sort(here)
+		return fmt.Sprintf("guests of %s fell silent at once (%s), which is its host's fault or ours until shown otherwise", x.host, few(here))
+	}
+	computes := 0
+	for i := range d.w.Spec.Hosts {
+		if d.w.Spec.Hosts[i].HasRole("compute") {
+			computes++
+		}
+	}
+	if b := d.w.Spec.Brakes; fleet.Armed(fleet.GuardBrake) && len(hosts) > 1 && (len(hosts) > b.Count || len(hosts)*100 > b.Share*computes) {
+		return fmt.Sprintf("guests of %d of %d computes fell silent at once (%s), which is no fault of theirs until shown otherwise", len(hosts), computes, few(hosts))
+	}
+	return ""
+}
+
+// silences takes up what hosts say of guests whose agents are silent. Nova is asked of those that are alone,
+// with the looks that are made anyway, until their time comes.
+func (d *decision) silences(taken map[string]bool) {
+	all := d.quiets()
+	for _, x := range all {
+		was, known := d.w.State.Revivals[x.id]
+		same := known && was.Silent && was.Host == x.host && was.Crash.Equal(x.since) && !was.Busy
+		if why := d.together(x, all); why != "" {
+			if x.age >= silentFor && x.age < crashSpan {
+				d.wait(Compute(x.host), "a person: "+why+"; none of them is rebooted", "look at the load, the memory and the storage of "+x.host)
+			}
+			continue
+		}
+		p, leaves := d.w.State.Departures[x.id]
+		if same || taken[x.id] || known && was.Ended == "" || d.evacuated(x.id) || leaves && p.Ended == "" {
+			continue
+		}
+		s, seen := d.w.Cloud.Servers[x.id]
+		span, err := Alive(s.Metadata[fleet.MetaAlive])
+		if err != nil {
+			d.wait("server/"+x.id, "its owner, whose word is taken for not said: "+fleet.MetaAlive+": "+err.Error(), "openstack server set --property ... "+x.id)
+		}
+		left := span - silentWatched - x.age
+		if !seen || span == 0 || left > 0 {
+			d.plan.Later = append(d.plan.Later, x.id)
+			if left > 0 {
+				d.wake(left)
+			}
+			continue
+		}
+		d.plan.Servers = append(d.plan.Servers, x.id)
+		if d.w.Cloud.Away != "" || s.Task != "" {
+			continue // somebody is about to do something with it: its time begins again after that
+		}
+		next := fleet.Revival{Server: x.id, Name: s.Name, Host: x.host, Boot: x.boot, Crash: x.since, Silent: true, Crashes: append(d.recent(was.Crashes), d.w.Wall), At: d.w.Wall}
+		text := fmt.Sprintf("the guest agent of %s has been silent for %v on %s", cmp.Or(s.Name, x.id), x.age.Truncate(time.Second), x.host)
+		if why := d.spared(next, s); why != "" {
+			next.Ended, next.Crashes = why, d.recent(was.Crashes)
+			text += ", and it is left as it is: " + why
+		}
+		taken[x.id] = true
+		d.record(fleet.Put("revival/"+x.id, next, text))
+	}
+}
+
+// spared says why a guest whose agent is silent is not rebooted, whatever comes of the silence; "" if it may be.
+func (d *decision) spared(r fleet.Revival, s fleet.Server) string {
+	awake := s
+	awake.State = fleet.ServerActive
+	span, _ := Alive(s.Metadata[fleet.MetaAlive])
+	all := d.quiets()
+	i := slices.IndexFunc(all, func(x quiet) bool { return x.id == r.Server && x.host == r.Host })
+	switch {
+	case s.State == fleet.ServerDeleted:
+		return "deleted by its owner"
+	case s.Host != r.Host:
+		return "Nova has it on " + s.Host
+	case d.leave(awake) != "":
+		return d.leave(awake)
+	case s.State != fleet.ServerActive && !(s.State == fleet.ServerError && r.Failed > 0):
+		return "Nova says that it is " + s.State
+	case s.Locked && !s.Ours():
+		return "its owner has locked it"
+	case span == 0:
+		return "its owner does not ask for it (" + fleet.MetaAlive + ")"
+	case i >= 0:
+		return d.together(all[i], all)
+	}
+	return ""
+}
+
+// serves says whether a server answers its owner's question HA_Ready, where that can be asked over a network:
+// then it serves, whatever its agent does. known is false until the newest look has asked.
+func (d *decision) serves(s fleet.Server) (answers, known bool) {
+	g, _ := d.gate(s)
+	if g == nil || g.Check.Kind == fleet.CheckAgent {
+		return false, true
+	}
+	d.plan.Gates = append(d.plan.Gates, *g)
+	why, asked := d.w.Cloud.Gates[s.ID]
+	return asked && why == "", asked
+}
+
+// silentStep takes a server whose guest agent fell silent one step on.
+func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
+	about := "server/" + r.Server
+	g, _, known := d.living(r.Host)
+	since, still := g.Silent[r.Server]
+	still = still && since.Equal(r.Crash)
+	if spent := d.personal(r); spent != "" && (still || !known) {
+		d.wait(about, "a person: "+spent, "openstack console log show "+r.Server)
+		return
+	}
+	d.plan.Servers = append(d.plan.Servers, r.Server)
+	s, seen := d.w.Cloud.Servers[r.Server]
+	if !seen || !d.w.Cloud.At.After(d.w.Now.Add(-d.w.Wall.Sub(r.At))) {
+		if d.w.Cloud.Away != "" {
+			d.wait(about, "OpenStack to answer: "+d.w.Cloud.Away, "openstack server show "+r.Server)
+		}
+		return
+	}
+	f, flying := d.w.Flights[r.Key()]
+	asked := r.Try > 0 && (flying || r.Epoch != d.w.Epoch || r.Doubt)
+	span, _ := Alive(s.Metadata[fleet.MetaAlive])
+	switch answers, sure := d.serves(s); {
+	case s.State == fleet.ServerDeleted:
+		d.reviveEnd(r, "deleted by its owner")
+	case s.Host != r.Host:
+		d.reviveEnd(r, "moved to "+s.Host+" by somebody else")
+	case !asked && s.Task != "":
+		r.Busy = true
+		d.reviveEnd(r, "Nova is about something else with it: "+s.Task)
+	case !known:
+		d.wait(about, cmp.Or(g.Unknown, r.Host+" to be heard"), "mainstay status")
+	case !asked && d.spared(r, s) != "":
+		d.reviveEnd(r, d.spared(r, s))
+	case !asked && answers:
+		d.reviveEnd(r, fmt.Sprintf("its %s (%s) is answered: it serves", fleet.MetaReady, s.Metadata[fleet.MetaReady]))
+	case !still && s.State == fleet.ServerActive && s.Task == "" && d.reviveLooked(r):
+		if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done {
+			d.reviveEnd(r, rebootedFor)
+			return
+		}
+		d.reviveEnd(r, "it is silent no more")
+	case r.Try > 0:
+		d.reviveTried(r, s, onWay)
+	case d.w.Wall.Sub(r.At) < silentWatched:
+		d.wake(silentWatched - d.w.Wall.Sub(r.At))
+	case d.w.Reports[r.Host].Wall.Sub(r.Crash) < span:
+		d.wake(span - d.w.Reports[r.Host].Wall.Sub(r.Crash))
+	case sure:
+		d.reviveTry(r, s, onWay)
+	}
+}
+
+// rebootedFor is how the record of a silence ends when it came to a reboot.
+const rebootedFor = "it was rebooted"
+
+// forgetSilence takes back the record of a silence that is over. A guest that was rebooted for it, and whose agent does
+// not come back, is a person's.
+func (d *decision) forgetSilence(r fleet.Revival) {
+	g, boot, ok := d.living(r.Host)
+	since, still := g.Silent[r.Server]
+	still = still && since.Equal(r.Crash)
+	if age := d.w.Wall.Sub(r.At); r.Ended == rebootedFor && ok && boot == r.Boot && slices.Contains(g.Machines, r.Server) && !slices.Contains(g.Answering, r.Server) && age < crashSpan {
+		if age >= silentBoot {
+			d.wait("server/"+r.Server, fmt.Sprintf("a person: %s was rebooted on %s because its guest agent was silent, and that has not answered since", cmp.Or(r.Name, r.Server), r.Host),
+				"openstack console log show "+r.Server)
+		} else {
+			d.wake(silentBoot - age)
+		}
+	}
+	if h := d.w.State.Holdings[Compute(r.Host)]; len(d.recent(r.Crashes)) > 0 || still || !ok && h.Host == r.Host && h.Boot == r.Boot {
+		return
+	}
+	d.record(fleet.Remove("revival/"+r.Server, "that its guest agent was silent is over; history tells it"))
+}
