@@ -381,13 +381,14 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 	lost := d.fallen(to) || left && gone
 	whole := s.State == fleet.ServerActive && s.Task == ""
 	asked := d.w.Wall.Sub(p.Reset) // long ago if it was never
+	_, sent := d.w.Flights[strayKey(fleet.CloudReset, p)]
 	either := fmt.Sprintf("virsh list on %s and on %s; if it runs on %s, Nova's database must say so", p.From, to, to)
 	switch {
 	case whole && well:
 		m.leaves(p, "it was started on "+p.From+" anew", false)
-	case whole && asked <= cloudLasts && asked > askWithin:
+	case whole && asked <= cloudLasts && (asked > askWithin || sent):
 		d.wake(cloudLasts - asked) // what was asked may be carried out yet, and its guest come
-	case whole && asked <= askWithin:
+	case whole && asked <= askWithin && !sent:
 		again(fleet.CloudReset, fleet.ServerError, "its guest is neither on "+to+" any more, where its live migration broke, nor on "+p.From)
 		d.wake(askWithin - asked)
 	case whole && left && d.present(s.ID, p.From, p.Strayed):

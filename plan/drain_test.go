@@ -232,6 +232,12 @@ func TestDrain(t *testing.T) {
 			server(w, live(7, "error", "n1", ""))
 			lists(w, "n1", "n2")
 		}, "reset server/vm to error, wait compute/n2"},
+		{"once", func(w *fleet.World) {
+			p := departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed, p.Reset = w.Wall.Add(-absentFor), w.Wall.Add(-5*time.Second) })
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+			w.Flights[strayKey(fleet.CloudReset, p)] = fleet.Flight{Sent: w.Now.Add(-4 * time.Second), Arrived: w.Now.Add(-3 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
+		}, "wait compute/n2"},
 		{"and started", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed, p.Reset = w.Wall.Add(-absentFor), w.Wall.Add(-time.Second) })
 			server(w, live(7, "error", "n1", ""))
