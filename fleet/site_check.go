@@ -143,7 +143,11 @@ func (c *checker) openstack() {
 			continue
 		}
 		if !slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == name }) {
-			c.fault(at, "openstack", name, "is not a network", "a name that stands under networks")
+			want := "a name that stands under networks"
+			if name == EveryNetwork {
+				want += "; all together only with a storage_heartbeat beside it"
+			}
+			c.fault(at, "openstack", name, "is not a network", want)
 		}
 		if l := o.Lost[name]; !slices.Contains(Losses(), l) {
 			c.fault(at, "openstack", string(l), "is not what may follow", "alarm, disable, drain or evacuate")

@@ -8,12 +8,13 @@ import (
 // storage checks what is said of the storage heartbeat.
 func (c *checker) storage(o OpenStack, computes int) {
 	const at = "openstack/storage_heartbeat"
-	switch {
-	case o.Storage == "":
+	if o.Storage == "" {
 		return
-	case !path.IsAbs(o.Storage) || path.Clean(o.Storage) == "/":
+	}
+	if !path.IsAbs(o.Storage) || path.Clean(o.Storage) == "/" {
 		c.fault(at, "openstack", o.Storage, "is not the path of a directory that computes share", "a path such as /var/lib/nova/instances")
-	case computes == 1:
+	}
+	if computes == 1 {
 		c.fault(at, "openstack", o.Storage, "has nobody to read it: there is one compute", "nothing, as long as there is no other")
 	}
 	if slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == EveryNetwork }) {

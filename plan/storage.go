@@ -234,7 +234,7 @@ func (d *decision) heldToLive(h fleet.Holding) (holds bool, why string) {
 		return false, ""
 	}
 	l, known := d.w.State.Cutoffs[h.Host].Networks[fleet.EveryNetwork]
-	if !known || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent() != "" {
+	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent() != "" {
 		return true, ""
 	}
 	if left := isolatedActs - d.w.Wall.Sub(l.Since); left > 0 {
