@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,7 +38,7 @@ const (
 	storageAgain = 2
 	// isolatedActs is how long one has been silent, and written to storage, before it is fenced.
 	isolatedActs = time.Minute
-	// storageSample is how many are asked about when more are silent than the brake lets anybody fence.
+	// storageSample is how many are asked about at least when more are silent than the brake lets anybody fence.
 	storageSample = 5
 )
 
@@ -45,8 +46,9 @@ const (
 type secondOpinion struct {
 	// readers are, by host, who is asked to read its heartbeat in this turn.
 	readers map[string][]string
-	// unasked are so many silent ones that the brake will hold.
+	// unasked are silent, and beyond what the brake allows; many: so many have missed two beats that it will hold.
 	unasked map[string]bool
+	many    bool
 	// writers are, by host, those who say that its boot writes. Nil: not looked up yet.
 	writers map[string][]string
 	// isolated are those of whom that is said and whom nobody hears, once looked up.
@@ -75,31 +77,46 @@ func (d *decision) askStorage() {
 	if d.w.Spec.OpenStack.Storage == "" || d.w.Spec.Mode == "shadow" {
 		return // a shadow orders nothing, and would wait for no answer
 	}
-	var silent []fleet.Holding
+	type quiet struct {
+		h     fleet.Holding
+		since time.Duration
+	}
+	var silent []quiet
+	two := 0
 	for i := range d.w.Spec.Hosts {
 		host := d.w.Spec.Hosts[i].Name
 		h, heard := d.w.State.Holdings[Compute(host)], d.w.Heard[host]
 		if h.Host != host || heard.Stint.Boot != h.Boot && heard.Stint.Boot != "" || d.w.Verdicts[host].Condition == fleet.Dead || d.unwatched(host, h.Boot) {
 			continue
 		}
-		if left := d.w.Spec.Timing.SlowBeat*storageAsks/2 - d.w.Now.Sub(max(heard.Last, d.w.Since)); left > 0 {
+		since := d.w.Now.Sub(max(heard.Last, d.w.Since))
+		if left := d.w.Spec.Timing.SlowBeat*storageAsks/2 - since; left > 0 {
 			d.wake(left)
 			continue
 		}
-		silent = append(silent, h)
+		if since >= 2*d.w.Spec.Timing.SlowBeat {
+			two++
+		}
+		silent = append(silent, quiet{h, since})
 	}
 	if len(silent) == 0 {
 		return
 	}
-	d.second.readers, d.second.unasked = map[string][]string{}, map[string]bool{}
-	brake := d.w.Spec.Brakes.Site()
-	if brake.Exceeded(len(silent), len(d.w.Spec.Hosts)) {
-		for _, h := range silent[min(len(silent), storageSample):] {
-			d.second.unasked[h.Host] = true
+	d.second.readers, d.second.unasked, d.second.many = map[string][]string{}, map[string]bool{}, d.tooMany(two)
+	if d.tooMany(len(silent)) {
+		// Who has been silent for longest first: in a storm many are late, and few are lost.
+		slices.SortStableFunc(silent, func(a, b quiet) int { return cmp.Compare(b.since, a.since) })
+		most := storageSample
+		for most < len(silent) && !d.tooMany(most+1) {
+			most++
 		}
-		silent = silent[:min(len(silent), storageSample)]
+		for _, q := range silent[min(len(silent), most):] {
+			d.second.unasked[q.h.Host] = true
+		}
+		silent = silent[:min(len(silent), most)]
 	}
-	for _, h := range silent {
+	for _, q := range silent {
+		h := q.h
 		d.second.readers[h.Host] = lease.StorageOthers(&d.w.Spec, h.Host, lease.StorageReaders, d.reads)
 		for _, reader := range d.second.readers[h.Host] {
 			o := d.readOrder(h, reader)
@@ -112,6 +129,11 @@ func (d *decision) askStorage() {
 			d.order(o)
 		}
 	}
+}
+
+// tooMany says whether the site's brake holds for so many hosts.
+func (d *decision) tooMany(n int) bool {
+	return d.w.Spec.Brakes.Site().Exceeded(n, len(d.w.Spec.Hosts)) && fleet.Armed(fleet.GuardBrake)
 }
 
 // reads says whether a compute can be asked what it reads.
@@ -142,9 +164,11 @@ func (d *decision) unread(h fleet.Holding) bool {
 		d.wake(left)
 		return true // nobody has been asked yet
 	}
-	if d.second.unasked[h.Host] {
+	if d.second.many || d.second.unasked[h.Host] {
 		// More are silent than may be fenced; as soon as they count as lost, the brake says so.
-		return !d.w.Spec.Brakes.Site().Exceeded(len(d.lostOnes()), len(d.w.Spec.Hosts))
+		if !d.tooMany(len(d.lostOnes())) {
+			return true
+		}
 	}
 	waits := d.w.Spec.Timing.SlowBeat * storageWaits / 2
 	for _, reader := range d.second.readers[h.Host] {

@@ -158,6 +158,14 @@ func TestSecondOpinion(t *testing.T) {
 		}, "fence n2"},
 		{"they are asked again while it lasts", 20 * time.Second, 2 * time.Second, nil, "fence n2, ask n3, ask n4, ask n1"},
 		{"a new leader has asked nobody yet", time.Minute, 0, func(w *fleet.World) { w.Since = w.Now.Add(-1400 * ms) }, ""},
+		{"nor one whose first seconds are over, where hosts beat slower", time.Minute, 0, func(w *fleet.World) {
+			w.Spec.Timing.SlowBeat, w.Since = 3*time.Second, w.Now.Add(-3500*ms)
+		}, ""},
+		{"they were asked anew a moment ago: the first time was long ago", 20 * time.Second, 0, func(w *fleet.World) {
+			for _, reader := range []string{"n1", "n3", "n4"} {
+				answers(*w, "n2", reader, 100*ms, 2, fleet.Done)
+			}
+		}, "fence n2"},
 		{"for a minute", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs) }, "fence n2, disable n2, wait n2"},
 		{"for less", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs-time.Second) }, "disable n2, wait n2"},
 		{"for longer, and the file says disable", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
@@ -311,6 +319,22 @@ func TestManySilent(t *testing.T) {
 	if len(asked) != storageSample || len(fenced) > 0 {
 		t.Errorf("asked about %d, fenced %v", len(asked), fenced)
 	}
+	for _, d := range []time.Duration{1900 * ms, 2100 * ms} {
+		// Each was asked about and nobody sees any write; two beats are missing of so many that the brake is about to hold.
+		x := w
+		x.Flights = map[string]fleet.Flight{}
+		_, _, p := vanish(d)
+		for _, o := range p.Orders {
+			if o.Verb == fleet.VerbRead {
+				x.Flights[o.Key] = fleet.Flight{Sent: w.Now.Add(-10 * time.Second), Tries: 2, Arrived: w.Now.Add(-10 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
+			}
+		}
+		_, p = Turn(x)
+		if got := slices.ContainsFunc(p.Records, func(r fleet.Record) bool { return strings.HasPrefix(r.Key, "intent/") }); got != (d < 2*time.Second) {
+			t.Errorf("silent for %v: fenced %v", d, got)
+		}
+	}
+	vanish(1600 * ms)
 	muted(w, names[10], 2600*ms)
 	if _, p := Turn(w); slices.ContainsFunc(p.Records, func(r fleet.Record) bool { return strings.HasPrefix(r.Key, "intent/") }) {
 		t.Errorf("one that was not asked about is fenced before the brake counts the others: %+v", p.Records)

@@ -170,7 +170,7 @@ func (w *watch) heldToLive(h *host, boot, why string) {
 	}
 	for _, o := range s.hosts {
 		at, steady := w.steady[o]
-		if o != h && o.role == "compute" && fine(o) && steady && s.now-at > long && s.now-o.healed > long && w.reaches(o) {
+		if o != h && o.role == "compute" && fine(o) && steady && s.now-at > long && s.now-o.healed > long && w.reaches(o) && slices.ContainsFunc(s.nets, func(n *network) bool { return w.linked(o, n.name) }) {
 			w.fail("no needless kill", "%s is to be fenced %v after it fell silent, and writes to storage, which %s reads", h.name, time.Duration(s.elapsed()-since), o.name)
 		}
 	}
