@@ -192,6 +192,11 @@ func TestSecondOpinion(t *testing.T) {
 		}, "fence n4, ask n1, ask n3"},
 		{"it writes no more: as any silent host", 10 * time.Minute, 1500 * ms, func(w *fleet.World) { writtenDown(*w, "n2", 6*time.Second) }, "fence n2"},
 		{"it is heard again", 0, 0, func(w *fleet.World) { writtenDown(*w, "n2", 30*time.Second); delete(w.Rounds, "n2") }, "cutoff/n2"},
+		{"it is heard again, and the word is not over yet", 0, 0, func(w *fleet.World) {
+			alive(w)
+			writtenDown(*w, "n2", 30*time.Second)
+			delete(w.Rounds, "n2")
+		}, "cutoff/n2"},
 		{"over one network a moment before the next", 0, 0, func(w *fleet.World) {
 			writtenDown(*w, "n2", 30*time.Second)
 			delete(w.Rounds, "n2")
