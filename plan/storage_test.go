@@ -324,6 +324,10 @@ func TestManySilent(t *testing.T) {
 	if len(asked) != storageSample || len(fenced) > 0 {
 		t.Errorf("asked about %d, fenced %v", len(asked), fenced)
 	}
+	muted(w, names[19], 1900*ms)
+	if _, p := Turn(w); !slices.ContainsFunc(p.Orders, func(o fleet.Order) bool { return o.Verb == fleet.VerbRead && o.Target.Host == names[19] }) {
+		t.Error("one that has been silent for longer than others is not asked about")
+	}
 	for _, d := range []time.Duration{1900 * ms, 2100 * ms} {
 		// Each was asked about and nobody sees any write; two beats are missing of so many that the brake is about to hold.
 		x := w
