@@ -117,9 +117,11 @@ type Config struct {
 	// Hypervisor is a compute's, and Disks the directory of its guests' disks; nil elsewhere.
 	Hypervisor Hypervisor
 	Disks      string
-	Now        func() fleet.Moment
-	Wall       func() time.Time
-	Log        *slog.Logger
+	// Storage is a compute's, where the site's file names storage that they share; nil elsewhere.
+	Storage Storage
+	Now     func() fleet.Moment
+	Wall    func() time.Time
+	Log     *slog.Logger
 }
 
 // Agent is one host's agent. It implements leader.Eyes.
@@ -191,6 +193,9 @@ type Agent struct {
 	awake      map[string]int32 // by guest that runs here and is not paused: which run of it (guests.Machine.Life)
 	hearts     hearts
 	dumped     lease.Dumps
+	readings   *lease.Readings // of storage heartbeats
+	toRead     chan struct{}   // one is to be read, or has been
+	storage    fleet.StorageWord
 }
 
 // resumed marks the claim of an address that a former process of this host spoke
@@ -277,6 +282,7 @@ func New(cfg Config) (*Agent, error) {
 	timing.Lease = a.length
 	hand, deeds := plan.NewHand(cfg.Host, cfg.Boot, memory, cfg.Spec.Voters(), timing, now)
 	a.hand, a.neighbours = hand, lease.NewNeighbours(&cfg.Spec, cfg.Host, now)
+	a.readings, a.toRead = lease.NewReadings(&cfg.Spec, cfg.Host, now), make(chan struct{}, 1)
 	if len(deeds) == 0 {
 		cfg.Log.Info("goes on with the stint of a former process", "stint", memory.Stint, "left", memory.End.Sub(now))
 		a.learning = now.Add(learnBound)
@@ -338,6 +344,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.Hypervisor != nil {
 		wait.Go(func() { a.watchGuests(ctx) })
 		wait.Go(func() { a.askHearts(ctx) })
+	}
+	if a.cfg.Storage != nil {
+		wait.Go(func() { a.beatToStorage(ctx) })
 	}
 	a.askNeighbours(ctx, &wait)
 	a.watchServices(ctx, &wait)
@@ -916,6 +925,7 @@ func (a *Agent) testimony(now fleet.Moment) fleet.Report {
 		r.Severed[k] = v
 	}
 	r.Fences, r.Parted, r.Guests, r.Dumps = a.fences, a.parted(), a.guests, a.dumped.Word(now, a.ear)
+	r.Storage = a.storage
 	if a.cfg.Balancer != nil {
 		r.Refused = a.cfg.Balancer.Refused()
 	}

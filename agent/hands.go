@@ -303,6 +303,8 @@ func (a *Agent) perform(ctx context.Context, d deed) {
 		a.done(d, a.kill(ctx, o))
 	case plan.VerbGoOn, plan.VerbEven:
 		a.done(d, a.mirror(ctx, o))
+	case fleet.VerbRead:
+		a.done(d, a.asksToRead(o))
 	case plan.VerbInventory:
 		a.done(d, nil) // to have taken the order is all: every report names the epoch
 	case fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn:

@@ -69,6 +69,8 @@ type Report struct {
 	Guests Guests `json:"guests,omitzero"`
 	// Dumps are, by host, since when this voter has heard that its crash kernel writes a dump.
 	Dumps map[string]time.Time `json:"dumps,omitempty"`
+	// Storage is what a compute says of storage heartbeats.
+	Storage StorageWord `json:"storage,omitzero"`
 	// Routes is the revision of the routing table that HAProxy has been told.
 	Routes uint64    `json:"routes,omitempty"`
 	Wall   time.Time `json:"wall"`
@@ -277,6 +279,7 @@ const (
 	VerbConfirm Verb = "confirm"  // ask once more whether a fenced host is off
 	VerbPowerOn Verb = "power-on" // after what was taken from it has arrived
 	VerbRoute   Verb = "route"    // tell HAProxy which servers take traffic
+	VerbRead    Verb = "read"     // another compute's storage heartbeat, for a while, and report whether it goes on
 )
 
 // Order is one idempotent instruction to one host. The agent refuses a lower

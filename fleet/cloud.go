@@ -37,6 +37,9 @@ type OpenStack struct {
 	// LocalDisks and Snapshots are about servers whose disks are on their host alone.
 	LocalDisks LocalDisks `json:"local_disks,omitzero"`
 	Snapshots  Snapshots  `json:"snapshots,omitzero"`
+	// Storage is a directory on storage that all computes share; "" where there is none: each keeps its
+	// storage heartbeat there.
+	Storage string `json:"storage_heartbeat,omitempty"`
 }
 
 // Loss is what follows when a compute has lost a network, each with those before it.
@@ -56,10 +59,16 @@ func Losses() []Loss { return []Loss{LossAlarm, LossDisable, LossDrain, LossEvac
 // Below says whether this is less than that.
 func (l Loss) Below(o Loss) bool { return slices.Index(Losses(), l) < slices.Index(Losses(), o) }
 
-// OnLoss is what follows for a compute that has lost a network.
-func (o OpenStack) OnLoss(network string) Loss { return cmp.Or(o.Lost[network], LossDisable) }
+// OnLoss is what follows for a compute that has lost a network, or EveryNetwork.
+func (o OpenStack) OnLoss(network string) Loss {
+	if network == EveryNetwork && o.Storage != "" {
+		return cmp.Or(o.Lost[network], LossEvacuate)
+	}
+	return cmp.Or(o.Lost[network], LossDisable)
+}
 
-// Cutoff is the record of the networks that a compute lost, while it was heard over others.
+// Cutoff is the record of the networks that a compute lost, while it was heard over others; or of
+// EveryNetwork, while it went on to write to storage.
 type Cutoff struct {
 	Host     string          `json:"host"`
 	Networks map[string]Lost `json:"networks"`

@@ -82,6 +82,7 @@ func (r *reader) site(root field, catalogue map[string]Service) Spec {
 				{"ready", func(f field) { s.OpenStack.Ready = r.prefixes(f) }},
 				{"local_disks", func(f field) { s.OpenStack.LocalDisks = r.localDisks(f) }},
 				{"snapshots", func(f field) { s.OpenStack.Snapshots = r.snapshots(f) }},
+				{"storage_heartbeat", r.text(&s.OpenStack.Storage, "a directory on storage that all computes share")},
 			})
 		}},
 	})

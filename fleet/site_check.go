@@ -118,7 +118,7 @@ func (c *checker) site() {
 
 func (c *checker) openstack() {
 	o := c.s.OpenStack
-	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready)+len(o.LocalDisks.Hosts)+len(o.LocalDisks.Roles) == 0 && o.Rebalance == "" && o.Snapshots == (Snapshots{}) {
+	if o.Cloud == "" && o.Config == "" && len(o.Leave)+len(o.Lost)+len(o.Reserved)+len(o.Ready)+len(o.LocalDisks.Hosts)+len(o.LocalDisks.Roles) == 0 && o.Rebalance == "" && o.Storage == "" && o.Snapshots == (Snapshots{}) {
 		return
 	}
 	if o.Cloud == "" {
@@ -138,8 +138,16 @@ func (c *checker) openstack() {
 	}
 	for _, name := range Sorted(o.Lost) {
 		at := "openstack/lost/" + name
+		if name == EveryNetwork && o.Storage != "" {
+			c.everyNetwork(at, o.Lost[name])
+			continue
+		}
 		if !slices.ContainsFunc(c.s.Networks, func(n Network) bool { return n.Name == name }) {
-			c.fault(at, "openstack", name, "is not a network", "a name that stands under networks")
+			want := "a name that stands under networks"
+			if name == EveryNetwork {
+				want += "; all together only with a storage_heartbeat beside it"
+			}
+			c.fault(at, "openstack", name, "is not a network", want)
 		}
 		if l := o.Lost[name]; !slices.Contains(Losses(), l) {
 			c.fault(at, "openstack", string(l), "is not what may follow", "alarm, disable, drain or evacuate")
@@ -179,6 +187,7 @@ func (c *checker) openstack() {
 		}
 	}
 	c.localDisks(o)
+	c.storage(o, computes)
 	if computes == 0 {
 		c.warn("openstack", "openstack", "", "no host has the role compute, so there is nobody whose servers could be evacuated", "the computes under hosts, by the names that openstack compute service list shows")
 	}

@@ -42,6 +42,10 @@ var virtual = map[string]string{
 	"h90-crash-before-its-host-dies":          noNova,
 	"h91-crash-nobody-could-ask":              noNova,
 	"h92-crash-in-the-midst-of-a-move":        noNova,
+	"e-silent-and-writes":                     noStorage,
+	"e-many-silent-and-write":                 noStorage,
+	"h114-the-heartbeat-ends":                 noStorage,
+	"h115-nobody-can-read":                    noStorage,
 	"e-snapshots":                             noNova,
 	"e-restore":                               noNova,
 	"h104-host-brings-disks-back":             noNova,
@@ -124,6 +128,7 @@ const (
 	noGalera   = "a database; make lab-galera plays it on a real one, with clients that write"
 	noKernel   = "a kernel of its own: lab hosts share this machine's"
 	noNova     = "a Nova and a libvirt; make lab-guests plays a crash, a libvirt and a nova-compute that hang on real ones, and no guest agent"
+	noStorage  = "a Nova, and storage with a way of its own that can hang for one host"
 	noBrokers  = "a RabbitMQ; make lab-rabbitmq plays R2 and R5 on a real one, with clients that publish"
 	noOwners   = "the servers of these hosts have no Nova, and so no owner, no lock and no aggregate"
 	noPair     = "two voters and no third; make lab-two plays their faults on a site of its own"

@@ -184,6 +184,9 @@ func checkHere(ctx context.Context, c Config, spec fleet.Spec, host string, soun
 	if me.Voter && spec.OpenStack.Cloud != "" {
 		about = append(about, checkCloud(ctx, spec)...)
 	}
+	if me.HasRole("compute") && spec.OpenStack.Storage != "" {
+		about = append(about, checkStorage(ctx, spec, me)...)
+	}
 	for _, v := range spec.Services {
 		if !slices.Contains(spec.Homes(v), me.Name) {
 			continue

@@ -371,7 +371,7 @@ func (n *node) run(asked context.Context) error {
 	n.agent, err = agent.New(agent.Config{
 		Host: n.host, Boot: n.boot, UUID: machineUUID(), Version: n.cfg.Version, Spec: n.spec, Run: n.cfg.Run, Keys: n.keys,
 		Addresses: addrs, Balancer: balancer, Env: n.env(),
-		Fence: n.fence, Cloud: inCloud, Hypervisor: hypervisor, Disks: disks, Tell: func(r fleet.Report, voters []string) { n.desk.Put(r); n.peers.tell(r, voters) }, Named: n.desk.Named,
+		Fence: n.fence, Cloud: inCloud, Hypervisor: hypervisor, Disks: disks, Storage: storageOf(n.spec, me, n.boot), Tell: func(r fleet.Report, voters []string) { n.desk.Put(r); n.peers.tell(r, voters) }, Named: n.desk.Named,
 		Ask: func(ctx context.Context, host, network string) error {
 			return n.peers.over(host, network).Neighbour(ctx)
 		},

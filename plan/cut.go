@@ -11,6 +11,9 @@ import (
 
 // cut says why a host is taken to be cut off from a network; "" if it is not.
 func (d *decision) cut(host, network string) string {
+	if d.every(network) {
+		return d.silentAndWrites(host)
+	}
 	if up, known := d.w.Reports[host].Links[network]; known && !up && !d.blameless(host, network) {
 		return fmt.Sprintf("%s has no link on %s, or no answer comes back over it", host, network)
 	}

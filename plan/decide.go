@@ -53,6 +53,7 @@ type decision struct {
 	rolls map[string]string
 	// lostHosts are those that count for the brakes: lost, or being fenced. Nil: not counted yet.
 	lostHosts map[string]bool
+	second    secondOpinion
 }
 
 // Decide returns the plan for a World whose Verdicts are filled in.
@@ -64,10 +65,12 @@ func Decide(w fleet.World) fleet.Plan {
 	d.admit()
 	d.rounds()
 	d.contracts()
+	d.askStorage()
 	d.addresses()
 	d.services()
 	d.rolling()
 	d.computes()
+	d.badStorage()
 	d.capacity()
 	d.fences()
 	d.unready()
@@ -250,7 +253,7 @@ func (d *decision) rest(o fleet.Order) time.Duration {
 func patient(v fleet.Verb) bool {
 	switch v {
 	case fleet.VerbStart, fleet.VerbStop, fleet.VerbRestart, fleet.VerbPromote, fleet.VerbDemote, fleet.VerbTend, VerbJoin, VerbPosition, VerbBootstrap, VerbKill, VerbUpgrade, VerbGoOn, VerbEven,
-		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn, fleet.VerbCloud:
+		fleet.VerbFence, fleet.VerbConfirm, fleet.VerbPowerOn, fleet.VerbCloud, fleet.VerbRead:
 		return true
 	}
 	return false

@@ -85,6 +85,13 @@ func (d *decision) needsFence(host string) (boot, why string) {
 			if _, ok := d.vouched(round, h.Boot, d.patience(host)); !ok {
 				continue // a stint that is over may have been followed by another, and there may be more ears now
 			}
+			if kind == "compute" {
+				if holds, why := d.heldToLive(h); holds {
+					continue
+				} else if why != "" {
+					return h.Boot, fmt.Sprintf("%s is there, and %s; %s", thing, d.w.Verdicts[host].Why, why)
+				}
+			}
 			return h.Boot, fmt.Sprintf("%s is there, and %s", thing, d.w.Verdicts[host].Why)
 		case fleet.Healthy, fleet.Degraded:
 			if kind == "compute" {
@@ -120,13 +127,7 @@ func (d *decision) returns(host, boot string) bool {
 func (d *decision) intend(host *fleet.Host, boot, why string) {
 	about := "host/" + host.Name
 	oath := fmt.Sprintf("mainstay recover oath %s, once you have seen that it is off", host.Name)
-	if d.lostHosts == nil {
-		d.lostHosts = map[string]bool{}
-		for _, name := range slices.Concat(judge.Lost(d.w), fleet.Sorted(d.w.State.Intents)) { // some are fenced while they are heard
-			d.lostHosts[name] = true
-		}
-	}
-	lost := d.lostHosts
+	lost := d.lostOnes()
 	if !lost[host.Name] {
 		lost = maps.Clone(lost)
 		lost[host.Name] = true
@@ -157,7 +158,7 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			d.wait(about, "Nova to say which zone it is in: brakes/zones bounds how many of one are fenced at once ("+why+")", oath)
 			break
 		}
-		d.wait(held.about(), fmt.Sprintf("a person: %d of %d %s are lost at once (%s), which is our own blindness until shown otherwise, and %s", len(held.lost), held.all, held.whose(), few(held.lost), held.then()),
+		d.wait(held.about(), fmt.Sprintf("a person: %d of %d %s are lost at once (%s), which is our own blindness until shown otherwise%s, and %s", len(held.lost), held.all, held.whose(), few(held.lost), d.itIsTheNetwork(), held.then()),
 			"look at the switch that they share; for each host that you have seen to be off: mainstay recover oath HOST")
 	case d.loops(m):
 		d.wait(about, d.often(m)+"; the next when the first of these is that long ago ("+why+")", oath)
@@ -197,6 +198,17 @@ func (d *decision) intend(host *fleet.Host, boot, why string) {
 			Host: host.Name, Boot: boot, Device: host.Fence[level].Name(), Level: level, Executor: d.w.Leader, Epoch: d.w.Epoch, At: d.w.Wall, Lasts: FenceLasts, Loose: taken,
 		}, text))
 	}
+}
+
+// lostOnes are the hosts that count for the brakes.
+func (d *decision) lostOnes() map[string]bool {
+	if d.lostHosts == nil {
+		d.lostHosts = map[string]bool{}
+		for _, name := range slices.Concat(judge.Lost(d.w), fleet.Sorted(d.w.State.Intents)) { // some are fenced while they are heard
+			d.lostHosts[name] = true
+		}
+	}
+	return d.lostHosts
 }
 
 // brake is one that holds.
@@ -346,6 +358,9 @@ func (d *decision) pursue(in fleet.Intent) {
 	case !sent && d.unwatched(in.Host, in.Boot):
 		// It said so while the intent was being written down.
 		d.record(fleet.Remove("intent/"+in.Host, "somebody stopped the agent of "+in.Host+", and its fence was not ordered yet"))
+		return
+	case !sent && d.writesOn(in):
+		d.record(fleet.Remove("intent/"+in.Host, in.Host+" writes to storage, and its fence was not ordered yet"))
 		return
 	case !sent && d.back(in):
 		d.record(fleet.Remove("intent/"+in.Host, in.Host+" is heard again before its fence was ordered"))

@@ -29,6 +29,9 @@ const (
 func (d *decision) cutoffs(host *fleet.Host) {
 	v, r := d.w.Verdicts[host.Name], d.w.State.Cutoffs[host.Name]
 	_, current := d.current(host.Name)
+	if d.silentEverywhere(host.Name) {
+		return
+	}
 	if !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {
 		return // it is lost as a whole, or has not said how it is
 	}
@@ -38,17 +41,28 @@ func (d *decision) cutoffs(host *fleet.Host) {
 	}
 	licensed := d.w.State.Holdings[Compute(host.Name)].Boot == v.Stint.Boot
 	next := fleet.Cutoff{Host: host.Name, Networks: map[string]fleet.Lost{}}
+	all, silent := r.Networks[fleet.EveryNetwork]
+	returns := silent && (all.Back.IsZero() || d.w.Wall.Sub(all.Back) < 3*d.w.Spec.Timing.SlowBeat)
 	var text []string
+	names := make([]string, 0, len(d.w.Spec.Networks)+1)
 	for i := range d.w.Spec.Networks {
-		name := d.w.Spec.Networks[i].Name
+		names = append(names, d.w.Spec.Networks[i].Name)
+	}
+	if _, known := r.Networks[fleet.EveryNetwork]; known && !slices.Contains(names, fleet.EveryNetwork) {
+		names = append(names, fleet.EveryNetwork)
+	}
+	for _, name := range names {
 		was, known := r.Networks[name]
 		why := ""
 		if _, on := host.Addresses[name]; on {
 			why = d.cut(host.Name, name)
 		}
 		switch {
-		case why != "" && !known && !licensed:
+		case why != "" && !known && (!licensed || returns):
 			// A boot is heard over one network a moment before it is over the next.
+			if returns {
+				d.wake(3 * d.w.Spec.Timing.SlowBeat)
+			}
 		case why != "" && !known:
 			next.Networks[name] = fleet.Lost{Since: d.w.Wall, Why: why}
 			text = append(text, why)
@@ -59,9 +73,9 @@ func (d *decision) cutoffs(host *fleet.Host) {
 		case why == "" && known && was.Back.IsZero():
 			was.Back = d.w.Wall
 			next.Networks[name] = was
-			text = append(text, fmt.Sprintf("%s has %s back", host.Name, name))
+			text = append(text, fmt.Sprintf("%s has %s back", host.Name, d.nameOf(name)))
 		case why == "" && known && d.w.Wall.Sub(was.Back) >= lostCalm:
-			text = append(text, fmt.Sprintf("%s has had %s back for %v", host.Name, name, lostCalm))
+			text = append(text, fmt.Sprintf("%s has had %s back for %v", host.Name, d.nameOf(name), lostCalm))
 		case known:
 			next.Networks[name] = was
 			if !was.Back.IsZero() {
@@ -99,6 +113,9 @@ func (d *decision) lost(host string, least fleet.Loss, after time.Duration, sett
 // many says why nothing is done about a lost network: so many lost it that it is the
 // network's own fault, and those who would take the servers are as likely behind it.
 func (d *decision) many(network string) string {
+	if d.every(network) {
+		return d.manySilent()
+	}
 	var lost []string
 	on, well := 0, false
 	for i := range d.w.Spec.Hosts {
@@ -143,7 +160,7 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 		if !l.Back.IsZero() || d.w.Wall.Sub(l.Since) < lostDisables || d.cut(h.Host, name) == "" {
 			continue
 		}
-		what := fmt.Sprintf("%s to be back: %s", name, l.Why)
+		what := fmt.Sprintf("%s to be back: %s", d.nameOf(name), l.Why)
 		if why := d.many(name); why != "" && then != fleet.LossAlarm {
 			what += "; nothing else is done about it: " + why
 		}
@@ -162,7 +179,7 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 	c, known := d.w.Cloud.Computes[h.Host]
 	if anew := slices.DeleteFunc(slices.Clone(bad), func(n string) bool { return !r.Networks[n].Back.IsZero() || d.cut(h.Host, n) == "" }); known && !c.Disabled && !c.Forced && len(anew) > 0 {
 		since := r.Networks[anew[0]].Since.UTC().Format(time.RFC3339)
-		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/"+since, disabledBy+"it is cut off from "+strings.Join(anew, ", "))
+		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/"+since, disabledBy+"it is cut off from "+d.nameOf(anew...))
 	}
 	return true
 }
@@ -191,7 +208,7 @@ func (d *decision) forsaken(h fleet.Holding) string {
 // unserved says which network a compute must have back before it may run servers.
 func (d *decision) unserved(host string) string {
 	if names := d.lost(host, fleet.LossEvacuate, 0, false); len(names) > 0 {
-		return strings.Join(names, ", ")
+		return d.nameOf(names...)
 	}
 	return ""
 }

@@ -80,6 +80,9 @@ func notifiedHost(n fleet.Notification, w fleet.World) (status, why string) {
 	lost := w.State.Cutoffs[n.Host].Networks
 	for _, network := range fleet.Sorted(lost) {
 		if w.Spec.OpenStack.OnLoss(network) == fleet.LossEvacuate {
+			if network == fleet.EveryNetwork && w.Spec.OpenStack.Storage != "" {
+				return fleet.NoticeRunning, lost[network].Why
+			}
 			return fleet.NoticeRunning, "it has lost the network " + network + ": " + lost[network].Why
 		}
 	}

@@ -79,6 +79,7 @@ type agent struct {
 	leader  leader
 	lead    lead
 	pairing pairing
+	storage storageOf
 }
 
 type deed struct {
@@ -151,6 +152,7 @@ func newAgent(h *host) *agent {
 		}
 	}
 	a.queue(deeds, nil)
+	a.startStorage()
 	if me.Voter {
 		a.ear = lease.NewEar(h.name, a.spec.Timing, h.run.rows, now)
 		h.run.ear = a.ear
@@ -707,6 +709,10 @@ func (a *agent) perform(d deed) {
 				d.reply(fleet.Effect{Key: o.Key, From: a.host.name, Outcome: outcome, Why: why, Proof: p, Wall: a.host.wall()})
 			}
 		})
+	case fleet.VerbRead:
+		a.storage.readings.Ask(o.Target.Host, o.Target.Boot, a.host.clock())
+		a.stepStorage()
+		a.done(d, fleet.Done, "")
 	case fleet.VerbCloud:
 		a.cloudOrder(d)
 	default:

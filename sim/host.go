@@ -40,6 +40,7 @@ type host struct {
 	bmc                         bmc
 	second                      bmc // the power switch of its second level
 	watchdog                    watchdog
+	disk                        disk
 	dumping                     bool // its crash kernel writes a dump, and says so
 	posting                     bool // it has power, was reset and is on its way to a boot
 	// quickBoot makes it come back within a lease.

@@ -83,7 +83,7 @@ func same(a, b *fleet.Report) bool {
 		a.Late == b.Late && a.UUID == b.UUID && a.Routes == b.Routes && a.Leaving == b.Leaving && a.GoesDown == b.GoesDown && a.Watchdog == b.Watchdog && a.Store == b.Store && a.Pair == b.Pair &&
 		maps.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Services, b.Services) && maps.Equal(a.Links, b.Links) && maps.Equal(a.Unanswered, b.Unanswered) &&
 		maps.EqualFunc(a.Neighbours, b.Neighbours, fleet.Neighbourhood.Equal) &&
-		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && maps.Equal(a.Parted, b.Parted) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed && a.Guests.Equal(b.Guests) &&
+		maps.Equal(a.GivenUp, b.GivenUp) && maps.Equal(a.Severed, b.Severed) && maps.Equal(a.Fences, b.Fences) && maps.Equal(a.Parted, b.Parted) && a.Refused == b.Refused && a.Unrenewed == b.Unrenewed && a.Guests.Equal(b.Guests) && a.Storage.Equal(b.Storage) &&
 		maps.EqualFunc(a.Dumps, b.Dumps, time.Time.Equal)
 }
 

@@ -28,7 +28,7 @@ func TestSame(t *testing.T) {
 			f.Set(reflect.MakeMap(f.Type()))
 			f.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(f.Type().Elem()))
 		default:
-			for _, other := range []any{time.Unix(1, 0), fleet.StoreState{Phase: fleet.StoreDown}, fleet.Guests{Asked: true}} {
+			for _, other := range []any{time.Unix(1, 0), fleet.StoreState{Phase: fleet.StoreDown}, fleet.Guests{Asked: true}, fleet.StorageWord{Failed: "x"}} {
 				if v := reflect.ValueOf(other); v.Type() == f.Type() {
 					f.Set(v)
 				}

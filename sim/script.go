@@ -201,6 +201,7 @@ func (s *Site) recover() {
 		}
 		h.bmc = bmc{host: h, uuid: h.uuid, power: h.on, stray: h.bmc.stray, done: h.bmc.done, lost: h.bmc.lost}
 		h.quickBoot, h.watchdog.freezeFor = false, 0
+		h.disk = disk{since: s.now}
 		for _, u := range h.copies {
 			u.failStarts, u.slowStarts, u.deafStops = 0, false, false
 			u.resume()
@@ -575,10 +576,11 @@ func init() {
 			}
 			return nil
 		}},
-		"nova":   {1, setNova},
-		"guest":  {2, setGuest},
-		"voters": {2, setVoters},
-		"expect": {1, expect},
+		"nova":    {1, setNova},
+		"guest":   {2, setGuest},
+		"storage": {2, onHost(setStorage)},
+		"voters":  {2, setVoters},
+		"expect":  {1, expect},
 	}
 }
 

@@ -104,6 +104,7 @@ func due() []string {
 		"score": {}, "accept": {}, "discard": {}, // of stories
 		// Of a cluster of its own, which has seeds of its own.
 		"outside": {}, "empty": {}, "loseview": {}, "without": {},
+		"storage": {}, // of TestStorageSeeds
 	}
 	var out []string
 	for _, verb := range fleet.Sorted(verbs) {

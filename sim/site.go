@@ -60,6 +60,9 @@ type Shape struct {
 	// Local has the servers' disks on their hosts, with a snapshot every so often and so long a
 	// wait for a lost host: EVERY/WAIT; "": they are on shared storage.
 	Local string
+	// Heartbeat is the network over which the computes reach the storage that they share and beat to, or
+	// "san" where it has a way of its own; "": they do not.
+	Heartbeat string
 	// Apart is a network on which no voter lives; empty: they are on all.
 	Apart string
 }
@@ -146,6 +149,9 @@ func (sh Shape) build() fleet.Spec {
 		if sh.Rebalance {
 			spec.OpenStack.Rebalance = fleet.RebalanceReturned
 		}
+		if sh.Heartbeat != "" {
+			spec.OpenStack.Storage = "/shared"
+		}
 		if sh.Local != "" {
 			every, wait, _ := sh.local()
 			spec.OpenStack.LocalDisks = fleet.LocalDisks{Roles: []string{"compute"}, Wait: wait}
@@ -202,6 +208,7 @@ type Site struct {
 	brokers *brokers        // nil: the site has none
 	mirror  *mirror         // nil: the site has none
 	nova    *nova           // nil: the site has no OpenStack
+	shared  map[string]heartbeat
 }
 
 // count counts what came up.
@@ -245,7 +252,7 @@ func (s *Site) chance(n int) bool { return n > 0 && s.dice.IntN(1000) < n }
 // newSite builds a site with every host off.
 func newSite(shape Shape, seed uint64) *Site {
 	s := &Site{
-		dice: rand.New(rand.NewPCG(seed, 0x6d61696e73746179)), shape: shape, spec: shape.build(), names: map[string]*host{}, deaf: map[string]bool{}, foreign: map[string]bool{},
+		dice: rand.New(rand.NewPCG(seed, 0x6d61696e73746179)), shape: shape, spec: shape.build(), names: map[string]*host{}, deaf: map[string]bool{}, foreign: map[string]bool{}, shared: map[string]heartbeat{},
 		count: count{faults: map[string]int{}, guards: map[fleet.Guard]int{}},
 	}
 	s.timing = s.spec.Timing

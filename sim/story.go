@@ -26,7 +26,7 @@ import (
 //	the log that must result
 //
 // The words of the site line are all optional, as are found=SERVICE@HOST,...,
-// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., local=EVERY/WAIT (the servers' disks are on their hosts), watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter), rebalance (servers go back to computes that returned),
+// coarse=HOST,..., on_failure=, restarts=, levels=POWER SWITCHES, servers=SERVERS (on the computes, and an OpenStack), lost=NETWORK:THEN,... (openstack/lost), meta=SERVER.KEY=VALUE;... (what owners say: s3.After=db), reserved=HOST,..., local=EVERY/WAIT (the servers' disks are on their hosts), heartbeat=NETWORK (the computes beat to storage behind it; san: it has a way of its own), watchdog=TIME-OUT (of every host), kdump=TIME (of every host), and the bare words arbiter (the last voter), rebalance (servers go back to computes that returned),
 // cluster (a database whose members share one history), brokers (a RabbitMQ cluster), skip, heal and promoted (the site has a service in that mode,
 // drbd, on which cinder stands), mirror (the same, and its copies are one disk; mirror=2: of two copies, on c1 and c2).
 func Parse(text string) (Story, error) {
@@ -128,6 +128,8 @@ func (st *Story) site(words []string) error {
 			}
 		case "reserved":
 			st.Shape.Reserved = strings.Split(value, ",")
+		case "heartbeat":
+			st.Shape.Heartbeat = value
 		case "apart":
 			st.Shape.Apart = value
 		case "on_failure":
@@ -203,6 +205,9 @@ func (st Story) Write() string {
 	}
 	if sh.Local != "" {
 		b.WriteString(" local=" + sh.Local)
+	}
+	if sh.Heartbeat != "" {
+		b.WriteString(" heartbeat=" + sh.Heartbeat)
 	}
 	if sh.Apart != "" {
 		b.WriteString(" apart=" + sh.Apart)

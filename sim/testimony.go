@@ -132,5 +132,6 @@ func (a *agent) testimony(now fleet.Moment) fleet.Report {
 	if n := a.host.site.nova; n != nil && n.nodes[a.host] != nil {
 		r.Guests = n.said(a.host)
 	}
+	r.Storage = a.storage.said
 	return r
 }

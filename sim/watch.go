@@ -40,6 +40,7 @@ type watch struct {
 	written    int
 	patience   map[string]*patienceOf // by thing
 	most       Most
+	silentAt   map[*host]at   // since when no majority of ears hears it
 	shot       map[*host]bool // of a pair: switched off by the other, and not on since
 }
 
@@ -58,7 +59,7 @@ type patienceOf struct {
 func newWatch(s *Site) *watch {
 	return &watch{
 		site: s, speakers: make([][]*host, len(s.spec.Addresses)), excused: map[*host]at{}, running: map[string][]*unit{}, found: map[*unit]bool{},
-		patience: map[string]*patienceOf{}, steady: map[*host]at{}, stints: map[*host]fleet.Stint{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]parted{},
+		patience: map[string]*patienceOf{}, steady: map[*host]at{}, silentAt: map[*host]at{}, stints: map[*host]fleet.Stint{}, lapsed: map[*host]at{}, promises: map[string]map[string]bool{}, epochs: map[string]uint64{}, ruled: map[string]bool{}, farewells: map[parting]parted{},
 	}
 }
 
@@ -473,6 +474,10 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 		return
 	}
 	w.sweep()
+	if _, what, ok := strings.Cut(why, "will be fenced: "); ok {
+		what, _, _ = strings.Cut(what, " ")
+		w.heldToLive(h, in.Boot, what)
+	}
 	if n, voters := len(w.promises[in.Boot]), s.spec.Voters(); n < fleet.Majority(len(deed.ears)) || len(deed.ears) < len(voters)-1 {
 		w.fail("more than one witness", "%s is to be fenced on the word of %d of %d ears, and there are %d", in.Host, n, len(deed.ears), len(voters))
 	}
@@ -557,6 +562,7 @@ func (w *watch) sweep() {
 			delete(w.steady, h)
 			w.lapsed[h] = s.now
 		}
+		w.hearing(h)
 	}
 	w.led()
 }
