@@ -255,7 +255,8 @@ func (s *openStackSite) arrived(ids []string, to string) bool {
 	})
 }
 
-// happens returns the first event since then that is what is waited for, as soon as the host has it.
+// happens returns the first event since then that is what is waited for, as soon as the host has it,
+// or has had it already: a power-off may take longer than what it leads to.
 func (s *openStackSite) happens(t *testing.T, host string, since time.Time, so func(fleet.Event) bool) fleet.Event {
 	t.Helper()
 	c, err := s.lab.APIClient(host)
@@ -267,7 +268,13 @@ func (s *openStackSite) happens(t *testing.T, host string, since time.Time, so f
 	defer cancel()
 	var found fleet.Event
 	seen := errors.New("seen")
-	_, err = c.Follow(ctx, "", func(e fleet.Event) error {
+	after := ""
+	for _, e := range s.lab.events(ctx) {
+		if e.At.Before(since) {
+			after = e.ID
+		}
+	}
+	_, err = c.Follow(ctx, after, func(e fleet.Event) error {
 		if e.At.Before(since) || !so(e) {
 			return nil
 		}

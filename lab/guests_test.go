@@ -154,12 +154,16 @@ func (s *openStackSite) novaComputeHangs(t *testing.T) {
 		return !slices.ContainsFunc(st.Waits, func(w fleet.Wait) bool { return w.About == "compute/r2" })
 	})
 	t.Logf("Nova hears it again %v after nova-compute hung", time.Since(deed.At).Round(100*time.Millisecond))
-	if _, on, why, err := s.enabled("r2"); err != nil || !on {
-		t.Errorf("r2 was disabled for what Nova does not hear, and gets nothing from it anyway: %q, %v", why, err)
-	}
+	s.awaitFrom(t, "c1", "all to be well", s.calm)
+	s.awaitEnabled(t, "r2")
 	s.stages(t, deed.At, "r2")
 	s.unfenced(t, deed.At)
-	s.awaitFrom(t, "c1", "all to be well", s.calm)
+	// Nova's own driver may have disabled it for a libvirt that it lost meanwhile ("AUTO"), until it is back.
+	for _, e := range s.lab.events(s.ctx) {
+		if e.At.After(deed.At) && strings.Contains(e.Text, " shall disable compute/r2: ") && strings.Contains(e.Text, "Nova hears nothing") {
+			t.Errorf("r2 was disabled for what Nova does not hear, and gets nothing from it anyway: %s", e.Text)
+		}
+	}
 	s.exactly(t)
 }
 

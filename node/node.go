@@ -326,7 +326,7 @@ func (n *node) run(asked context.Context) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
 	atOnce := context.AfterFunc(asked, cancel)
 	var wait sync.WaitGroup
-	defer func() { cancel(); wait.Wait() }()
+	defer func() { cancel(); n.part(&wait) }()
 	n.system = service.NewSystemd("")
 	defer n.system.Close()
 	n.peers = newPeers(n.spec, n.host, n.files, n.sum)

@@ -260,6 +260,9 @@ func (n *node) OfferSite(ctx context.Context, o api.SiteOffer) error {
 	}
 	n.taking.Lock()
 	defer n.taking.Unlock()
+	if n.succeeded.Load() {
+		return errors.New("another process goes on in this one's place, and reads what is there")
+	}
 	if known := max(n.agent.Epoch(), n.offered); o.Epoch < known {
 		return api.Refuse(http.StatusConflict, "", "epoch %d is over, %d has begun", o.Epoch, known)
 	}

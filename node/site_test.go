@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -71,6 +73,44 @@ func TestSucceed(t *testing.T) {
 			t.Errorf("a program that never gets ready took over: %v", err)
 		}
 	})
+}
+
+// TestPart: who is succeeded waits for nothing that runs beside the agent, for a lease is running out.
+func TestPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n node
+		var wait sync.WaitGroup
+		wait.Go(func() { time.Sleep(time.Second) })
+		begun := time.Now()
+		n.succeeded.Store(true)
+		n.part(&wait)
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("another process had to wait for %v", took)
+		}
+		n.succeeded.Store(false)
+		n.part(&wait)
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("a process that nobody succeeds ended after %v, before what it had started", took)
+		}
+	})
+}
+
+// TestOfferTooLate: a process in whose place another goes on takes no file any more, whatever it was
+// still checking: the other may have a newer one.
+func TestOfferTooLate(t *testing.T) {
+	dir := t.TempDir()
+	text := fleet.Template("beijing", netip.MustParsePrefix("10.0.0.0/24"), service.Catalogue())
+	n := &node{cfg: Config{Config: dir, Run: dir}, host: read(t, text).Hosts[0].Name}
+	if err := os.WriteFile(n.cfg.siteFile(), []byte(text), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	n.succeeded.Store(true)
+	if err := n.OfferSite(t.Context(), api.SiteOffer{Text: text + "\n"}); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("it was taken: %v", err)
+	}
+	if now, err := os.ReadFile(n.cfg.siteFile()); err != nil || string(now) != text {
+		t.Errorf("it is in place: %v", err)
+	}
 }
 
 func read(t *testing.T, text string) fleet.Spec {

@@ -104,7 +104,7 @@ func Open(cfg fleet.OpenStack) (*Client, error) {
 		http: http.Client{Transport: &http.Transport{TLSClientConfig: l.tls, MaxIdleConnsPerHost: width, IdleConnTimeout: time.Minute}},
 		door: make(chan struct{}, 1),
 		ids:  map[string]string{}, rooms: map[string]room{},
-		history: newHistory("evacuation", 0),
+		history: newHistory(evacuations, 0),
 		live:    newHistory("live-migration", 24*time.Hour),
 	}, nil
 }

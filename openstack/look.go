@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -110,7 +112,7 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 		left := c.left
 		c.mu.Unlock()
 		for id, s := range out.Servers {
-			s.Migration, s.Live = c.history.of(id), c.live.of(id)
+			s.Migration, s.Live = c.history.of(id, s.Host), c.live.of(id, s.Host)
 			if name, ok := left[s.Project]; ok {
 				s.Project = name
 			}
@@ -449,17 +451,28 @@ type history struct {
 	door   chan struct{} // one reader at a time; a mutex that a context can leave
 	mu     sync.Mutex
 	newest map[string]evacuation
-	seen   time.Time // when the newest record was made, by Nova's clocks; all older ones are read
+	// borrowed are the records of each server before its newest one that Nova may write the newest
+	// one's end into, the oldest first: Nova's conductor takes the first of that server's which is
+	// "accepted", and that is the one of an earlier request whose message lies with a dead host. The
+	// newest one's own then stays "accepted" for ever (seen on Zed; the same in 2025.1's source).
+	borrowed map[string][]evacuation
+	seen     time.Time // when the newest record was made, by Nova's clocks; all older ones are read
 }
 
 func newHistory(sort string, age time.Duration) history {
-	return history{sort: sort, age: age, door: make(chan struct{}, 1), newest: map[string]evacuation{}}
+	return history{sort: sort, age: age, door: make(chan struct{}, 1), newest: map[string]evacuation{}, borrowed: map[string][]evacuation{}}
 }
 
 type evacuation struct {
 	fleet.Migration
-	made time.Time
+	made, changed time.Time // changed is zero while it is as it was made
 }
+
+// evacuations is Nova's migration_type of them.
+const evacuations = "evacuation"
+
+// accepted is what a record is from the request until a host takes it.
+const accepted = "accepted"
 
 // slack is how far the clocks of the controllers that make the records may be apart.
 const slack = 10 * time.Minute
@@ -473,18 +486,17 @@ func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, ser
 		return fmt.Errorf("list the %ss: %w", h.sort, ctx.Err())
 	}
 	until := h.bound(servers, further)
-	newest, made := map[string]evacuation{}, time.Time{}
+	found, made := map[string][]evacuation{}, time.Time{}
 	err := records(ctx, nova, h.sort, func(part []record) (bool, error) {
 		old := false
 		for _, r := range part {
-			t, err := time.Parse("2006-01-02T15:04:05", r.Created[:min(19, len(r.Created))])
+			t, err := moment(r.Created)
 			if err != nil {
 				return false, fmt.Errorf("record %d was made at %q", r.ID, r.Created)
 			}
-			e := evacuation{fleet.Migration{ID: r.ID, Status: r.Status, From: r.From, To: r.To}, t}
-			if n, ok := newest[r.Server]; !ok || n.ID < e.ID {
-				newest[r.Server] = e
-			}
+			changed, _ := moment(r.Updated) // null before the first change
+			e := evacuation{fleet.Migration{ID: r.ID, Status: r.Status, From: r.From, To: r.To}, t, changed}
+			found[r.Server] = append(found[r.Server], e)
 			if t.After(made) {
 				made = t
 			}
@@ -497,15 +509,39 @@ func (h *history) read(ctx context.Context, nova *gophercloud.ServiceClient, ser
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id, e := range newest {
-		if n, ok := h.newest[id]; !ok || n.ID <= e.ID {
-			h.newest[id] = e
-		}
+	for id, read := range found {
+		h.learn(id, read)
 	}
 	if made.After(h.seen) {
 		h.seen = made
 	}
 	return nil
+}
+
+// moment reads one of Nova's points in time, to the second.
+func moment(text string) (time.Time, error) {
+	return time.Parse("2006-01-02T15:04:05", text[:min(19, len(text))])
+}
+
+// learn takes what was read of a server's records. The caller holds the lock.
+func (h *history) learn(id string, read []evacuation) {
+	known := map[int]evacuation{}
+	for _, e := range append(h.borrowed[id], h.newest[id]) {
+		known[e.ID] = e
+	}
+	for _, e := range read {
+		known[e.ID] = e
+	}
+	delete(known, 0)
+	all := slices.SortedFunc(maps.Values(known), func(a, b evacuation) int { return a.ID - b.ID })
+	newest := all[len(all)-1]
+	h.newest[id] = newest
+	delete(h.borrowed, id)
+	for _, e := range all[:len(all)-1] {
+		if h.sort == evacuations && newest.Status == accepted && (e.Status == accepted || !e.changed.Before(newest.made)) {
+			h.borrowed[id] = append(h.borrowed[id], e)
+		}
+	}
 }
 
 // bound is how far back to read: to what was read, and to the oldest evacuation that these
@@ -515,8 +551,8 @@ func (h *history) bound(servers map[string]fleet.Server, further []string) time.
 	defer h.mu.Unlock()
 	until := h.seen
 	ask := func(id string) {
-		if e, ok := h.newest[id]; ok && e.made.Before(until) {
-			if ended, _ := e.Ended(); !ended {
+		for _, e := range append(h.borrowed[id], h.newest[id]) {
+			if ended, _ := e.Ended(); !ended && e.ID != 0 && e.made.Before(until) {
 				until = e.made
 			}
 		}
@@ -533,10 +569,19 @@ func (h *history) bound(servers map[string]fleet.Server, further []string) time.
 	return until.Add(-slack)
 }
 
-func (h *history) of(server string) fleet.Migration {
+// of is the newest record of a server that is on that host, with the end that Nova has written into
+// another: the server left and is where that one says, changed since the newest was made. That it
+// failed is not taken from another: two clocks that differ would have it asked for again too early.
+func (h *history) of(server, host string) fleet.Migration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.newest[server].Migration
+	m := h.newest[server].Migration
+	for _, e := range h.borrowed[server] {
+		if _, well := e.Ended(); well && e.To == host && host != m.From {
+			m.Status, m.To = e.Status, e.To
+		}
+	}
+	return m
 }
 
 // oldest is when the oldest of these servers' newest evacuations was made, less the slack;
@@ -564,6 +609,7 @@ type record struct {
 	From    string `json:"source_compute"`
 	To      string `json:"dest_compute"`
 	Created string `json:"created_at"`
+	Updated string `json:"updated_at"`
 }
 
 // records lists migrations of one sort, newest first.

@@ -36,9 +36,11 @@ const (
 	// does for Nova's rpc_response_timeout of a minute (seen: carried out after 50 s).
 	cloudLasts = 150 * time.Second
 	// An accepted one that no target has got after unscheduled has lost its message with a
-	// broker, as one in forty did that was watched; one on a living target may take longer.
+	// broker, as one in forty did that was watched; one that a living target has may take longer.
 	unscheduled   = 3 * time.Minute
 	evacuateLasts = 10 * time.Minute
+	// accepted is a migration's status until a host takes it.
+	accepted = "accepted"
 	// deleted is how the evacuation of such a server ends.
 	deleted = "deleted by its owner"
 )
@@ -324,9 +326,26 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 	case !ended && mig.To != "" && d.rebooted(mig.To, e):
 		m.again(e, s, mig.To+" was rebooted while it took it")
 	case ended && well: // Nova writes the new host down a moment later
-	case mig.To == "" && d.w.Wall.Sub(e.At) > unscheduled, d.w.Wall.Sub(e.At) > evacuateLasts:
+	case d.w.Wall.Sub(e.At) > unscheduled && m.untaken(mig), d.w.Wall.Sub(e.At) > evacuateLasts:
 		m.again(e, s, fmt.Sprintf("its migration stands still as %s since %s", mig.Status, e.At.UTC().Format(time.TimeOnly)))
 	}
+}
+
+// untaken says whether no host has taken an evacuation that Nova has accepted, and none has its hands
+// full. The target stands in the record from the request on where it was named, so that it stands there does not say
+// that it has the message: of twelve that were asked for seconds after a broker had died with the
+// leader, five had not (seen). One that Nova hears and that is at work with none is not behind with its queue.
+func (m *move) untaken(mig fleet.Migration) bool {
+	if mig.To == "" {
+		return true
+	}
+	for _, id := range fleet.Sorted(m.w.Cloud.Servers) {
+		other := m.w.Cloud.Servers[id].Migration
+		if ended, _ := other.Ended(); other.To == mig.To && !ended && other.Status != accepted {
+			return false
+		}
+	}
+	return m.w.Cloud.Computes[mig.To].Up
 }
 
 // request sees to a try of which Nova has no record yet.

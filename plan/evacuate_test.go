@@ -194,6 +194,33 @@ func TestEvacuate(t *testing.T) {
 			server(*w, goes(7, "pre-migrating", "n2"))
 			compute(*w, "n2", func(c *fleet.Compute) { c.Up, c.Forced = false, true })
 		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
+		{"a target that was named has not taken it, is heard and is at work with none: its message was lost", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
+		{"it may yet come", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled + time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+		}, []string{"compute/n1 waits"}},
+		{"its target is at work with another", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n4", Migration: fleet.Migration{ID: 9, Status: "pre-migrating", From: "n4", To: "n2"}}
+		}, []string{"compute/n1 waits"}},
+		{"the other waits for it as well", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n4", Migration: fleet.Migration{ID: 9, Status: "accepted", From: "n4", To: "n2"}}
+		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
+		{"Nova does not hear its target", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+			compute(*w, "n2", func(c *fleet.Compute) { c.Up = false })
+		}, []string{"compute/n1 waits"}},
+		{"its target has taken it", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "pre-migrating", "n2"))
+		}, []string{"compute/n1 waits"}},
 		{"its message was lost between two of Nova's processes", func(w *fleet.World) {
 			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
 			server(*w, goes(7, "pre-migrating", ""))

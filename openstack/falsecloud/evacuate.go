@@ -18,6 +18,7 @@ import (
 //	a destination that does not exist                               404                      evacuate
 //	of a server that moved already                                  400, still in use        evacuate
 //	the destination dies in the middle                              rebuilding for ever      Kill
+//	a second one while the first one's message lies with a dead host    the first one's record gets its end, its own stays accepted  conduct
 //	a controller dies with the message                              pre-migrating for ever   conduct
 //	the dead destination returns                                    it does the old message, the sound server is in error  begin
 //	the source returns                                              its records done become completed; before that it is not lifted  began
@@ -37,6 +38,7 @@ func (c *Cloud) mark(m *migration, status string) { m.status, m.updated = status
 // message asks a compute to rebuild a server.
 type message struct {
 	*migration
+	left  string // where the server was: the record may be another request's
 	was   string // the server's state before
 	stop  bool   // leave it stopped, as from 2.95 on
 	clash bool   // two hosts work at the same server
@@ -73,7 +75,7 @@ func (c *Cloud) evacuate(s *server, host string, stop bool) *refusal {
 	s.task, s.updated = "rebuilding", c.now
 	m := &migration{id: len(c.migrations) + 1, uuid: c.id(), sort: "evacuation", server: s, status: "accepted", from: s.Host, to: host, created: c.now}
 	c.migrations = append(c.migrations, m)
-	msg := &message{migration: m, was: s.State, stop: stop}
+	msg := &message{migration: m, left: s.Host, was: s.State, stop: stop}
 	c.after(c.cfg.Schedule, func() { c.conduct(msg, host) })
 	return nil
 }
@@ -81,12 +83,19 @@ func (c *Cloud) evacuate(s *server, host string, stop bool) *refusal {
 // conduct finds a host and sends it the message.
 func (c *Cloud) conduct(msg *message, host string) {
 	s := msg.server
+	// The conductor takes the oldest record of the server that nobody has begun with.
+	for _, m := range c.migrations {
+		if m.server == s && m.sort == "evacuation" && m.status == "accepted" {
+			msg.migration = m
+			break
+		}
+	}
 	if c.losing > 0 {
 		c.losing--
 		c.mark(msg.migration, "pre-migrating")
 		return
 	}
-	h := c.choose(s, msg.from, host)
+	h := c.choose(s, msg.left, host)
 	if h == nil {
 		s.State, s.task, s.updated = "error", "", c.now
 		s.fault = "No valid host was found. There are not enough hosts available."
@@ -157,7 +166,7 @@ func (c *Cloud) begin(h *compute, msg *message) bool {
 			s.task, s.fault = "rebuild_block_device_mapping", ""
 		}
 		return false
-	case s.Host != msg.from:
+	case s.Host != msg.left:
 		// It was evacuated elsewhere meanwhile, and runs well: its record is spoilt.
 		c.mark(msg.migration, "failed")
 		s.State, s.task = "error", "rebuilding"
@@ -189,7 +198,7 @@ func (c *Cloud) finish(h *compute, msg *message) {
 	if msg.clash {
 		// Two hosts have claimed it: the first one runs it, the other trips over its task.
 		s.State, s.task = "error", "rebuild_block_device_mapping"
-		if s.Host == msg.from {
+		if s.Host == msg.left {
 			c.place(s, h.name)
 			c.run(s, h)
 			c.mark(msg.migration, "accepted")
@@ -199,7 +208,7 @@ func (c *Cloud) finish(h *compute, msg *message) {
 		return
 	}
 	c.mark(msg.migration, "done")
-	c.carries(s, c.computes[msg.from], h)
+	c.carries(s, c.computes[msg.left], h)
 	c.place(s, h.name)
 	s.task, s.fault, s.State = "", "", "active"
 	if msg.was == "stopped" || msg.stop {

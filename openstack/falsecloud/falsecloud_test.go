@@ -250,6 +250,37 @@ func TestMeasured(t *testing.T) {
 			s.pass(time.Minute)
 			s.sound()
 		}},
+		{"a second one while the first one's message lies with a dead host: Nova writes the end into the first one's record", func(s *stage) {
+			id := s.server("n1")
+			s.lose("n1")
+			s.cloud.Kill("n2")
+			s.evacuate(id, "n2")
+			s.is(id, "n1 active/rebuilding accepted")
+			s.pass(time.Minute)
+			s.must(fleet.CloudForceDown, "compute/n2", "")
+			s.evacuate(id, "n3")
+			s.is(id, "n1 active/rebuilding accepted")
+			s.pass(time.Second)
+			s.is(id, "n1 active/rebuilding accepted") // begun, by the first one's record
+			s.pass(3 * time.Second)
+			s.is(id, "n3 active/ done")
+			if m := s.see(id).Migration; m.ID != 2 || m.From != "n1" || m.To != "n3" {
+				s.Errorf("%+v", m)
+			}
+			s.sound()
+			// The second one's own record is there for ever, and takes the end of the third.
+			s.cloud.AddCompute("n4", "", 65536)
+			s.pass(24 * time.Hour)
+			s.lose("n3")
+			s.evacuate(id, "n4")
+			s.is(id, "n3 active/rebuilding accepted")
+			s.pass(4 * time.Second)
+			s.is(id, "n4 active/ done")
+			if m := s.see(id).Migration; m.ID != 3 || m.From != "n3" || m.To != "n4" {
+				s.Errorf("%+v", m)
+			}
+			s.sound()
+		}},
 		{"a controller dies with the message: pre-migrating for ever", func(s *stage) {
 			id := s.server("n1")
 			s.lose("n1")
