@@ -157,6 +157,7 @@ type Agent struct {
 	said     fleet.Report
 	saidAt   fleet.Moment
 	telling  *lease.Telling    // of a host that beats slowly; nil on others, which say all of it each second
+	acks     *lease.Acks       // of the same; others want each one
 	speaking map[string]uint64 // address -> generation whose claim took effect
 	severed  map[string]uint64
 	foreign  map[string]string
@@ -272,6 +273,11 @@ func New(cfg Config) (*Agent, error) {
 	a.length = length
 	if every >= cfg.Spec.Timing.SlowBeat {
 		a.telling = lease.NewTelling(every)
+		var ways []lease.Way
+		for _, ear := range a.ears {
+			ways = append(ways, lease.Way{Ear: ear.host, Network: ear.network})
+		}
+		a.acks = lease.NewAcks(ways)
 	}
 	timing := cfg.Spec.Timing
 	timing.Lease = a.length
@@ -412,14 +418,19 @@ func (a *Agent) tick(every, length time.Duration) {
 	if a.due(now) {
 		a.poke(a.tell)
 	}
+	var wanted []bool // of each copy an acknowledgement; nil: all
 	if !silent {
 		a.name(&b)
+		if a.acks != nil {
+			wanted = a.acks.Wanted(now)
+		}
 	}
 	a.mu.Unlock()
 	if silent {
 		return
 	}
-	for _, ear := range a.ears {
+	for i, ear := range a.ears {
+		b.Spared = wanted != nil && !wanted[i]
 		// A beat that the kernel cannot take is a lost beat, as on the wire;
 		// what follows from losing them is the lease's business.
 		_ = a.conn.Send(ear.host, ear.network, ear.addr, b)
@@ -442,7 +453,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 		if m.News != 0 && a.cfg.Named != nil {
 			x.News = a.cfg.Named(d.Host, m.Stint.Boot, m.News, m.Sent, m.Wall, d.At)
 		}
-		if ack {
+		if ack && !m.Spared {
 			_ = a.conn.Reply(d, x)
 		}
 	case heartbeat.Ack:
@@ -452,6 +463,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			a.paths.Acked(d.Network, m.Sent)
 			if a.telling != nil {
 				a.telling.Acked(d.Host, m.News, m.Sent)
+				a.acks.Acked(lease.Way{Ear: d.Host, Network: d.Network}, m.Sent)
 			}
 		}
 		a.acked(d.Host, m.Stint, m.Sent, now)
