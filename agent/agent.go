@@ -446,14 +446,14 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			a.mu.Unlock()
 			return
 		}
-		a.heardBeat(m, d.Network, d.At)
-		ack := a.earBeat(m, d.At)
+		first := a.heardBeat(m, d.Network, d.At)
+		ack := a.earBeat(m, d.At) && !m.Spared
 		a.mu.Unlock()
 		x := heartbeat.Ack{Stint: m.Stint, Sent: m.Sent}
-		if m.News != 0 && a.cfg.Named != nil {
+		if m.News != 0 && a.cfg.Named != nil && (ack || first) {
 			x.News = a.cfg.Named(d.Host, m.Stint.Boot, m.News, m.Sent, m.Wall, d.At)
 		}
-		if ack && !m.Spared {
+		if ack {
 			_ = a.conn.Reply(d, x)
 		}
 	case heartbeat.Ack:
@@ -507,6 +507,9 @@ func (a *Agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
 // table before anybody is told. The caller holds the lock.
 func (a *Agent) earBeat(b heartbeat.Beat, now fleet.Moment) bool {
 	ack, _ := a.ear.Beat(lease.Beat{Stint: b.Stint, Sent: b.Sent, Late: b.Late}, now)
+	if b.Spared {
+		return ack // nobody is told, and the copy for which somebody is brings the same
+	}
 	if err := a.putRow(b.Stint); err != nil {
 		a.cfg.Log.Error("keep what this ear heard", "error", err)
 		return false // what cannot be remembered must not be said
