@@ -159,6 +159,7 @@ type Agent struct {
 	said     fleet.Report
 	saidAt   fleet.Moment
 	telling  *lease.Telling    // of a host that beats slowly; nil on others, which say all of it each second
+	acks     *lease.Acks       // of the same; others want each one
 	speaking map[string]uint64 // address -> generation whose claim took effect
 	severed  map[string]uint64
 	foreign  map[string]string
@@ -277,6 +278,11 @@ func New(cfg Config) (*Agent, error) {
 	a.length = length
 	if every >= cfg.Spec.Timing.SlowBeat {
 		a.telling = lease.NewTelling(every)
+		var ways []lease.Way
+		for _, ear := range a.ears {
+			ways = append(ways, lease.Way{Ear: ear.host, Network: ear.network})
+		}
+		a.acks = lease.NewAcks(ways)
 	}
 	timing := cfg.Spec.Timing
 	timing.Lease = a.length
@@ -421,14 +427,19 @@ func (a *Agent) tick(every, length time.Duration) {
 	if a.due(now) {
 		a.poke(a.tell)
 	}
+	var wanted []bool // of each copy an acknowledgement; nil: all
 	if !silent {
 		a.name(&b)
+		if a.acks != nil {
+			wanted = a.acks.Wanted(now)
+		}
 	}
 	a.mu.Unlock()
 	if silent {
 		return
 	}
-	for _, ear := range a.ears {
+	for i, ear := range a.ears {
+		b.Spared = wanted != nil && !wanted[i]
 		// A beat that the kernel cannot take is a lost beat, as on the wire;
 		// what follows from losing them is the lease's business.
 		_ = a.conn.Send(ear.host, ear.network, ear.addr, b)
@@ -444,11 +455,11 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			a.mu.Unlock()
 			return
 		}
-		a.heardBeat(m, d.Network, d.At)
-		ack := a.earBeat(m, d.At)
+		first := a.heardBeat(m, d.Network, d.At)
+		ack := a.earBeat(m, d.At) && !m.Spared
 		a.mu.Unlock()
 		x := heartbeat.Ack{Stint: m.Stint, Sent: m.Sent}
-		if m.News != 0 && a.cfg.Named != nil {
+		if m.News != 0 && a.cfg.Named != nil && (ack || first) {
 			x.News = a.cfg.Named(d.Host, m.Stint.Boot, m.News, m.Sent, m.Wall, d.At)
 		}
 		if ack {
@@ -461,6 +472,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			a.paths.Acked(d.Network, m.Sent)
 			if a.telling != nil {
 				a.telling.Acked(d.Host, m.News, m.Sent)
+				a.acks.Acked(lease.Way{Ear: d.Host, Network: d.Network}, m.Sent)
 			}
 		}
 		a.acked(d.Host, m.Stint, m.Sent, now)
@@ -504,6 +516,9 @@ func (a *Agent) acked(ear string, stint fleet.Stint, sent, now fleet.Moment) {
 // table before anybody is told. The caller holds the lock.
 func (a *Agent) earBeat(b heartbeat.Beat, now fleet.Moment) bool {
 	ack, _ := a.ear.Beat(lease.Beat{Stint: b.Stint, Sent: b.Sent, Late: b.Late}, now)
+	if b.Spared {
+		return ack // nobody is told, and the copy for which somebody is brings the same
+	}
 	if err := a.putRow(b.Stint); err != nil {
 		a.cfg.Log.Error("keep what this ear heard", "error", err)
 		return false // what cannot be remembered must not be said

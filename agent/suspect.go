@@ -21,7 +21,8 @@ type sense struct {
 	leased  bool
 	suspect bool
 	stint   fleet.Stint
-	blind   bool // by its own word it receives nothing at all
+	sent    fleet.Moment // of its newest beat, by its own clock
+	blind   bool         // by its own word it receives nothing at all
 }
 
 // last is when it was last heard on any network; 0: never.
@@ -32,8 +33,9 @@ func (s *sense) last() (newest fleet.Moment) {
 	return newest
 }
 
-// heardBeat notes what judge wants to know of a host. The caller holds the lock.
-func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
+// heardBeat notes what judge wants to know of a host, and says whether this is the first copy of that
+// beat. The caller holds the lock.
+func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) (first bool) {
 	s := a.senses[b.Stint.Host]
 	if s == nil {
 		s = &sense{host: b.Stint.Host, every: a.beats[b.Stint.Host], nets: map[string]fleet.Moment{}, again: map[string]fleet.Moment{}}
@@ -50,7 +52,8 @@ func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
 		s.nets[network] = now
 		s.due = min(s.due, now.Add(3*s.every))
 	}
-	s.stint, s.leased, s.blind = b.Stint, b.Leased, b.Blind
+	first = s.sent != b.Sent
+	s.stint, s.sent, s.leased, s.blind = b.Stint, b.Sent, b.Leased, b.Blind
 	if s.suspect {
 		s.suspect = false
 		a.suspects = slices.DeleteFunc(a.suspects, func(h string) bool { return h == b.Stint.Host })
@@ -59,6 +62,7 @@ func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) {
 	if changed {
 		a.poke(a.news)
 	}
+	return first
 }
 
 // suspect finds hosts that fell silent for three beats, on one network or on all

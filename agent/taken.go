@@ -1,9 +1,11 @@
 package agent
 
-// Taken counts the beats that were authentic and fresh, and whatever else was.
-func (a *Agent) Taken() uint64 {
+import "mainstay/probe/heartbeat"
+
+// Taken counts what became of the datagrams that came here.
+func (a *Agent) Taken() heartbeat.Stats {
 	if a.conn == nil {
-		return 0
+		return heartbeat.Stats{}
 	}
-	return a.conn.Stats().Heard
+	return a.conn.Stats()
 }

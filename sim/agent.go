@@ -19,6 +19,7 @@ type beat struct {
 	late   time.Duration
 	leased bool
 	blind  bool // of a pair: nobody gets a packet to the sender
+	spared bool // this copy needs no acknowledgement
 	// news is the number of the report that the sender would make now, or in an acknowledgement
 	// that of the report which its ear has; 0: none. wall is the sender's clock.
 	news uint64
@@ -61,6 +62,7 @@ type agent struct {
 	draft  fleet.Report // its maps are filled anew until it is said
 	saidAt fleet.Moment
 	owes   *lease.Telling // of a host that beats slowly
+	acks   *lease.Acks    // of the same
 	sayLed bool
 	telling,
 	everTold bool
@@ -137,6 +139,7 @@ func newAgent(h *host) *agent {
 	if a.every >= a.spec.Timing.SlowBeat {
 		a.owes = lease.NewTelling(a.every)
 	}
+	a.spare()
 	memory := h.run.memory
 	memory.End = 0
 	if h.run.stint == memory.Stint {
@@ -184,12 +187,27 @@ func (a *agent) follow(spec fleet.Spec) {
 		a.every, _ = spec.Beats(me)
 		h.every = a.every
 	}
+	a.spare()
 	if me, _ := spec.Host(h.name); me.Voter && a.ear == nil {
 		a.ear = lease.NewEar(h.name, spec.Timing, nil, h.clock())
 		h.run.ear = a.ear
 		a.leader.agent = a
 		a.pings()
 	}
+}
+
+// spare begins to want only those acknowledgements that a host needs which beats slowly.
+func (a *agent) spare() {
+	if a.acks = nil; a.every < a.spec.Timing.SlowBeat {
+		return
+	}
+	var ways []lease.Way
+	for _, v := range a.voters {
+		for _, n := range a.host.site.nets {
+			ways = append(ways, lease.Way{Ear: v.name, Network: n.name})
+		}
+	}
+	a.acks = lease.NewAcks(ways)
 }
 
 // await puts the next tick of the beat loop on its way.
@@ -226,12 +244,22 @@ func (a *agent) tick() {
 	a.askNeighbours(now)
 	a.remind(now)
 	a.name(b, now)
-	for _, v := range a.voters {
+	spared := *b
+	spared.spared = true
+	var wanted []bool // nil: all
+	if a.acks != nil {
+		wanted = a.acks.Wanted(now)
+	}
+	for i, v := range a.voters {
 		if v == h {
 			continue
 		}
 		for net := range s.nets {
-			a.datagram(beatEvent, v, net, b)
+			x := b
+			if wanted != nil && !wanted[i*len(s.nets)+net] {
+				x = &spared
+			}
+			a.datagram(beatEvent, v, net, x)
 		}
 	}
 	a.next(now)
@@ -242,7 +270,8 @@ func (a *agent) next(now fleet.Moment) {
 	a.await(a.first.Add(gone - gone%a.every + a.every))
 }
 
-// datagram sends a beat or an acknowledgement.
+// datagram sends a beat or an acknowledgement. Of an acknowledgement that is spared only the dice are cast, as they
+// were when each copy was acknowledged: a seed means what it meant.
 func (a *agent) datagram(k kind, to *host, net int, b *beat) {
 	s := a.host.site
 	copies := 1
@@ -251,7 +280,7 @@ func (a *agent) datagram(k kind, to *host, net int, b *beat) {
 	}
 	for range copies {
 		d, ok := s.packet(a.host, to, net)
-		if !ok || !to.agentProcess.alive {
+		if !ok || !to.agentProcess.alive || k == ackEvent && b.spared {
 			continue
 		}
 		e := s.queue.make()
@@ -292,6 +321,9 @@ func (a *agent) hearAck(from *host, net int, b *beat) {
 		a.paths.Acked(a.host.site.nets[net].name, b.sent)
 		if a.owes != nil {
 			a.owes.Acked(from.name, b.news, b.sent)
+		}
+		if a.acks != nil {
+			a.acks.Acked(lease.Way{Ear: from.name, Network: a.host.site.nets[net].name}, b.sent)
 		}
 	}
 	a.acked(from.name, b.stint, b.sent, now)

@@ -235,7 +235,7 @@ func (l *line) within(ctx context.Context, span time.Duration, do func(*libvirt.
 	case <-late.C:
 	}
 	l.drop(virt)
-	<-got // who writes down what was learned has ended
+	_ = <-got // who writes down what was learned has ended
 	return fmt.Errorf("%w within %v", ErrUnknown, span)
 }
 

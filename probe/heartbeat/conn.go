@@ -60,6 +60,7 @@ type Conflict struct {
 // Stats counts what became of datagrams since Open.
 type Stats struct {
 	Heard    uint64 `json:"heard"`    // delivered to Hear
+	Spared   uint64 `json:"spared"`   // of these, beats that want no acknowledgement
 	Form     uint64 `json:"form"`     // not ours, or cut short
 	Version  uint64 `json:"version"`  // of another version
 	Site     uint64 `json:"site"`     // of another site
@@ -359,7 +360,7 @@ func (c *Conn) judge(network string, b []byte, from netip.AddrPort, at fleet.Mom
 		c.stats.Unknown++
 		return r
 	}
-	plain, err := c.sealer.open(b, h, p.name)
+	plain, err := c.sealer.open(b, h, p)
 	if err != nil {
 		c.stats.Sealed++
 		return r
@@ -409,6 +410,9 @@ func (c *Conn) judge(network string, b []byte, from netip.AddrPort, at fleet.Mom
 		p.keyID = h.keyID
 		if beat, ok := m.(Beat); ok {
 			p.boot = beat.Stint.Boot
+			if beat.Spared {
+				c.stats.Spared++
+			}
 		}
 	case Ack:
 		switch {

@@ -47,6 +47,7 @@ type peer struct {
 	acked map[string]fleet.Moment // by network: Sent of the newest Ack delivered
 	keyID uint32                  // of its newest datagram: it surely holds this key
 	boot  string
+	lanes [kindEnd]*lane // by kind, those with which its datagrams are opened; once used
 }
 
 // session is one run of a peer's process.

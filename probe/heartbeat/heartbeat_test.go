@@ -139,6 +139,7 @@ func TestEveryKindKeepsItsFields(t *testing.T) {
 		Beat{Stint: stint, Sent: 1 << 50, Late: 10 * time.Millisecond, Leased: true, Next: time.Second, Lease: 5 * time.Second},
 		Beat{Stint: stint},
 		Beat{Stint: stint, Blind: true},
+		Beat{Stint: stint, Spared: true},
 		Beat{Stint: stint, Leased: true, News: 1 << 60, Wall: time.Unix(1_800_000_000, 7)},
 		Ack{Stint: stint, Sent: 99},
 		Ack{Stint: stint, Sent: 99, News: 1 << 60},

@@ -30,6 +30,9 @@ type Beat struct {
 	// Blind: it receives nothing at all on any network. A host of a pair says so; one of an
 	// earlier version does not.
 	Blind bool
+	// Spared: this copy needs no acknowledgement, though it counts as any other. An ear of an earlier
+	// version sends one.
+	Spared bool
 	// News is the number of the report that the sender would make at this moment, zero if it names
 	// none: who has that report (fleet.Report.News) takes it as made again at Sent, when the sender's
 	// wall clock read Wall. A host of an earlier version names none.
@@ -122,6 +125,7 @@ const (
 	flagEvict
 	flagPromised
 	flagBlind
+	flagSpared
 )
 
 // appendBody encodes b behind dst. All integers are big-endian, strings have
@@ -135,7 +139,7 @@ func appendBody(dst []byte, network string, token uint64, m Message) ([]byte, er
 		names[1] = m.Stint.Boot
 		dst = appendString(dst, m.Stint.Boot)
 		dst = appendNumbers(dst, m.Stint.N, uint64(m.Sent), uint64(m.Late), uint64(m.Next), uint64(m.Lease))
-		dst = append(dst, flag(m.Leased, flagLeased)|flag(m.Blind, flagBlind))
+		dst = append(dst, flag(m.Leased, flagLeased)|flag(m.Blind, flagBlind)|flag(m.Spared, flagSpared))
 		var wall uint64
 		if m.News != 0 {
 			wall = uint64(m.Wall.UnixNano())
@@ -219,7 +223,7 @@ func parseBody(k kind, b []byte, known names) (body, error) {
 		m.Sent = fleet.Moment(c.number())
 		m.Late, m.Next, m.Lease = c.duration(), c.duration(), c.duration()
 		flags := c.flags()
-		m.Leased, m.Blind = flags&flagLeased != 0, flags&flagBlind != 0
+		m.Leased, m.Blind, m.Spared = flags&flagLeased != 0, flags&flagBlind != 0, flags&flagSpared != 0
 		if len(c.rest) > 0 { // of a version that knows it
 			m.News = c.number()
 			if wall := int64(c.number()); m.News != 0 {

@@ -88,11 +88,17 @@ type lane struct {
 	owner   string
 	counter uint32
 	ciphers map[uint32]cipher.AEAD
+	id      uint32      // of the one used last
+	newest  cipher.AEAD // the same
 }
 
 // cipher returns the AEAD for a key id, or nil when that key is not held.
 func (l *lane) cipher(keys Keys, id uint32) (cipher.AEAD, error) {
+	if l.newest != nil && l.id == id {
+		return l.newest, nil
+	}
 	if c := l.ciphers[id]; c != nil {
+		l.id, l.newest = id, c
 		return c, nil
 	}
 	key, ok := keys.Key(id, l.owner)
@@ -146,6 +152,7 @@ func (s *sealer) rekey(keys Keys) {
 	s.keys = keys
 	for _, l := range s.lanes {
 		clear(l.ciphers)
+		l.newest = nil
 	}
 }
 
@@ -195,9 +202,13 @@ func (s *sealer) seal(dst []byte, to, network string, keyID uint32, token uint64
 }
 
 // open checks the seal of datagram b, whose head is h and whose sender was found
-// to be the known host sender. The plain body is valid until the next call.
-func (s *sealer) open(b []byte, h head, sender string) ([]byte, error) {
-	aead, err := s.lane(h.kind.owner(sender, s.host)).cipher(s.keys, h.keyID)
+// to be the known host p. The plain body is valid until the next call.
+func (s *sealer) open(b []byte, h head, p *peer) ([]byte, error) {
+	l := &p.lanes[h.kind]
+	if *l == nil {
+		*l = s.lane(h.kind.owner(p.name, s.host))
+	}
+	aead, err := (*l).cipher(s.keys, h.keyID)
 	if err != nil {
 		return nil, err
 	}

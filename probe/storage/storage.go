@@ -119,7 +119,7 @@ func (d *Directory) Examine(others []string) (problems []string) {
 	if err := unix.Statfs(d.path, &st); err != nil {
 		return []string{fmt.Sprintf("is not there on this host (%v)", err)}
 	}
-	if name, is := own[int64(st.Type)]; is {
+	if name, is := own[st.Type]; is {
 		problems = append(problems, "lies on "+name+" here, which no other host shares: is it mounted?")
 	}
 	trial := &Directory{d.path, d.site, d.host + ".check", d.boot}
