@@ -27,7 +27,9 @@ const (
 // at from time to time.
 const StorageReaders = 3
 
-func hundredths(n int64, of time.Duration) time.Duration { return time.Duration(n * of.Nanoseconds() / 100) }
+func hundredths(n int64, of time.Duration) time.Duration {
+	return time.Duration(n * of.Nanoseconds() / 100)
+}
 
 // StorageEvery is how often a host writes its heartbeat, whose newest beat that a majority acknowledged is so old.
 // Who is not acknowledged knows that others may be about to ask whether it lives: only then it writes often.
