@@ -240,6 +240,17 @@ func TestBlindDevice(t *testing.T) {
 				return map[string]uint64{"c3": n, "c4": n}
 			}
 		}, want: fleet.NoWord},
+		"another's last beat came after the order, and none after the off": {others: func() func() map[string]uint64 {
+			var n uint64
+			return func() map[string]uint64 {
+				n++
+				return map[string]uint64{"c3": min(n, 2), "c4": n} // by the time of the off it has beaten once more
+			}
+		}, want: fleet.NoWord},
+		"another beats seldom": {others: func() func() map[string]uint64 {
+			var n uint64
+			return func() map[string]uint64 { n++; return map[string]uint64{"c3": n / 4, "c4": n} }
+		}, want: fleet.Done},
 		"another has fallen silent since": {others: func() func() map[string]uint64 {
 			var n uint64
 			return func() map[string]uint64 { n++; return map[string]uint64{"c3": n} }

@@ -21,6 +21,10 @@ const Apart = time.Second
 // again is the pause between two questions while an order takes effect.
 const again = 200 * time.Millisecond
 
+// companyLasts is how long the next beat of each other host is waited for: three of the slowest that
+// a site may have, after which it counts as silent.
+const companyLasts = 4 * time.Second
+
 // settle is how long, in deadlines of one call, an acknowledged order may take
 // until the device says off.
 const settle = 2
@@ -66,8 +70,8 @@ const Latest = 3 * maxDeadline
 // barred until its new boot is admitted.)
 func Lasts(d Driver) time.Duration {
 	// identity, off, off once more, settling, the last question of settling,
-	// identity and state again
-	return min((6+settle)*d.Deadline()+Apart+again, Longest)
+	// identity and state again, and the others' next beats
+	return min((6+settle)*d.Deadline()+Apart+2*again+companyLasts, Longest)
 }
 
 // Prove powers the host off and proves that boot dead, by rule 7 of
@@ -107,6 +111,14 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 	}
 	first := time.Now()
 	before := want.beats()
+	var since map[string]uint64
+	if blind {
+		// Until then what was sent before the off has arrived. From then on whoever beats has power.
+		if err := pause(ctx, d, again); err != nil {
+			return fail(err)
+		}
+		since = want.Others()
+	}
 	if err := pause(ctx, d, Apart); err != nil {
 		return fail(err)
 	}
@@ -125,7 +137,7 @@ func Prove(ctx context.Context, d Driver, want Target) (fleet.Proof, error) {
 		return fail(err)
 	}
 	if blind {
-		if err := company(d, well, want.Others()); err != nil {
+		if err := company(ctx, d, well, since, want.Others); err != nil {
 			return fail(err)
 		}
 		machine = "which knows no machine while no other host fell silent (" + strings.Join(fleet.Sorted(well), ", ") + ")"
@@ -257,16 +269,29 @@ func same(ctx context.Context, d Driver, want Target) error {
 	return err
 }
 
-// company compares who was heard well before the order with who still is: a device
-// that switched off another machine than we mean has silenced one of them.
-func company(d Driver, before, after map[string]uint64) error {
-	for _, host := range fleet.Sorted(before) {
-		if n, well := after[host]; !well || n == before[host] {
-			return &Error{fleet.NoWord, d.Device(), "watch the other hosts",
-				fmt.Errorf("%s was heard well before the order and has fallen silent since: is it the machine on that plug?", host)}
+// company waits until each host that was heard well before the order has beaten since the device said
+// off: a device that switched off another machine than we mean has silenced one of them. That a beat
+// has come since the order is not enough, for it may have been sent before the off took effect.
+func company(ctx context.Context, d Driver, well, since map[string]uint64, others func() map[string]uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, companyLasts)
+	defer cancel()
+	for {
+		now, missing := others(), ""
+		for _, host := range fleet.Sorted(well) {
+			n, heard := now[host]
+			if !heard || ctx.Err() != nil && n == since[host] {
+				return &Error{fleet.NoWord, d.Device(), "watch the other hosts",
+					fmt.Errorf("%s was heard well before the order and has fallen silent since: is it the machine on that plug?", host)}
+			}
+			if n == since[host] {
+				missing = host
+			}
 		}
+		if missing == "" {
+			return nil
+		}
+		_ = pause(ctx, d, again) // cut short, it is looked at once more
 	}
-	return nil
 }
 
 // voice is the error for a host that beats after its device said off. It is not

@@ -35,8 +35,6 @@ const (
 	// strayFor is how long Nova must have called a live migration done, and have the server
 	// on the source still: a look reads servers first, and what became of them after that.
 	strayFor = 10 * time.Second
-	// strayKept is for how long it is followed where no hypervisor says where its guest is.
-	strayKept = 24 * time.Hour
 	// absentFor is how old that time must be: an agent asks its hypervisor every five
 	// seconds, waits as long for the answer, and tells of none after two.
 	absentFor = 30 * time.Second
@@ -364,8 +362,7 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 		d.record(fleet.Put("departure/"+s.ID, p, fmt.Sprintf("%s: Nova says that its live migration to %s is over (%s), and has it on %s", title(s), p.To, s.Live.Status, p.From)))
 		return
 	}
-	since := d.w.Wall.Sub(p.Strayed)
-	if left := strayFor - since; left > 0 {
+	if left := strayFor - d.w.Wall.Sub(p.Strayed); left > 0 {
 		d.wake(left)
 		return
 	}
@@ -388,6 +385,9 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 		m.leaves(p, "it was started on "+p.From+" anew", false)
 	case whole && asked <= cloudLasts && (asked > askWithin || sent):
 		d.wake(cloudLasts - asked) // what was asked may be carried out yet, and its guest come
+		if asked > absentFor && !d.present(s.ID, p.From, p.Reset) {
+			d.wait(about, fmt.Sprintf("its guest to be seen on %s, where it was to be started: it was on neither side of a live migration to %s that broke", p.From, to), either)
+		}
 	case whole && asked <= askWithin && !sent:
 		again(fleet.CloudReset, fleet.ServerError, "its guest is neither on "+to+" any more, where its live migration broke, nor on "+p.From)
 		d.wake(askWithin - asked)
@@ -397,7 +397,7 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 		// Nova has it running where it is not.
 		p.Reset = d.w.Wall
 		d.record(fleet.Put("departure/"+s.ID, p, fmt.Sprintf("%s is on neither side of its live migration that broke: it is called broken, and started on %s", title(s), p.From)))
-	case whole && (!d.w.Reports[p.From].Guests.Asked || since > strayKept):
+	case whole && !d.w.Reports[p.From].Guests.Asked: // nobody will ever say
 		m.leaves(p, "its live migration to "+to+" ended in error, and its guest may be there", true)
 	case whole:
 		d.wait(about, fmt.Sprintf("a person: its live migration to %s broke (%s), and its guest may be there", to, cmp.Or(s.Fault, s.Live.Status)), either)

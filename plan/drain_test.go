@@ -163,11 +163,11 @@ func TestDrain(t *testing.T) {
 			server(w, live(7, "error", "n1", ""))
 			mute(w, "n2")
 		}, "wait compute/n2, wait server/vm"},
-		{"nor within a day: it stays", func(w *fleet.World) {
-			departing(*w, 30*time.Hour, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-strayKept - time.Second) })
+		{"nor for days: it is followed all the same, for its source may die", func(w *fleet.World) {
+			departing(*w, 80*time.Hour, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-80 * time.Hour) })
 			server(w, live(7, "error", "n1", ""))
 			mute(w, "n2")
-		}, "vm stays, wait compute/n2"},
+		}, "wait compute/n2, wait server/vm"},
 		{"nobody asks its hypervisor: it stays", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
@@ -259,6 +259,13 @@ func TestDrain(t *testing.T) {
 			lists(w, "n1")
 			holds(w, "n2")
 		}, "wait compute/n2"},
+		{"a person is told of one that does not come", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-absentFor-time.Second)
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+		}, "wait compute/n2, wait server/vm"},
 		{"then it is", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) {
 				p.Strayed, p.Reset = w.Wall.Add(-5*time.Minute), w.Wall.Add(-cloudLasts-time.Second)

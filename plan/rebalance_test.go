@@ -271,3 +271,20 @@ func TestReturnDisplaces(t *testing.T) {
 		t.Errorf("%+v, %+v", x, w.State.Evacuations)
 	}
 }
+
+// TestReserveIsEmptied: for a reserve that is emptied by itself nobody is called, and for one that is not somebody is.
+func TestReserveIsEmptied(t *testing.T) {
+	for _, policy := range fleet.Rebalances() {
+		w := displacedWorld()
+		w.Spec.OpenStack.Reserved, w.Spec.OpenStack.Rebalance = []string{"n2"}, policy
+		w.State.Reserves = map[string]fleet.Reserve{"n2": {Host: "n2", For: "n1", Boot: "a", Since: w.Wall.Add(-time.Hour)}}
+		if policy == fleet.RebalanceNever {
+			delete(w.State.Displaced, "vm")
+		}
+		_, p := Turn(w)
+		told := slices.ContainsFunc(p.Waits, func(x fleet.Wait) bool { return x.About == "compute/n2" && strings.Contains(x.For, "a person") })
+		if told != (policy == fleet.RebalanceNever) {
+			t.Errorf("%s: told %v: %+v", policy, told, p.Waits)
+		}
+	}
+}

@@ -145,7 +145,6 @@ func (m *move) keep(h fleet.Holding, cut bool) {
 		switch {
 		case used:
 			m.giveBack(r, c)
-		case c.Servers > 0 && d.goesHome(h.Host): // by itself
 		case c.Servers > 0:
 			d.wait(h.Thing, fmt.Sprintf("a person: it is kept in reserve, and servers are on it: %d", c.Servers), "openstack server list --all-projects --host "+h.Host+"; move them away, or take it out of openstack/reserved")
 		}
@@ -165,6 +164,7 @@ func (m *move) keep(h fleet.Holding, cut bool) {
 	_, named := d.w.Spec.Host(r.For)
 	switch {
 	case named && (back.Host == "" || back.Boot == r.Boot || !home.Up || home.Disabled || home.Forced) || m.onWay[h.Host] > 0 || d.expects(h.Host):
+	case c.Servers > 0 && d.goesHome(h.Host): // by itself
 	case c.Servers > 0:
 		d.wait(h.Thing, fmt.Sprintf("a person: it is of the reserve, and took servers of %s, which is back; on it are %d", r.For, c.Servers),
 			"move them away, and it is given back by itself; or take it out of openstack/reserved, and it stays in use")

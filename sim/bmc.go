@@ -353,6 +353,10 @@ func (p *prover) twice() {
 		return
 	}
 	before := p.by.beatsOf(p.victim.name, p.order.Target.Boot)
+	var since map[string]fleet.Moment
+	if len(p.others) > 0 {
+		p.by.agentProcess.in(200*millisecond, func() { since = p.by.heardWell(p.victim) })
+	}
 	p.by.agentProcess.in(p.by.span(1e9), func() {
 		p.state(func(v string) {
 			if v != "off" {
@@ -361,22 +365,32 @@ func (p *prover) twice() {
 				return
 			}
 			p.same(func() {
-				// As fence.company: a plug that knows no machine has perhaps silenced another.
-				well := p.by.heardWell(p.victim)
-				for _, name := range fleet.Sorted(p.others) {
-					if n, still := well[name]; !still || n == p.others[name] {
+				p.company(since, func() {
+					if p.by.beatsOf(p.victim.name, p.order.Target.Boot) != before {
 						p.site.guard(fleet.GuardProof)
-						p.done(nil, fleet.NoWord, name+" was heard well before the order and has fallen silent since: is it the machine on that plug?")
+						p.done(nil, fleet.NoWord, "the device says off, but the host still beats")
 						return
 					}
-				}
-				if p.by.beatsOf(p.victim.name, p.order.Target.Boot) != before {
-					p.site.guard(fleet.GuardProof)
-					p.done(nil, fleet.NoWord, "the device says off, but the host still beats")
-					return
-				}
-				p.done(proof, fleet.Done, "")
+					p.done(proof, fleet.Done, "")
+				})
 			})
 		})
 	})
+}
+
+// company is fence.company: a plug that knows no machine has perhaps silenced another.
+func (p *prover) company(since map[string]fleet.Moment, then func()) {
+	well := p.by.heardWell(p.victim)
+	for _, name := range fleet.Sorted(p.others) {
+		switch n, still := well[name]; {
+		case !still:
+			p.site.guard(fleet.GuardProof)
+			p.done(nil, fleet.NoWord, name+" was heard well before the order and has fallen silent since: is it the machine on that plug?")
+			return
+		case n == since[name]:
+			p.by.agentProcess.in(200*millisecond, func() { p.company(since, then) })
+			return
+		}
+	}
+	then()
 }
