@@ -147,6 +147,11 @@ func (m *move) drain(h fleet.Holding, why string, by bool) {
 			}
 		}
 	}
+	for _, id := range fleet.Sorted(d.w.State.Departures) {
+		if p := d.w.State.Departures[id]; p.Ended == "" && !p.Strayed.IsZero() && p.To == h.Host && !d.absent(id, h.Host, p.Strayed) {
+			stay = append(stay, fmt.Sprintf("%s (Nova has it on %s, and its guest may run here, where its live migration went: virsh list)", p.Title(), p.From))
+		}
+	}
 	hold := ""
 	switch {
 	case len(next) > 0 && d.nobody(next[0]):
@@ -242,7 +247,7 @@ func (m *move) departures() {
 		case p.Ended != "":
 		case evacuated && e.From == p.From && e.Boot == p.Boot:
 			m.leaves(p, p.From+" died, and it is evacuated", false)
-		case seen && h.Host == p.From && h.Boot != p.Boot && s.Host == p.From && stray(s) == "" && s.Task == "" && d.w.Wall.Sub(p.At) > cloudLasts:
+		case seen && h.Host == p.From && h.Boot != p.Boot && s.Host == p.From && (stray(s) == "" || d.fallen(p.To) || d.absent(id, p.To, p.At)) && s.Task == "" && d.w.Wall.Sub(p.At) > cloudLasts:
 			// A later boot has it, with its disk (restore.go), and nothing of the request can come any more.
 			m.leaves(p, p.From+" was started anew with it", false)
 		case seen:
@@ -425,7 +430,7 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 func (d *decision) fallen(host string) bool {
 	h := d.w.State.Holdings[Compute(host)]
 	_, dead := d.provedDead(h)
-	return d.w.Cloud.Computes[host].Forced && (h.Host == "" || dead)
+	return d.w.Cloud.Computes[host].Forced && (d.w.Verdicts[host].Condition == fleet.Dead || h.Host == host && dead)
 }
 
 // strayed is where the guest of a server may be whose live migration from a boot was over without

@@ -39,6 +39,8 @@ func falls(w fleet.World, host string) {
 	w.Cloud.Computes[host] = fleet.Compute{ID: host, Forced: true, Disabled: true, Zone: "nova"}
 	delete(w.State.Holdings, Compute(host))
 	w.State.Members[host] = fleet.Member{Host: host, Admitted: "b", Barred: "fenced"}
+	w.State.Proofs[host] = fleet.Proof{Host: host, Boot: "b", Kind: "fence", Evidence: "off"}
+	silent(w, host, time.Hour)
 }
 
 // said is when a host's report arrived, or a beat named it.

@@ -326,7 +326,8 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 	case !ended && mig.To != "" && d.rebooted(mig.To, e):
 		m.again(e, s, mig.To+" was rebooted while it took it")
 	case ended && well: // Nova writes the new host down a moment later
-	case d.w.Wall.Sub(e.At) > unscheduled && m.untaken(mig), d.w.Wall.Sub(e.At) > evacuateLasts:
+	case d.w.Cloud.Away != "" || d.w.Now.Sub(d.w.Cloud.At) > restMax: // what was seen is of before
+	case d.w.Wall.Sub(e.At) > unscheduled && m.untaken(e, mig), d.w.Wall.Sub(e.At) > evacuateLasts:
 		m.again(e, s, fmt.Sprintf("its migration stands still as %s since %s", mig.Status, e.At.UTC().Format(time.TimeOnly)))
 	}
 }
@@ -335,13 +336,17 @@ func (m *move) step(e fleet.Evacuation, s fleet.Server) {
 // full. The target stands in the record from the request on where it was named, so that it stands there does not say
 // that it has the message: of twelve that were asked for seconds after a broker had died with the
 // leader, five had not (seen). One that Nova hears and that is at work with none is not behind with its queue.
-func (m *move) untaken(mig fleet.Migration) bool {
+// Of a later try nothing is known before its end: Nova writes the work on it into the record of the first.
+func (m *move) untaken(e fleet.Evacuation, mig fleet.Migration) bool {
+	if e.Try > 1 {
+		return false
+	}
 	if mig.To == "" {
 		return true
 	}
 	for _, id := range fleet.Sorted(m.w.Cloud.Servers) {
 		other := m.w.Cloud.Servers[id].Migration
-		if ended, _ := other.Ended(); other.To == mig.To && !ended && other.Status != accepted {
+		if ended, _ := other.Ended(); other.To == mig.To && !ended && (other.Status != accepted || m.w.State.Evacuations[id].Try > 1) {
 			return false
 		}
 	}

@@ -351,7 +351,7 @@ func (d *decision) pursue(in fleet.Intent) {
 	f, sent := d.w.Flights[o.Key]
 	left := in.Lasts - d.w.Now.Sub(f.Sent)
 	switch early := d.earlier(in); {
-	case !sent && early > 0 && (d.unwatched(in.Host, in.Boot) || d.back(in)):
+	case !sent && early > 0 && (d.unwatched(in.Host, in.Boot) || d.writesOn(in) || d.back(in)):
 		d.wait(about, "an earlier try to have ended, which may act yet", "")
 		d.wake(early)
 		return
