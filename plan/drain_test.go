@@ -191,6 +191,15 @@ func TestDrain(t *testing.T) {
 			lists(w, "n2")
 			holds(w, "n1")
 		}, "wait compute/n2, wait server/vm"},
+		{"the target is nobody's at present, but lives, and has it: a person", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
+			server(w, live(7, "error", "n1", ""))
+			falls(*w, "n1")
+			delete(w.State.Proofs, "n1")
+			silent(*w, "n1", 0)
+			lists(w, "n2")
+			holds(w, "n1")
+		}, "wait compute/n2, wait server/vm"},
 		{"a person had it active again: the next try begins as none that strayed", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-50 * time.Second) })
 			server(w, live(7, "failed", "n1", ""))
@@ -603,5 +612,51 @@ func TestPushed(t *testing.T) {
 		if _, p := Turn(w); slices.Contains(p.Looks, "n2") != c.want {
 			t.Errorf("%s, its own word %v: looks at %v", c.then, c.mute, p.Looks)
 		}
+	}
+}
+
+// toldOf lets hosts say which machines they have, at this moment.
+func toldOf(w *fleet.World, machines map[string][]string) {
+	for _, host := range fleet.Sorted(machines) {
+		r := w.Reports[host]
+		r.Guests = fleet.Guests{Asked: true, Listed: true, Machines: machines[host]}
+		w.Reports[host] = r
+		said(w, host, 0)
+	}
+}
+
+// TestStrayIsNotForgotten: where the guest of a broken live migration may run nothing is called empty; and when
+// the source was started anew with it, and the target has it not, its record ends.
+func TestStrayIsNotForgotten(t *testing.T) {
+	stray := func(change func(*fleet.Departure)) fleet.World {
+		w := drainedWorld()
+		delete(w.State.Wishes, "maintenance-n2")
+		departing(w, time.Hour, change)
+		s := w.Cloud.Servers["vm"]
+		s.Live = fleet.Migration{ID: 7, Status: "error", From: "n2", To: "n1"}
+		w.Cloud.Servers["vm"] = s
+		return w
+	}
+	w := stray(func(p *fleet.Departure) { p.Strayed = p.At })
+	w.State.Wishes["maintenance-n1"] = fleet.Wish{ID: "maintenance-n1", Verb: "maintenance", Host: "n1", By: "ann", At: w.Wall.Add(-time.Minute), Drain: true}
+	w.Cloud.Computes["n1"] = fleet.Compute{ID: "n1", Up: true, Disabled: true, Reason: disabledBy + "maintenance by ann", Zone: "nova"}
+	w.Cloud.Looked["n1"] = w.Cloud.At
+	toldOf(&w, map[string][]string{"n2": nil, "n1": {"vm"}})
+	_, p := Turn(w)
+	for _, r := range p.Records {
+		if r.Key == "holding/compute/n1" {
+			t.Errorf("its target is called empty, and says that it has it: %s", r.Text)
+		}
+	}
+
+	w = stray(func(p *fleet.Departure) { p.Boot, p.Strayed = "a", p.At })
+	toldOf(&w, map[string][]string{"n1": nil, "n2": {"vm"}})
+	_, p = Turn(w)
+	next, err := w.State.Apply(p.Records...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, open := next.Departures["vm"]; open && d.Ended == "" {
+		t.Errorf("open for ever: %+v; waits %+v", d, p.Waits)
 	}
 }

@@ -212,6 +212,25 @@ func TestEvacuate(t *testing.T) {
 			server(*w, goes(7, "accepted", "n2"))
 			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n4", Migration: fleet.Migration{ID: 9, Status: "accepted", From: "n4", To: "n2"}}
 		}, []string{"evacuation/vm try 2 to n3", "compute/n1 waits"}},
+		{"the other is at work with it by a record that Nova does not show as such: a later try", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+			w.State.Evacuations["other"] = fleet.Evacuation{Server: "other", From: "n4", Boot: "b", To: "n2", Try: 2, Epoch: w.Epoch, At: w.Wall}
+			w.Cloud.Servers["other"] = fleet.Server{ID: "other", Host: "n4", Migration: fleet.Migration{ID: 9, Status: "accepted", From: "n4", To: "n2"}}
+		}, []string{"compute/n1 waits"}},
+		{"it is a later try: the work on it stands in the record of the first", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.Try, e.At = 2, w.Wall.Add(-unscheduled-time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+		}, []string{"compute/n1 waits"}},
+		{"nor is it known of one that Nova's scheduler was left to place", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.Try, e.To, e.At = 3, "", w.Wall.Add(-unscheduled-time.Second) })
+			server(*w, goes(7, "accepted", ""))
+		}, []string{"compute/n1 waits"}},
+		{"so it seemed before Nova fell silent", func(w *fleet.World) {
+			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
+			server(*w, goes(7, "accepted", "n2"))
+			w.Cloud.Away = "no answer"
+		}, []string{"compute/n1 waits"}},
 		{"Nova does not hear its target", func(w *fleet.World) {
 			evacuating(*w, func(e *fleet.Evacuation) { e.At = w.Wall.Add(-unscheduled - time.Second) })
 			server(*w, goes(7, "accepted", "n2"))

@@ -190,7 +190,7 @@ func TestDisks(t *testing.T) {
 		{"so it is when the target is dead too", 9 * time.Minute, func(w fleet.World) {
 			astray(w, fleet.Guests{})
 			falls(w, "n3")
-		}, []string{"on n1"}},
+		}, []string{"on n1", "on n3"}},
 		{"it has left for another host, and has not its data yet: its old disk is kept", time.Hour, func(w fleet.World) {
 			s := w.Cloud.Servers["vm"]
 			s.ID, s.Name = "other", "other"

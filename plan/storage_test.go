@@ -401,3 +401,22 @@ func TestBadStorage(t *testing.T) {
 		}
 	}
 }
+
+// TestTakenOverAndWrites: an intent that was taken over is not taken back for a heartbeat on storage while the
+// former leader's off may act yet.
+func TestTakenOverAndWrites(t *testing.T) {
+	for _, since := range []time.Duration{5 * time.Second, FenceLasts} {
+		w := isolated(4*time.Second, 1500*ms)
+		w.State.Intents = map[string]fleet.Intent{"n2": {Host: "n2", Boot: "b", Executor: "c1", Epoch: w.Epoch, Lasts: FenceLasts, Loose: true}}
+		w.Since = w.Now.Add(-since)
+		writes(w, "n3", map[string]string{"n2": "b"})
+		_, p := Turn(w)
+		gone := false
+		for _, r := range p.Records {
+			gone = gone || r.Key == "intent/n2" && r.Value == nil
+		}
+		if gone != (since == FenceLasts) {
+			t.Errorf("%v after it began: gone %v", since, gone)
+		}
+	}
+}
