@@ -27,7 +27,7 @@ import (
 // are not in the site's file says disable.
 //
 // Two at once have lost something that they share, and a fence mends no switch: then it is the network, and a
-// person is told.
+// person is told. One that has been so for hours, or in maintenance, says nothing of one that becomes so now.
 const (
 	// storageAsks is how long a compute has been silent, in halves of a slow beat, before others are asked.
 	storageAsks = 3
@@ -38,6 +38,8 @@ const (
 	storageAgain = 2
 	// isolatedActs is how long one has been silent, and written to storage, before it is fenced.
 	isolatedActs = time.Minute
+	// isolatedAtOnce is how far apart two may have begun to be so and still have lost something that they share.
+	isolatedAtOnce = time.Minute
 	// storageSample is how many are asked about at least when more are silent than the brake lets anybody fence.
 	storageSample = 5
 )
@@ -258,7 +260,7 @@ func (d *decision) heldToLive(h fleet.Holding) (holds bool, why string) {
 		return false, ""
 	}
 	l, known := d.w.State.Cutoffs[h.Host].Networks[fleet.EveryNetwork]
-	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent() != "" {
+	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent(h.Host) != "" {
 		return true, ""
 	}
 	if left := isolatedActs - d.w.Wall.Sub(l.Since); left > 0 {
@@ -289,9 +291,22 @@ func (d *decision) isolated() []string {
 	return d.second.isolated
 }
 
-// manySilent says why nothing is done about computes that are silent and write to storage.
-func (d *decision) manySilent() string {
-	both := d.isolated()
+// isolatedWith are those of them that became so when this one did, and itself.
+func (d *decision) isolatedWith(host string) []string {
+	since := func(of string) time.Time {
+		if l, known := d.w.State.Cutoffs[of].Networks[fleet.EveryNetwork]; known && l.Back.IsZero() {
+			return l.Since
+		}
+		return d.w.Wall // it is written down in this turn, or the next
+	}
+	return slices.DeleteFunc(slices.Clone(d.isolated()), func(o string) bool {
+		return o != host && (d.maintenance(o) || since(o).Sub(since(host)).Abs() > isolatedAtOnce)
+	})
+}
+
+// manySilent says why nothing is done about a compute that is silent and writes to storage.
+func (d *decision) manySilent(host string) string {
+	both := d.isolatedWith(host)
 	if len(both) > 1 && fleet.Armed(fleet.GuardBrake) {
 		return fmt.Sprintf("%s are all silent and write to storage, so it is the network and not the hosts", few(both))
 	}

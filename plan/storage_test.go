@@ -183,7 +183,21 @@ func TestSecondOpinion(t *testing.T) {
 				w.State.Members[host] = m
 			}
 		}), "wait n2"},
-		{"for longer, and another one as well: it is the network", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) { w.Spec.Brakes.Share = 100 }), "cutoff/n4, ask n1, ask n3, wait n2"},
+		{"for longer, and another one as well: it is the network", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) { w.Spec.Brakes.Share = 100; writtenDown(*w, "n4", 31*time.Second) }), "ask n1, ask n3, wait n2, wait n4"},
+		{"the other one is not written down yet", 70 * time.Second, 1500 * ms, func(w *fleet.World) {
+			second(w)
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n2", isolatedActs)
+		}, "cutoff/n4, ask n1, ask n3, wait n2"},
+		{"the other one has been so for hours, and lost another thing", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 3*time.Hour)
+		}), "fence n2, fence n4, disable n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
+		{"the other one is in maintenance", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 80*time.Second)
+			w.State.Wishes["maintenance-n4"] = fleet.Wish{ID: "maintenance-n4", Verb: "maintenance", Host: "n4"}
+		}), "fence n2, disable n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
 		{"and of the other nothing is seen: it alone is fenced", time.Minute, 1500 * ms, func(w *fleet.World) {
 			second(w)
 			writtenDown(*w, "n2", 6*time.Second)
