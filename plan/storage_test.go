@@ -38,6 +38,17 @@ func isolated(silence, asked time.Duration) fleet.World {
 	return w
 }
 
+// another adds a compute that is as n4.
+func another(w *fleet.World, name string) {
+	h, heard, r := w.Spec.Hosts[6], w.Heard["n4"], w.Reports["n4"]
+	h.Name, heard.Stint.Host, r.Host = name, name, name
+	w.Spec.Hosts = append(w.Spec.Hosts, h)
+	w.Heard[name], w.Reports[name], w.Told[name] = heard, r, w.Now
+	w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
+	w.State.Holdings[Compute(name)] = fleet.Holding{Thing: Compute(name), Host: name, Boot: "b", Generation: 1, Why: "as ever"}
+	w.Cloud.Computes[name] = w.Cloud.Computes["n3"]
+}
+
 // muted has a compute heard by nobody for a while.
 func muted(w fleet.World, host string, d time.Duration) {
 	silent(w, host, d)
@@ -47,6 +58,13 @@ func muted(w fleet.World, host string, d time.Duration) {
 	w.Told[host] = w.Now.Add(-d)
 	w.Rounds[host] = fleet.Round{Stint: fleet.Stint{Host: host, Boot: "b", N: lease.AnyStint}, Number: 1, Asked: w.Now.Add(-10 * ms), Over: d >= 2500*ms,
 		Promised: map[string]fleet.Moment{"c1": w.Now, "c3": w.Now}, Silent: map[string]time.Duration{"c1": d, "c3": d}}
+}
+
+// delay has a compute's newest beat be late, over every network.
+func delay(w fleet.World, host string, d time.Duration) {
+	h := w.Heard[host]
+	h.Last = w.Now.Add(-d)
+	w.Heard[host] = h
 }
 
 // answers is what came of the order to read.
@@ -79,6 +97,32 @@ func TestSecondOpinion(t *testing.T) {
 			writtenDown(*w, "n2", 90*time.Second)
 			for _, f := range more {
 				f(w)
+			}
+		}
+	}
+	// switched has n3, n4 and n5 lose the same switch 0.7 beats after n2: they were asked, and took nothing; n6, n7
+	// and n8 are there as well.
+	switched := func(w *fleet.World) {
+		w.Spec.Brakes = fleet.Brakes{Share: 50, Count: 5}
+		for _, name := range []string{"n5", "n6", "n7", "n8"} {
+			another(w, name)
+		}
+		age := w.Now.Sub(w.Heard["n2"].Last)
+		for _, name := range []string{"n3", "n4", "n5"} {
+			muted(*w, name, age-700*ms)
+			delete(w.Rounds, name)
+			d := newDecision(*w)
+			w.Flights[d.readOrder(w.State.Holdings[Compute("n2")], name).Key] = fleet.Flight{Sent: w.Now.Add(1500*ms - age), Tries: 1}
+			for _, reader := range []string{"n6", "n7", "n8"} {
+				answers(*w, name, reader, 100*ms, 1, fleet.Done)
+			}
+		}
+	}
+	next := func(ago time.Duration) func(w *fleet.World) { // of those who are asked instead
+		return func(w *fleet.World) {
+			switched(w)
+			for _, name := range []string{"n6", "n7", "n8"} {
+				answers(*w, "n2", name, ago, 1, fleet.Done)
 			}
 		}
 	}
@@ -157,6 +201,19 @@ func TestSecondOpinion(t *testing.T) {
 			}
 		}, "fence n2"},
 		{"they are asked again while it lasts", 20 * time.Second, 2 * time.Second, nil, "fence n2, ask n3, ask n4, ask n1"},
+		{"who beats late himself is not asked", 1500 * ms, 0, func(w *fleet.World) { delay(*w, "n3", 1250*ms) }, "ask n4, ask n1"},
+		{"who is on his way is", 1500 * ms, 0, func(w *fleet.World) { delay(*w, "n3", 1240*ms) }, "ask n3, ask n4, ask n1"},
+		{"all others are late: nobody is waited for", 2600 * ms, 0, func(w *fleet.World) {
+			for _, host := range []string{"n1", "n3", "n4"} {
+				delay(*w, host, 1300*ms)
+			}
+		}, "fence n2"},
+		{"all who were asked lost the same switch: the next three are", 3100 * ms, 0, switched, "ask n6, ask n7, ask n8"},
+		{"they may see it write yet", 3700 * ms, 0, next(1400 * ms), ""},
+		{"they do", 3700 * ms, 0, func(w *fleet.World) { next(1500 * ms)(w); writes(*w, "n6", n2) }, "cutoff/n2"},
+		{"they do not", 3700 * ms, 0, next(1500 * ms), "fence n2"},
+		{"nor are the next three waited for without end", 4500 * ms, 0, next(100 * ms), "fence n2"},
+		{"one of which nobody was asked for long: who is asked now is waited for", 10 * time.Second, 100 * ms, nil, ""},
 		{"a new leader has asked nobody yet", time.Minute, 0, func(w *fleet.World) { w.Since = w.Now.Add(-1400 * ms) }, ""},
 		{"nor one whose first seconds are over, where hosts beat slower", time.Minute, 0, func(w *fleet.World) {
 			w.Spec.Timing.SlowBeat, w.Since = 3*time.Second, w.Now.Add(-3500*ms)
@@ -302,18 +359,11 @@ func TestIntentIsTakenBack(t *testing.T) {
 // nobody is fenced because he was not asked about.
 func TestManySilent(t *testing.T) {
 	w := isolated(0, 0)
-	proto, heard := w.Spec.Hosts[6], w.Heard["n4"]
 	var names []string
 	for i := range 40 {
 		name := "m" + string(rune('a'+i/26)) + string(rune('a'+i%26))
 		names = append(names, name)
-		h, hd, r := proto, heard, w.Reports["n4"]
-		h.Name, hd.Stint.Host, r.Host = name, name, name
-		w.Spec.Hosts = append(w.Spec.Hosts, h)
-		w.Heard[name], w.Reports[name], w.Told[name] = hd, r, w.Now
-		w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
-		w.State.Holdings[Compute(name)] = fleet.Holding{Thing: Compute(name), Host: name, Boot: "b", Generation: 1, Why: "as ever"}
-		w.Cloud.Computes[name] = w.Cloud.Computes["n3"]
+		another(&w, name)
 	}
 	vanish := func(d time.Duration) (asked map[string]bool, fenced []string, p fleet.Plan) {
 		for _, name := range names[:20] {
