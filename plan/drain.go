@@ -75,7 +75,7 @@ func (m *move) rests(h fleet.Holding) bool {
 // so itself, and the site's file says drain.
 func (d *decision) pushed(h fleet.Holding) string {
 	for _, name := range d.lost(h.Host, fleet.LossDrain, lostActs, false) {
-		if up, known := d.w.Reports[h.Host].Links[name]; d.w.Spec.OpenStack.OnLoss(name) == fleet.LossDrain && known && !up && !d.blameless(h.Host, name) && d.many(name) == "" {
+		if up, known := d.w.Reports[h.Host].Links[name]; d.w.Spec.OpenStack.OnLoss(name) == fleet.LossDrain && known && !up && !d.blameless(h.Host, name) && d.many(h.Host, name) == "" {
 			return "it is cut off from " + name
 		}
 	}

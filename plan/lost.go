@@ -110,11 +110,11 @@ func (d *decision) lost(host string, least fleet.Loss, after time.Duration, sett
 	return out
 }
 
-// many says why nothing is done about a lost network: so many lost it that it is the
+// many says why nothing is done about a network that a host lost: so many lost it that it is the
 // network's own fault, and those who would take the servers are as likely behind it.
-func (d *decision) many(network string) string {
+func (d *decision) many(host, network string) string {
 	if d.every(network) {
-		return d.manySilent()
+		return d.manySilent(host)
 	}
 	var lost []string
 	on, well := 0, false
@@ -161,14 +161,14 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 			continue
 		}
 		what := fmt.Sprintf("%s to be back: %s", d.nameOf(name), l.Why)
-		if why := d.many(name); why != "" && then != fleet.LossAlarm {
+		if why := d.many(h.Host, name); why != "" && then != fleet.LossAlarm {
 			what += "; nothing else is done about it: " + why
 		}
 		d.wait(h.Thing, what, "look at its cables and its switch; openstack/lost in the site's file says what follows: "+string(then))
 	}
 	var bad []string
 	for _, name := range d.lost(h.Host, fleet.LossDisable, lostDisables, true) {
-		if r.Networks[name].Back.IsZero() && d.many(name) != "" {
+		if r.Networks[name].Back.IsZero() && d.many(h.Host, name) != "" {
 			continue
 		}
 		bad = append(bad, name)
@@ -177,7 +177,13 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 		return false
 	}
 	c, known := d.w.Cloud.Computes[h.Host]
-	if anew := slices.DeleteFunc(slices.Clone(bad), func(n string) bool { return !r.Networks[n].Back.IsZero() || d.cut(h.Host, n) == "" }); known && !c.Disabled && !c.Forced && len(anew) > 0 {
+	anew := slices.DeleteFunc(slices.Clone(bad), func(n string) bool {
+		// For whom nobody reaches Nova's API waits as for a dead one (see disable), unless Nova itself calls it down. Until
+		// then a minute at most passes, and whoever is evacuated is forced down first.
+		alone := d.every(n) && (c.Up || d.w.Spec.OpenStack.OnLoss(n) != fleet.LossDisable)
+		return alone || !r.Networks[n].Back.IsZero() || d.cut(h.Host, n) == ""
+	})
+	if known && !c.Disabled && !c.Forced && len(anew) > 0 {
 		since := r.Networks[anew[0]].Since.UTC().Format(time.RFC3339)
 		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/"+since, disabledBy+"it is cut off from "+d.nameOf(anew...))
 	}
@@ -198,7 +204,7 @@ func (d *decision) forsaken(h fleet.Holding) string {
 		if slices.Contains(d.w.Verdicts[h.Host].Silent, name) && d.w.Reports[h.Host].Neighbours[name].Alone {
 			own = true // its neighbours miss it, and it hears none of them
 		}
-		if own && d.many(name) == "" {
+		if own && d.many(h.Host, name) == "" {
 			return fmt.Sprintf("%s, and its servers need %s", d.w.State.Cutoffs[h.Host].Networks[name].Why, name)
 		}
 	}

@@ -27,17 +27,25 @@ import (
 // are not in the site's file says disable.
 //
 // Two at once have lost something that they share, and a fence mends no switch: then it is the network, and a
-// person is told.
+// person is told. One that has been so for hours, or in maintenance, says nothing of one that becomes so now.
 const (
 	// storageAsks is how long a compute has been silent, in halves of a slow beat, before others are asked.
 	storageAsks = 3
 	// storageWaits is, in halves of a slow beat, how long those who were asked are waited for: who is not
 	// heard writes four times in a beat, and they look as often, so this leaves the storage most of a beat for an answer.
 	storageWaits = 3
+	// storageLate is, in quarters of a slow beat, how long one who is asked to read may be silent himself: who has lost
+	// the same switch a moment later counts as well for a beat and a half yet, and nothing he sees arrives.
+	storageLate = 5
+	// storageLast is, in halves of a slow beat, how long a host has been silent when those who are asked instead of such
+	// readers are waited for no more: each of them may fall silent as well.
+	storageLast = storageAsks + 2*storageWaits
 	// storageAgain is how many beats later they are asked once more.
 	storageAgain = 2
 	// isolatedActs is how long one has been silent, and written to storage, before it is fenced.
 	isolatedActs = time.Minute
+	// isolatedAtOnce is how far apart two may have begun to be so and still have lost something that they share.
+	isolatedAtOnce = time.Minute
 	// storageSample is how many are asked about at least when more are silent than the brake lets anybody fence.
 	storageSample = 5
 )
@@ -117,7 +125,7 @@ func (d *decision) askStorage() {
 	}
 	for _, q := range silent {
 		h := q.h
-		d.second.readers[h.Host] = lease.StorageOthers(&d.w.Spec, h.Host, lease.StorageReaders, d.reads)
+		d.second.readers[h.Host] = lease.StorageOthers(&d.w.Spec, h.Host, lease.StorageReaders, d.asked)
 		for _, reader := range d.second.readers[h.Host] {
 			o := d.readOrder(h, reader)
 			if f, given := d.w.Flights[o.Key]; given && f.Effect != nil && f.Effect.Outcome == fleet.Done {
@@ -141,6 +149,14 @@ func (d *decision) reads(host string) bool {
 	v := d.w.Verdicts[host].Condition
 	r, current := d.current(host)
 	return (v == fleet.Healthy || v == fleet.Degraded) && current && d.w.Heard[host].Rival == "" && r.Storage.Failed == "" && !r.Leaving
+}
+
+// asked says whether a compute is asked to read: the next one is in its stead while it is silent itself.
+func (d *decision) asked(host string) bool { return d.reads(host) && d.late(host) > 0 }
+
+// late is how long it will be until a reader counts as silent itself.
+func (d *decision) late(reader string) time.Duration {
+	return d.w.Spec.Timing.SlowBeat*storageLate/4 - d.w.Now.Sub(d.w.Heard[reader].Last)
 }
 
 // readOrder asks one of them. Each silence has orders of its own.
@@ -171,6 +187,9 @@ func (d *decision) unread(h fleet.Holding) bool {
 		}
 	}
 	waits := d.w.Spec.Timing.SlowBeat * storageWaits / 2
+	if d.w.Now.Sub(max(d.w.Heard[h.Host].Last, d.w.Since)) >= d.w.Spec.Timing.SlowBeat*storageLast/2 && d.askedBefore(h, waits) {
+		return false
+	}
 	for _, reader := range d.second.readers[h.Host] {
 		f, flying := d.w.Flights[d.readOrder(h, reader).Key]
 		left := waits
@@ -186,7 +205,18 @@ func (d *decision) unread(h fleet.Holding) bool {
 			left -= d.w.Now.Sub(f.Arrived)
 		}
 		if left > 0 {
-			d.wake(left)
+			d.wake(min(left, d.late(reader))) // then the next one is asked
+			return true
+		}
+	}
+	return false
+}
+
+// askedBefore says whether anybody was asked about a host, in this silence, at least so long ago.
+func (d *decision) askedBefore(h fleet.Holding, ago time.Duration) bool {
+	of := d.readOrder(h, "").Key
+	for key, f := range d.w.Flights {
+		if strings.HasPrefix(key, of) && (f.Tries > 1 || d.w.Now.Sub(f.Sent) >= ago) {
 			return true
 		}
 	}
@@ -258,7 +288,7 @@ func (d *decision) heldToLive(h fleet.Holding) (holds bool, why string) {
 		return false, ""
 	}
 	l, known := d.w.State.Cutoffs[h.Host].Networks[fleet.EveryNetwork]
-	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent() != "" {
+	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent(h.Host) != "" {
 		return true, ""
 	}
 	if left := isolatedActs - d.w.Wall.Sub(l.Since); left > 0 {
@@ -289,9 +319,22 @@ func (d *decision) isolated() []string {
 	return d.second.isolated
 }
 
-// manySilent says why nothing is done about computes that are silent and write to storage.
-func (d *decision) manySilent() string {
-	both := d.isolated()
+// isolatedWith are those of them that became so when this one did, and itself.
+func (d *decision) isolatedWith(host string) []string {
+	since := func(of string) time.Time {
+		if l, known := d.w.State.Cutoffs[of].Networks[fleet.EveryNetwork]; known && l.Back.IsZero() {
+			return l.Since
+		}
+		return d.w.Wall // it is written down in this turn, or the next
+	}
+	return slices.DeleteFunc(slices.Clone(d.isolated()), func(o string) bool {
+		return o != host && (d.maintenance(o) || since(o).Sub(since(host)).Abs() > isolatedAtOnce)
+	})
+}
+
+// manySilent says why nothing is done about a compute that is silent and writes to storage.
+func (d *decision) manySilent(host string) string {
+	both := d.isolatedWith(host)
 	if len(both) > 1 && fleet.Armed(fleet.GuardBrake) {
 		return fmt.Sprintf("%s are all silent and write to storage, so it is the network and not the hosts", few(both))
 	}

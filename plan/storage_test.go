@@ -38,6 +38,17 @@ func isolated(silence, asked time.Duration) fleet.World {
 	return w
 }
 
+// another adds a compute that is as n4.
+func another(w *fleet.World, name string) {
+	h, heard, r := w.Spec.Hosts[6], w.Heard["n4"], w.Reports["n4"]
+	h.Name, heard.Stint.Host, r.Host = name, name, name
+	w.Spec.Hosts = append(w.Spec.Hosts, h)
+	w.Heard[name], w.Reports[name], w.Told[name] = heard, r, w.Now
+	w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
+	w.State.Holdings[Compute(name)] = fleet.Holding{Thing: Compute(name), Host: name, Boot: "b", Generation: 1, Why: "as ever"}
+	w.Cloud.Computes[name] = w.Cloud.Computes["n3"]
+}
+
 // muted has a compute heard by nobody for a while.
 func muted(w fleet.World, host string, d time.Duration) {
 	silent(w, host, d)
@@ -47,6 +58,13 @@ func muted(w fleet.World, host string, d time.Duration) {
 	w.Told[host] = w.Now.Add(-d)
 	w.Rounds[host] = fleet.Round{Stint: fleet.Stint{Host: host, Boot: "b", N: lease.AnyStint}, Number: 1, Asked: w.Now.Add(-10 * ms), Over: d >= 2500*ms,
 		Promised: map[string]fleet.Moment{"c1": w.Now, "c3": w.Now}, Silent: map[string]time.Duration{"c1": d, "c3": d}}
+}
+
+// delay has a compute's newest beat be late, over every network.
+func delay(w fleet.World, host string, d time.Duration) {
+	h := w.Heard[host]
+	h.Last = w.Now.Add(-d)
+	w.Heard[host] = h
 }
 
 // answers is what came of the order to read.
@@ -73,12 +91,43 @@ func writtenDown(w fleet.World, host string, d time.Duration) {
 func TestSecondOpinion(t *testing.T) {
 	n2 := map[string]string{"n2": "b"}
 	alive := func(w *fleet.World) { writes(*w, "n3", n2) }
+	down := func(w *fleet.World) {
+		c := w.Cloud.Computes["n2"]
+		c.Up = false
+		w.Cloud.Computes["n2"] = c
+	}
 	both := func(more ...func(w *fleet.World)) func(w *fleet.World) {
 		return func(w *fleet.World) {
 			alive(w)
 			writtenDown(*w, "n2", 90*time.Second)
 			for _, f := range more {
 				f(w)
+			}
+		}
+	}
+	// switched has n3, n4 and n5 lose the same switch 0.7 beats after n2: they were asked, and took nothing; n6, n7
+	// and n8 are there as well.
+	switched := func(w *fleet.World) {
+		w.Spec.Brakes = fleet.Brakes{Share: 50, Count: 5}
+		for _, name := range []string{"n5", "n6", "n7", "n8"} {
+			another(w, name)
+		}
+		age := w.Now.Sub(w.Heard["n2"].Last)
+		for _, name := range []string{"n3", "n4", "n5"} {
+			muted(*w, name, age-700*ms)
+			delete(w.Rounds, name)
+			d := newDecision(*w)
+			w.Flights[d.readOrder(w.State.Holdings[Compute("n2")], name).Key] = fleet.Flight{Sent: w.Now.Add(1500*ms - age), Tries: 1}
+			for _, reader := range []string{"n6", "n7", "n8"} {
+				answers(*w, name, reader, 100*ms, 1, fleet.Done)
+			}
+		}
+	}
+	next := func(ago time.Duration) func(w *fleet.World) { // of those who are asked instead
+		return func(w *fleet.World) {
+			switched(w)
+			for _, name := range []string{"n6", "n7", "n8"} {
+				answers(*w, "n2", name, ago, 1, fleet.Done)
 			}
 		}
 	}
@@ -107,7 +156,8 @@ func TestSecondOpinion(t *testing.T) {
 		{"one of them sees it write: it is written down", 3100 * ms, 1500 * ms, alive, "cutoff/n2"},
 		{"the others may see it yet, so that each is named", 2600 * ms, 1400 * ms, alive, ""},
 		{"it writes on", 9 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 6*time.Second) }, ""},
-		{"it writes on: it gets no new servers", 13 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 10*time.Second) }, "disable n2, wait n2"},
+		{"it writes on: it is told, and Nova is not asked to call who is not reached", 13 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 10*time.Second) }, "wait n2"},
+		{"and Nova calls it down", 59 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 55*time.Second); down(w) }, "wait n2"},
 		{"of a former boot", 3100 * ms, 1500 * ms, func(w *fleet.World) { writes(*w, "n3", map[string]string{"n2": "a"}) }, "fence n2"},
 		{"of another host", 3100 * ms, 1500 * ms, func(w *fleet.World) { writes(*w, "n3", map[string]string{"n1": "b"}) }, "fence n2"},
 		{"by the word of one that has fallen silent", 3100 * ms, 1500 * ms, func(w *fleet.World) {
@@ -157,6 +207,19 @@ func TestSecondOpinion(t *testing.T) {
 			}
 		}, "fence n2"},
 		{"they are asked again while it lasts", 20 * time.Second, 2 * time.Second, nil, "fence n2, ask n3, ask n4, ask n1"},
+		{"who beats late himself is not asked", 1500 * ms, 0, func(w *fleet.World) { delay(*w, "n3", 1250*ms) }, "ask n4, ask n1"},
+		{"who is on his way is", 1500 * ms, 0, func(w *fleet.World) { delay(*w, "n3", 1240*ms) }, "ask n3, ask n4, ask n1"},
+		{"all others are late: nobody is waited for", 2600 * ms, 0, func(w *fleet.World) {
+			for _, host := range []string{"n1", "n3", "n4"} {
+				delay(*w, host, 1300*ms)
+			}
+		}, "fence n2"},
+		{"all who were asked lost the same switch: the next three are", 3100 * ms, 0, switched, "ask n6, ask n7, ask n8"},
+		{"they may see it write yet", 3700 * ms, 0, next(1400 * ms), ""},
+		{"they do", 3700 * ms, 0, func(w *fleet.World) { next(1500 * ms)(w); writes(*w, "n6", n2) }, "cutoff/n2"},
+		{"they do not", 3700 * ms, 0, next(1500 * ms), "fence n2"},
+		{"nor are the next three waited for without end", 4500 * ms, 0, next(100 * ms), "fence n2"},
+		{"one of which nobody was asked for long: who is asked now is waited for", 10 * time.Second, 100 * ms, nil, ""},
 		{"a new leader has asked nobody yet", time.Minute, 0, func(w *fleet.World) { w.Since = w.Now.Add(-1400 * ms) }, ""},
 		{"nor one whose first seconds are over, where hosts beat slower", time.Minute, 0, func(w *fleet.World) {
 			w.Spec.Timing.SlowBeat, w.Since = 3*time.Second, w.Now.Add(-3500*ms)
@@ -166,16 +229,19 @@ func TestSecondOpinion(t *testing.T) {
 				answers(*w, "n2", reader, 100*ms, 2, fleet.Done)
 			}
 		}, "fence n2"},
-		{"for a minute", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs) }, "fence n2, disable n2, wait n2"},
-		{"for less", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs-time.Second) }, "disable n2, wait n2"},
+		{"for a minute", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs) }, "fence n2, wait n2"},
+		{"for less", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs-time.Second) }, "wait n2"},
 		{"for longer, and the file says disable", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.OpenStack.Lost = map[string]fleet.Loss{fleet.EveryNetwork: fleet.LossDisable}
+		}), "wait n2"},
+		{"and Nova calls it down: it gets no servers when it is back", 10 * time.Minute, 1500 * ms, both(down, func(w *fleet.World) {
 			w.Spec.OpenStack.Lost = map[string]fleet.Loss{fleet.EveryNetwork: fleet.LossDisable}
 		}), "disable n2, wait n2"},
 		{"for longer, and it has a service besides: the others are to have that", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
 			w.Spec.Services = []fleet.Service{{Name: "s", Kind: "systemd", Mode: fleet.ActivePassive, Hosts: []string{"n2", "n3"}}}
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "n2", Boot: "b", Generation: 1}
 			w.Spec.OpenStack.Lost = map[string]fleet.Loss{fleet.EveryNetwork: fleet.LossDisable}
-		}), "fence n2, disable n2, wait n2"},
+		}), "fence n2, wait n2"},
 		{"for longer, and no other could take its servers", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
 			for _, host := range []string{"n1", "n3", "n4"} {
 				m := w.State.Members[host]
@@ -183,7 +249,21 @@ func TestSecondOpinion(t *testing.T) {
 				w.State.Members[host] = m
 			}
 		}), "wait n2"},
-		{"for longer, and another one as well: it is the network", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) { w.Spec.Brakes.Share = 100 }), "cutoff/n4, ask n1, ask n3, wait n2"},
+		{"for longer, and another one as well: it is the network", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) { w.Spec.Brakes.Share = 100; writtenDown(*w, "n4", 31*time.Second) }), "ask n1, ask n3, wait n2, wait n4"},
+		{"the other one is not written down yet", 70 * time.Second, 1500 * ms, func(w *fleet.World) {
+			second(w)
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n2", isolatedActs)
+		}, "cutoff/n4, ask n1, ask n3, wait n2"},
+		{"the other one has been so for hours, and lost another thing", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 3*time.Hour)
+		}), "fence n2, fence n4, ask n1, ask n3, wait n2, wait n4"},
+		{"the other one is in maintenance", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 80*time.Second)
+			w.State.Wishes["maintenance-n4"] = fleet.Wish{ID: "maintenance-n4", Verb: "maintenance", Host: "n4"}
+		}), "fence n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
 		{"and of the other nothing is seen: it alone is fenced", time.Minute, 1500 * ms, func(w *fleet.World) {
 			second(w)
 			writtenDown(*w, "n2", 6*time.Second)
@@ -288,18 +368,11 @@ func TestIntentIsTakenBack(t *testing.T) {
 // nobody is fenced because he was not asked about.
 func TestManySilent(t *testing.T) {
 	w := isolated(0, 0)
-	proto, heard := w.Spec.Hosts[6], w.Heard["n4"]
 	var names []string
 	for i := range 40 {
 		name := "m" + string(rune('a'+i/26)) + string(rune('a'+i%26))
 		names = append(names, name)
-		h, hd, r := proto, heard, w.Reports["n4"]
-		h.Name, hd.Stint.Host, r.Host = name, name, name
-		w.Spec.Hosts = append(w.Spec.Hosts, h)
-		w.Heard[name], w.Reports[name], w.Told[name] = hd, r, w.Now
-		w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
-		w.State.Holdings[Compute(name)] = fleet.Holding{Thing: Compute(name), Host: name, Boot: "b", Generation: 1, Why: "as ever"}
-		w.Cloud.Computes[name] = w.Cloud.Computes["n3"]
+		another(&w, name)
 	}
 	vanish := func(d time.Duration) (asked map[string]bool, fenced []string, p fleet.Plan) {
 		for _, name := range names[:20] {
