@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"mainstay/fleet"
+	"mainstay/judge"
 )
 
 // hung is crashed's site, where the guest agent of vm on n2 has been silent for so long, and its owner asks for HA_Alive.
@@ -114,7 +116,7 @@ func TestSilent(t *testing.T) {
 			w.State.Revivals["x"] = fleet.Revival{Server: "x", Host: "n2", Boot: "b", Silent: true, Try: 1, Crash: w.Wall.Add(-2 * m), Crashes: []time.Time{w.Wall.Add(-m)}, At: w.Wall.Add(-m), Ended: rebootedFor}
 			guestsSay(w, func(g *fleet.Guests) { g.Answering = []string{"x"} })
 		}, []string{"wait on n2: a person"}, false},
-		{"one on another compute, more than the brake allows", m, func(w *fleet.World) { quieted(w, "n3", "x", m) }, []string{"wait on n2: a person", "wait on n3: a person"}, false},
+		{"one on another compute, more than the brake allows", m, func(w *fleet.World) { quieted(w, "n3", "x", m) }, []string{"wait on guests: a person"}, false},
 		{"which this site's brake allows", m, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 90
 			quieted(w, "n3", "x", m)
@@ -248,9 +250,9 @@ func TestSilent(t *testing.T) {
 				}
 			}
 			for _, x := range p.Waits {
-				if host, is := strings.CutPrefix(x.About, "compute/"); is && strings.Contains(x.For, "silent at once") {
+				if strings.Contains(x.For, "silent at once") {
 					what, _, _ := strings.Cut(x.For, ":")
-					got = append(got, "wait on "+host+": "+what)
+					got = append(got, "wait on "+strings.TrimPrefix(x.About, "compute/")+": "+what)
 				}
 			}
 			slices.Sort(got)
@@ -260,6 +262,67 @@ func TestSilent(t *testing.T) {
 			}
 			if later := slices.Contains(p.Later, "vm") || slices.Contains(p.Later, "x"); later != c.later {
 				t.Errorf("asked of Nova with the next look: %v, want %v", later, c.later)
+			}
+		})
+	}
+}
+
+// manyQuiet adds computes to hung's site, each with so many guests whose agents have been silent for so long.
+func manyQuiet(w *fleet.World, computes, each int, age func(host, guest int) time.Duration) {
+	proto, heard, report := w.Spec.Hosts[len(w.Spec.Hosts)-1], w.Heard["n2"], w.Reports["n2"]
+	for i := range computes {
+		name := fmt.Sprintf("p%04d", i)
+		h, hd, r := proto, heard, report
+		h.Name, hd.Stint.Host, r.Host, r.Wall = name, name, name, w.Wall
+		r.Guests.Silent = map[string]time.Time{}
+		for j := range each {
+			r.Guests.Silent[fmt.Sprintf("%s-%d", name, j)] = w.Wall.Add(-age(i, j))
+		}
+		w.Spec.Hosts = append(w.Spec.Hosts, h)
+		w.Heard[name], w.Reports[name] = hd, r
+		w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
+		w.State.Holdings[Compute(name)] = fleet.Holding{Thing: Compute(name), Host: name, Boot: "b", Generation: 1, Why: "as ever"}
+		w.Cloud.Computes[name] = w.Cloud.Computes["n3"]
+	}
+}
+
+// The storage of a whole site goes, and 20,000 guests fall silent: the leader must think as fast as ever, and say it once.
+// The time is not measured: where each is compared with each this does not end.
+func TestManyGuestsSilent(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		computes, each int
+		age            func(host, guest int) time.Duration
+		want           string
+	}{
+		{"all at once", 1000, 20, func(int, int) time.Duration { return 2 * time.Minute }, "guests of 1001 of "},
+		{"one after the other", 1000, 20, func(i, j int) time.Duration {
+			return time.Duration(i*20+j) * time.Second / 10
+		}, "guests of "},
+		{"all of one compute", 1, 20000, func(int, int) time.Duration { return 2 * time.Minute }, "guests of p0000 fell silent at once (p0000-0, "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := hung(2 * time.Minute)
+			w.Spec.Brakes.Count, w.Spec.Brakes.Share = 2, 100
+			manyQuiet(&w, c.computes, c.each, c.age)
+			_, p := Turn(w)
+			told := 0
+			for _, x := range p.Waits {
+				if strings.Contains(x.For, "silent at once") {
+					told++
+					if !strings.Contains(x.For, "a person: "+c.want) || len(x.For) > 400 {
+						t.Errorf("it says %.400s", x.For)
+					}
+				}
+			}
+			if told != 1 {
+				t.Errorf("%d lines tell of it", told)
+			}
+			d := newDecision(w)
+			d.w.Verdicts = judge.Judge(w)
+			d.silences(map[string]bool{})
+			if n := len(d.lulled().all); n != c.computes*c.each+1 || d.lull.steps > 5*n {
+				t.Errorf("%d steps for %d guests", d.lull.steps, n)
 			}
 		})
 	}
