@@ -30,6 +30,10 @@ const (
 	silentWatched = 30 * time.Second
 	// silentSpan: whose silences began within this of each other fell silent at once.
 	silentSpan = 5 * time.Minute
+	// silentAsks is how many Nova is asked about at a time, in turn, whose owners' wishes are not known, or are and whose
+	// time has not come; silentAsked how long a silence, or a leader, is young: then nobody asks for its guest.
+	silentAsks  = 20
+	silentAsked = 10 * time.Minute
 	// silentBoot is how long a guest that was rebooted has until its agent is missed.
 	silentBoot = 3 * time.Minute
 )
@@ -194,6 +198,7 @@ func (d *decision) silences(taken map[string]bool) {
 	h := d.lulled()
 	most := -1 // of those on too many hosts, who fell silent with those of the most: one line tells of all
 	told := map[string]time.Duration{}
+	var ask, wanted []string // of those that are alone
 	for i, x := range h.all {
 		was, known := d.w.State.Revivals[x.id]
 		same := known && was.Silent && was.Host == x.host && was.Crash.Equal(x.since) && !was.Busy
@@ -222,7 +227,12 @@ func (d *decision) silences(taken map[string]bool) {
 		}
 		left := span - silentWatched - x.age
 		if !seen || span == 0 || left > 0 {
-			d.plan.Later = append(d.plan.Later, x.id)
+			switch young := min(x.age, d.w.Now.Sub(d.w.Since)); {
+			case s.Metadata[fleet.MetaAlive] != "":
+				wanted = append(wanted, x.id)
+			case young < silentAsked: // else its owner has been asked, and does not ask for it
+				ask = append(ask, x.id)
+			}
 			if left > 0 {
 				d.wake(left)
 			}
@@ -241,9 +251,21 @@ func (d *decision) silences(taken map[string]bool) {
 		taken[x.id] = true
 		d.record(fleet.Put("revival/"+x.id, next, text))
 	}
+	wanted = d.inTurn(wanted, silentAsks)
+	d.plan.Later = slices.Concat(d.plan.Later, wanted, d.inTurn(ask, silentAsks-len(wanted)))
 	if most >= 0 {
 		d.wait("guests", "a person: "+d.together(h.all[most])+"; none of them is rebooted", "look at the load, the memory and the storage of these computes, and at what they share")
 	}
+}
+
+// inTurn returns so many of these, others each minute where they are more.
+func (d *decision) inTurn(ids []string, most int) []string {
+	if n := len(ids); n > most {
+		first := int(d.w.Wall.Unix()/60) * most % n
+		ids = slices.Concat(ids[first:], ids[:first])[:most]
+		d.wake(time.Minute)
+	}
+	return ids
 }
 
 // spared says why a guest whose agent is silent is not rebooted, whatever comes of the silence; "" if it may be.

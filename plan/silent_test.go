@@ -328,6 +328,56 @@ func TestManyGuestsSilent(t *testing.T) {
 	}
 }
 
+// Who is silent for days, and whose owner asks for nothing, is a GET in no look; nor are more than a few in any.
+func TestSilentAsks(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		age   time.Duration // of the youngest; each other is as much older as sets it apart
+		reign time.Duration // of the leader
+		say   func(w *fleet.World, id string)
+		want  int
+	}{
+		{"young", time.Second, time.Hour, nil, 2},
+		{"old, and nobody knows what their owners want", 10 * time.Minute, time.Hour, nil, 0},
+		{"nor does a new leader, who knows nothing: in turn", 10 * time.Minute, time.Minute, nil, 20},
+		{"old, and their owners were seen not to ask for it", 10 * time.Minute, time.Hour, func(w *fleet.World, id string) { w.Cloud.Servers[id] = fleet.Server{ID: id, State: fleet.ServerActive} }, 0},
+		{"old, and their owners have more patience: in turn", 10 * time.Minute, time.Hour, func(w *fleet.World, id string) {
+			w.Cloud.Servers[id] = fleet.Server{ID: id, State: fleet.ServerActive, Metadata: map[string]string{fleet.MetaAlive: "agent:1000h"}}
+		}, 20},
+		{"no more with those", time.Second, time.Minute, func(w *fleet.World, id string) {
+			if id > "p0200" {
+				w.Cloud.Servers[id] = fleet.Server{ID: id, State: fleet.ServerActive, Metadata: map[string]string{fleet.MetaAlive: "agent:1000h"}}
+			}
+		}, 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := hung(c.age)
+			guestsSay(&w, func(g *fleet.Guests) { g.Silent = nil })
+			manyQuiet(&w, 400, 1, func(i, _ int) time.Duration { return c.age + time.Duration(i)*6*time.Minute })
+			if c.say != nil {
+				for i := range 400 {
+					c.say(&w, fmt.Sprintf("p%04d-0", i))
+				}
+			}
+			w.Since = w.Now.Add(-c.reign)
+			seen := map[string]bool{}
+			for range 20 {
+				_, p := Turn(w)
+				if len(p.Later) != c.want || len(p.Servers) > 0 {
+					t.Fatalf("Nova is asked about %d and %d, want %d", len(p.Later), len(p.Servers), c.want)
+				}
+				for _, id := range p.Later {
+					seen[id] = true
+				}
+				w.Wall = w.Wall.Add(time.Minute) // its hosts' clocks stand still: nothing else changes
+			}
+			if all := len(seen); c.want == 20 && all < 199 {
+				t.Errorf("only %d of them all were asked about", all)
+			}
+		})
+	}
+}
+
 func TestAlive(t *testing.T) {
 	for text, want := range map[string]time.Duration{"": 0, " ": 0, "agent": time.Minute, " agent ": time.Minute, "agent:1m": time.Minute, "agent:1h": time.Hour} {
 		if got, err := Alive(text); err != nil || got != want {
