@@ -335,6 +335,10 @@ func (d *decision) reviveAgain(r fleet.Revival, s fleet.Server, onWay map[string
 
 // reviveTry records the next try, unless something stands in its way.
 func (d *decision) reviveTry(r fleet.Revival, s fleet.Server, onWay map[string]int) {
+	if r.Silent && d.drained(r.Host) {
+		d.passes(r)
+		return
+	}
 	if why, help := d.unrevivable(r.Host); why != "" {
 		d.wait("server/"+r.Server, why+toRevive(r), help)
 		return

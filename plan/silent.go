@@ -217,7 +217,7 @@ func (d *decision) silences(taken map[string]bool) {
 			continue
 		}
 		p, leaves := d.w.State.Departures[x.id]
-		if same || taken[x.id] || known && was.Ended == "" || d.evacuated(x.id) || leaves && p.Ended == "" {
+		if same || taken[x.id] || known && was.Ended == "" || d.evacuated(x.id) || leaves && p.Ended == "" || d.drained(x.host) {
 			continue
 		}
 		s, seen := d.w.Cloud.Servers[x.id]
@@ -268,6 +268,22 @@ func (d *decision) inTurn(ids []string, most int) []string {
 	return ids
 }
 
+// goesFirst is why a silence is left alone while its host is drained: a reboot would wait for the drain's end, and the
+// drain for the reboot's. Its guest runs, so it can be live-migrated, which one that crashed cannot.
+const goesFirst = "its host is drained, and it goes elsewhere first"
+
+// drained says whether servers are to leave a host that lives.
+func (d *decision) drained(host string) bool {
+	wish, _ := d.wishes(host)
+	return wish.Drain && d.maintenance(host) || d.pushed(d.w.State.Holdings[Compute(host)]) != ""
+}
+
+// passes ends a silence for its host's drain; whoever stays may be taken up again after that.
+func (d *decision) passes(r fleet.Revival) {
+	r.Busy = true
+	d.reviveEnd(r, goesFirst)
+}
+
 // spared says why a guest whose agent is silent is not rebooted, whatever comes of the silence; "" if it may be.
 func (d *decision) spared(r fleet.Revival, s fleet.Server) string {
 	awake := s
@@ -311,7 +327,14 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 	g, _, known := d.living(r.Host)
 	since, still := g.Silent[r.Server]
 	still = still && since.Equal(r.Crash)
-	if spent := d.personal(r); spent != "" && (still || !known) {
+	f, flying := d.w.Flights[r.Key()]
+	asked := r.Try > 0 && (flying || r.Epoch != d.w.Epoch || r.Doubt)
+	spent := d.personal(r)
+	if (!asked || spent != "") && d.drained(r.Host) {
+		d.passes(r)
+		return
+	}
+	if spent != "" && (still || !known) {
 		d.wait(about, "a person: "+spent, "openstack console log show "+r.Server)
 		return
 	}
@@ -323,8 +346,6 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 		}
 		return
 	}
-	f, flying := d.w.Flights[r.Key()]
-	asked := r.Try > 0 && (flying || r.Epoch != d.w.Epoch || r.Doubt)
 	span, _ := Alive(s.Metadata[fleet.MetaAlive])
 	switch answers, sure := d.serves(s); {
 	case s.State == fleet.ServerDeleted:

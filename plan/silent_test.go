@@ -378,6 +378,63 @@ func TestSilentAsks(t *testing.T) {
 	}
 }
 
+// A host is drained, and the guest agent of its server is silent: neither waits for the other. One that crashed is
+// not live-migrated, for there is no guest to move.
+func TestDrainOfSilent(t *testing.T) {
+	const goes, passed = "vm try 1 to n1", "vm try 0 failed 0: " + goesFirst
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		drain  string   // what the drain records
+		want   []string // and what becomes of the silence
+	}{
+		{"nobody has taken it up, and nobody does", nil, goes, nil},
+		{"it was recorded: the drain is first", func(w *fleet.World) { watched(w, 3*time.Hour, nil) }, "", []string{passed}},
+		{"which is done", func(w *fleet.World) {
+			watched(w, time.Minute, func(r *fleet.Revival) { r.Ended, r.Busy = goesFirst, true })
+		}, goes, nil},
+		{"the fourth time within an hour: a person's until now", func(w *fleet.World) {
+			watched(w, time.Minute, func(r *fleet.Revival) { r.Crashes = []time.Time{r.At, r.At, r.At, r.At} })
+		}, "", []string{passed}},
+		{"Nova failed three times", func(w *fleet.World) { watched(w, time.Minute, func(r *fleet.Revival) { r.Try, r.Failed = 3, 3 }) }, "", []string{"vm try 3 failed 3: " + goesFirst}},
+		{"its libvirt does not answer", func(w *fleet.World) {
+			watched(w, time.Minute, nil)
+			guestsSay(w, func(g *fleet.Guests) { g.Unknown = "libvirt does not answer within 5s" })
+		}, "", []string{passed}},
+		{"a try is recorded, and Nova not asked yet", func(w *fleet.World) { watched(w, time.Second, func(r *fleet.Revival) { r.Try = 1 }) }, "", []string{"vm try 1 failed 0: " + goesFirst}},
+		{"Nova was asked: what comes of that is waited for", func(w *fleet.World) {
+			r := watched(w, 2*time.Second, func(r *fleet.Revival) { r.Try = 1 })
+			w.Flights[r.Key()] = fleet.Flight{Sent: w.Now.Add(-time.Second), Tries: 1}
+		}, "", nil},
+		{"it refused", func(w *fleet.World) {
+			silentTried(w, fleet.Refused, func(r *fleet.Revival) { r.At = w.Wall.Add(-5 * time.Second) })
+		}, "", []string{"vm try 1 failed 0: " + goesFirst}},
+		{"it crashed", func(w *fleet.World) {
+			at := w.Wall.Add(-2 * time.Minute)
+			guestsSay(w, func(g *fleet.Guests) { g.Silent, g.Crashed = nil, map[string]time.Time{"vm": at} })
+			w.State.Revivals["vm"] = fleet.Revival{Server: "vm", Name: "vm", Host: "n2", Boot: "b", Crash: at, Crashes: []time.Time{at}, At: at}
+		}, "", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := drainedWorld()
+			w.State.Revivals = map[string]fleet.Revival{}
+			quieted(&w, "n2", "vm", 3*time.Hour)
+			serverSays(&w, func(s *fleet.Server) { s.Metadata = map[string]string{fleet.MetaAlive: "agent"} })
+			if c.change != nil {
+				c.change(&w)
+			}
+			_, p := Turn(w)
+			did, _, _ := strings.Cut(drains(p), ", ")
+			if strings.HasPrefix(did, "wait") {
+				did = ""
+			}
+			if got := revivals(p); did != c.drain || !slices.Equal(slices.DeleteFunc(got, func(x string) bool { return strings.HasPrefix(x, "wait") }), c.want) {
+				t.Errorf("drain %q, want %q; silence %q, want %q", did, c.drain, got, c.want)
+			}
+		})
+	}
+}
+
 func TestAlive(t *testing.T) {
 	for text, want := range map[string]time.Duration{"": 0, " ": 0, "agent": time.Minute, " agent ": time.Minute, "agent:1m": time.Minute, "agent:1h": time.Hour} {
 		if got, err := Alive(text); err != nil || got != want {
