@@ -362,7 +362,7 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 	case !asked && answers:
 		d.reviveEnd(r, fmt.Sprintf("its %s (%s) is answered: it serves", fleet.MetaReady, s.Metadata[fleet.MetaReady]))
 	case !still && s.State == fleet.ServerActive && s.Task == "" && d.reviveLooked(r):
-		if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done {
+		if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done || !flying && r.Doubt { // long done: the record tells
 			d.reviveEnd(r, rebootedFor)
 			return
 		}

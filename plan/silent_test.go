@@ -212,6 +212,17 @@ func TestSilent(t *testing.T) {
 			silentTried(w, fleet.Done, nil)
 			guestsSay(w, func(g *fleet.Guests) { g.Silent = nil })
 		}, []string{"vm try 1 failed 0: it was rebooted"}, false},
+		{"Nova has been about it for half a minute: that it was asked is recorded, for its answer is soon forgotten", 3 * m, func(w *fleet.World) {
+			silentTried(w, fleet.Done, func(r *fleet.Revival) { r.At = w.Wall.Add(-40 * time.Second) })
+			f := w.Flights[w.State.Revivals["vm"].Key()]
+			f.Sent, f.Arrived = w.Now.Add(-40*time.Second), w.Now.Add(-39*time.Second)
+			w.Flights[w.State.Revivals["vm"].Key()] = f
+			serverSays(w, func(s *fleet.Server) { s.Task = "reboot_started_hard" })
+		}, []string{"vm try 1 failed 0"}, false},
+		{"done after more than a minute", 5 * m, func(w *fleet.World) {
+			watched(w, 90*time.Second, func(r *fleet.Revival) { r.Try, r.Doubt = 1, true })
+			guestsSay(w, func(g *fleet.Guests) { g.Silent = nil })
+		}, []string{"vm try 1 failed 0: it was rebooted"}, false},
 		{"Nova failed: again after a pause", m, func(w *fleet.World) {
 			silentTried(w, fleet.Done, func(r *fleet.Revival) { r.At = w.Wall.Add(-5 * time.Second) })
 			serverSays(w, func(s *fleet.Server) { s.State, s.Fault = fleet.ServerError, "no such disk" })
