@@ -54,6 +54,7 @@ type decision struct {
 	// lostHosts are those that count for the brakes: lost, or being fenced. Nil: not counted yet.
 	lostHosts map[string]bool
 	second    secondOpinion
+	lull      *lull // nil: nobody has asked yet
 }
 
 // Decide returns the plan for a World whose Verdicts are filled in.

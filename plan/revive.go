@@ -284,6 +284,13 @@ func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, onWay map[string
 			r.Failed++
 		}
 		d.reviveAgain(r, s, onWay, f.Effect.Why)
+	case answered && !r.Doubt && d.w.Now.Sub(f.Arrived) > restMax:
+		r.Doubt = true // a flight is not remembered for ever, and a reboot may last for minutes
+		what := "shows no trace of it yet"
+		if s.Task != "" {
+			what = "is about it: " + s.Task
+		}
+		d.record(fleet.Put("revival/"+r.Server, r, fmt.Sprintf("%s: Nova was asked to start it (try %d), and %s", title(s), r.Try, what)))
 	case flying && !answered && d.w.Now.Sub(f.Sent) < askLasts:
 	case !flying && r.Epoch == d.w.Epoch && !r.Doubt:
 		if why, help := d.unrevivable(r.Host); why != "" { // since it was recorded
@@ -311,9 +318,6 @@ func (d *decision) reviveTried(r fleet.Revival, s fleet.Server, onWay map[string
 		d.reviveAgain(r, s, onWay, "Nova has done it, and it does not run")
 	case flying && over(f.Sent), r.Epoch != d.w.Epoch && over(d.w.Since), !flying && r.Doubt && age > 2*cloudLasts && d.w.Cloud.Away == "" && d.w.Now.Sub(d.w.Cloud.At) < restMax:
 		d.reviveAgain(r, s, onWay, "Nova has no trace of it")
-	case answered && !r.Doubt && d.w.Now.Sub(f.Arrived) > restMax:
-		r.Doubt = true // a flight is not remembered for ever
-		d.record(fleet.Put("revival/"+r.Server, r, fmt.Sprintf("%s: Nova was asked to start it (try %d), and shows no trace of it yet", title(s), r.Try)))
 	}
 }
 
@@ -335,6 +339,10 @@ func (d *decision) reviveAgain(r fleet.Revival, s fleet.Server, onWay map[string
 
 // reviveTry records the next try, unless something stands in its way.
 func (d *decision) reviveTry(r fleet.Revival, s fleet.Server, onWay map[string]int) {
+	if r.Silent && d.drained(r.Host) {
+		d.passes(r)
+		return
+	}
 	if why, help := d.unrevivable(r.Host); why != "" {
 		d.wait("server/"+r.Server, why+toRevive(r), help)
 		return

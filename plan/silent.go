@@ -30,6 +30,10 @@ const (
 	silentWatched = 30 * time.Second
 	// silentSpan: whose silences began within this of each other fell silent at once.
 	silentSpan = 5 * time.Minute
+	// silentAsks is how many Nova is asked about at a time, in turn, whose owners' wishes are not known, or are and whose
+	// time has not come; silentAsked how long a silence, or a leader, is young: then nobody asks for its guest.
+	silentAsks  = 20
+	silentAsked = 10 * time.Minute
 	// silentBoot is how long a guest that was rebooted has until its agent is missed.
 	silentBoot = 3 * time.Minute
 )
@@ -57,10 +61,30 @@ type quiet struct {
 	age            time.Duration // by that host's own clock
 }
 
-// quiets lists them all.
-func (d *decision) quiets() (out []quiet) {
+// lull is what hosts say of silent agents, put in order once in a turn: thousands fall silent at once where a network
+// or a storage goes, and each asks who else did.
+type lull struct {
+	all []quiet
+	at  map[[2]string]int   // where in all, by host and id
+	on  map[string][]int    // those of a host, the newest silence first
+	of  []int               // the number of hosts with one that began at once with it, its own too
+	was map[string][]string // by host, whom Mainstay had rebooted for a silence
+	// computes is how many the site has, steps what the counting took.
+	computes, steps int
+}
+
+// lulled returns this turn's.
+func (d *decision) lulled() *lull {
+	if d.lull != nil {
+		return d.lull
+	}
+	x := &lull{at: map[[2]string]int{}, on: map[string][]int{}, was: map[string][]string{}}
+	d.lull = x
 	for i := range d.w.Spec.Hosts {
 		host := d.w.Spec.Hosts[i].Name
+		if d.w.Spec.Hosts[i].HasRole("compute") {
+			x.computes++
+		}
 		if len(d.w.Reports[host].Guests.Silent) == 0 {
 			continue
 		}
@@ -69,46 +93,101 @@ func (d *decision) quiets() (out []quiet) {
 			continue // nothing is known of them now
 		}
 		for _, id := range fleet.Sorted(g.Silent) {
-			out = append(out, quiet{host, boot, id, g.Silent[id], d.w.Reports[host].Wall.Sub(g.Silent[id])})
-		}
-	}
-	return out
-}
-
-// together says why a silence is no fault of its guest's: others began at once, on its host, or on so many hosts as a
-// brake would not let be fenced. One that was rebooted for it a moment ago counts too.
-func (d *decision) together(x quiet, all []quiet) string {
-	var here, hosts []string
-	for _, y := range all {
-		if (x.age - y.age).Abs() >= silentSpan {
-			continue
-		}
-		if y.host == x.host && y.id != x.id {
-			here = append(here, y.id)
-		}
-		if !slices.Contains(hosts, y.host) {
-			hosts = append(hosts, y.host)
+			x.at[[2]string{host, id}] = len(x.all)
+			x.all = append(x.all, quiet{host, boot, id, g.Silent[id], d.w.Reports[host].Wall.Sub(g.Silent[id])})
 		}
 	}
 	for _, id := range fleet.Sorted(d.w.State.Revivals) {
-		r := d.w.State.Revivals[id]
-		if r.Silent && r.Try > 0 && id != x.id && r.Host == x.host && r.Crash.Sub(x.since).Abs() < silentSpan && !slices.Contains(here, id) {
-			here = append(here, id)
+		if r := d.w.State.Revivals[id]; r.Silent && r.Try > 0 {
+			x.was[r.Host] = append(x.was[r.Host], id)
 		}
 	}
-	if len(here) > 0 {
-		here = append(here, x.id)
+	x.count()
+	return x
+}
+
+// count finds with one pass over the silences by age how many hosts each one's neighbours in time are on.
+func (x *lull) count() {
+	x.of = make([]int, len(x.all))
+	byAge := make([]int, len(x.all))
+	for i := range byAge {
+		byAge[i] = i
+	}
+	slices.SortStableFunc(byAge, func(i, j int) int { return cmp.Compare(x.all[i].age, x.all[j].age) })
+	in := map[string]int{} // the hosts of those from first to last
+	first, last := 0, 0
+	for _, i := range byAge {
+		age := x.all[i].age
+		for ; last < len(byAge) && x.all[byAge[last]].age-age < silentSpan; last++ {
+			in[x.all[byAge[last]].host]++
+			x.steps++
+		}
+		for ; age-x.all[byAge[first]].age >= silentSpan; first++ {
+			host := x.all[byAge[first]].host
+			if in[host]--; in[host] == 0 {
+				delete(in, host)
+			}
+			x.steps++
+		}
+		x.of[i] = len(in)
+		x.on[x.all[i].host] = append(x.on[x.all[i].host], i)
+	}
+}
+
+// beside says whether another of its host fell silent at once with it, one that was rebooted for it a moment ago too.
+func (d *decision) beside(x quiet) bool {
+	h := d.lulled()
+	on := h.on[x.host]
+	k, _ := slices.BinarySearchFunc(on, x.age-silentSpan+1, func(i int, age time.Duration) int { return cmp.Compare(h.all[i].age, age) })
+	for ; k < len(on) && h.all[on[k]].age-x.age < silentSpan; k++ {
+		h.steps++
+		if h.all[on[k]].id != x.id {
+			return true
+		}
+	}
+	return slices.ContainsFunc(h.was[x.host], func(id string) bool { return d.rebootedWith(id, x) })
+}
+
+// rebootedWith says whether a server was rebooted for a silence that began at once with another's.
+func (d *decision) rebootedWith(id string, x quiet) bool {
+	d.lulled().steps++
+	return id != x.id && d.w.State.Revivals[id].Crash.Sub(x.since).Abs() < silentSpan
+}
+
+// widely says whether silences began at once on so many hosts as a brake would not let be fenced.
+func (d *decision) widely(hosts int) bool {
+	b := d.w.Spec.Brakes
+	return fleet.Armed(fleet.GuardBrake) && hosts > 1 && (hosts > b.Count || hosts*100 > b.Share*d.lulled().computes)
+}
+
+// together says why a silence is no fault of its guest's: others began at once, on so many hosts as a
+// brake would not let be fenced, or on its own.
+func (d *decision) together(x quiet) string {
+	h := d.lulled()
+	i, known := h.at[[2]string{x.host, x.id}]
+	switch {
+	case known && d.widely(h.of[i]):
+		hosts := []string{}
+		for _, y := range h.all { // in the order of hosts
+			if (x.age-y.age).Abs() < silentSpan && (len(hosts) == 0 || hosts[len(hosts)-1] != y.host) {
+				hosts = append(hosts, y.host)
+			}
+		}
+		return fmt.Sprintf("guests of %d of %d computes fell silent at once (%s), which is no fault of theirs until shown otherwise", len(hosts), h.computes, few(hosts))
+	case d.beside(x):
+		here := []string{x.id}
+		for _, i := range h.on[x.host] {
+			if y := h.all[i]; y.id != x.id && (x.age-y.age).Abs() < silentSpan {
+				here = append(here, y.id)
+			}
+		}
+		for _, id := range h.was[x.host] {
+			if d.rebootedWith(id, x) {
+				here = append(here, id)
+			}
+		}
 		slices.Sort(here)
-		return fmt.Sprintf("guests of %s fell silent at once (%s), which is its host's fault or ours until shown otherwise", x.host, few(here))
-	}
-	computes := 0
-	for i := range d.w.Spec.Hosts {
-		if d.w.Spec.Hosts[i].HasRole("compute") {
-			computes++
-		}
-	}
-	if b := d.w.Spec.Brakes; fleet.Armed(fleet.GuardBrake) && len(hosts) > 1 && (len(hosts) > b.Count || len(hosts)*100 > b.Share*computes) {
-		return fmt.Sprintf("guests of %d of %d computes fell silent at once (%s), which is no fault of theirs until shown otherwise", len(hosts), computes, few(hosts))
+		return fmt.Sprintf("guests of %s fell silent at once (%s), which is its host's fault or ours until shown otherwise", x.host, few(slices.Compact(here)))
 	}
 	return ""
 }
@@ -116,18 +195,29 @@ func (d *decision) together(x quiet, all []quiet) string {
 // silences takes up what hosts say of guests whose agents are silent. Nova is asked of those that are alone,
 // with the looks that are made anyway, until their time comes.
 func (d *decision) silences(taken map[string]bool) {
-	all := d.quiets()
-	for _, x := range all {
+	h := d.lulled()
+	most := -1 // of those on too many hosts, who fell silent with those of the most: one line tells of all
+	told := map[string]time.Duration{}
+	var ask, wanted []string // of those that are alone
+	for i, x := range h.all {
 		was, known := d.w.State.Revivals[x.id]
 		same := known && was.Silent && was.Host == x.host && was.Crash.Equal(x.since) && !was.Busy
-		if why := d.together(x, all); why != "" {
-			if x.age >= silentFor && x.age < crashSpan {
-				d.wait(Compute(x.host), "a person: "+why+"; none of them is rebooted", "look at the load, the memory and the storage of "+x.host)
+		tell := x.age >= silentFor && x.age < crashSpan
+		switch {
+		case d.widely(h.of[i]):
+			if tell && (most < 0 || h.of[i] > h.of[most]) {
+				most = i
+			}
+			continue
+		case d.beside(x):
+			if last, before := told[x.host]; tell && (!before || (last-x.age).Abs() >= silentSpan) {
+				told[x.host] = x.age
+				d.wait(Compute(x.host), "a person: "+d.together(x)+"; none of them is rebooted", "look at the load, the memory and the storage of "+x.host)
 			}
 			continue
 		}
 		p, leaves := d.w.State.Departures[x.id]
-		if same || taken[x.id] || known && was.Ended == "" || d.evacuated(x.id) || leaves && p.Ended == "" {
+		if same || taken[x.id] || known && was.Ended == "" || d.evacuated(x.id) || leaves && p.Ended == "" || d.drained(x.host) {
 			continue
 		}
 		s, seen := d.w.Cloud.Servers[x.id]
@@ -137,7 +227,12 @@ func (d *decision) silences(taken map[string]bool) {
 		}
 		left := span - silentWatched - x.age
 		if !seen || span == 0 || left > 0 {
-			d.plan.Later = append(d.plan.Later, x.id)
+			switch young := min(x.age, d.w.Now.Sub(d.w.Since)); {
+			case s.Metadata[fleet.MetaAlive] != "":
+				wanted = append(wanted, x.id)
+			case young < silentAsked: // else its owner has been asked, and does not ask for it
+				ask = append(ask, x.id)
+			}
 			if left > 0 {
 				d.wake(left)
 			}
@@ -156,6 +251,37 @@ func (d *decision) silences(taken map[string]bool) {
 		taken[x.id] = true
 		d.record(fleet.Put("revival/"+x.id, next, text))
 	}
+	wanted = d.inTurn(wanted, silentAsks)
+	d.plan.Later = slices.Concat(d.plan.Later, wanted, d.inTurn(ask, silentAsks-len(wanted)))
+	if most >= 0 {
+		d.wait("guests", "a person: "+d.together(h.all[most])+"; none of them is rebooted", "look at the load, the memory and the storage of these computes, and at what they share")
+	}
+}
+
+// inTurn returns so many of these, others each minute where they are more.
+func (d *decision) inTurn(ids []string, most int) []string {
+	if n := len(ids); n > most {
+		first := int(d.w.Wall.Unix()/60) * most % n
+		ids = slices.Concat(ids[first:], ids[:first])[:most]
+		d.wake(time.Minute)
+	}
+	return ids
+}
+
+// goesFirst is why a silence is left alone while its host is drained: a reboot would wait for the drain's end, and the
+// drain for the reboot's. Its guest runs, so it can be live-migrated, which one that crashed cannot.
+const goesFirst = "its host is drained, and it goes elsewhere first"
+
+// drained says whether servers are to leave a host that lives.
+func (d *decision) drained(host string) bool {
+	wish, _ := d.wishes(host)
+	return wish.Drain && d.maintenance(host) || d.pushed(d.w.State.Holdings[Compute(host)]) != ""
+}
+
+// passes ends a silence for its host's drain; whoever stays may be taken up again after that.
+func (d *decision) passes(r fleet.Revival) {
+	r.Busy = true
+	d.reviveEnd(r, goesFirst)
 }
 
 // spared says why a guest whose agent is silent is not rebooted, whatever comes of the silence; "" if it may be.
@@ -163,8 +289,7 @@ func (d *decision) spared(r fleet.Revival, s fleet.Server) string {
 	awake := s
 	awake.State = fleet.ServerActive
 	span, _ := Alive(s.Metadata[fleet.MetaAlive])
-	all := d.quiets()
-	i := slices.IndexFunc(all, func(x quiet) bool { return x.id == r.Server && x.host == r.Host })
+	i, silent := d.lulled().at[[2]string{r.Host, r.Server}]
 	switch {
 	case s.State == fleet.ServerDeleted:
 		return "deleted by its owner"
@@ -178,8 +303,8 @@ func (d *decision) spared(r fleet.Revival, s fleet.Server) string {
 		return "its owner has locked it"
 	case span == 0:
 		return "its owner does not ask for it (" + fleet.MetaAlive + ")"
-	case i >= 0:
-		return d.together(all[i], all)
+	case silent:
+		return d.together(d.lulled().all[i])
 	}
 	return ""
 }
@@ -202,7 +327,14 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 	g, _, known := d.living(r.Host)
 	since, still := g.Silent[r.Server]
 	still = still && since.Equal(r.Crash)
-	if spent := d.personal(r); spent != "" && (still || !known) {
+	f, flying := d.w.Flights[r.Key()]
+	asked := r.Try > 0 && (flying || r.Epoch != d.w.Epoch || r.Doubt)
+	spent := d.personal(r)
+	if (!asked || spent != "") && d.drained(r.Host) {
+		d.passes(r)
+		return
+	}
+	if spent != "" && (still || !known) {
 		d.wait(about, "a person: "+spent, "openstack console log show "+r.Server)
 		return
 	}
@@ -214,8 +346,6 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 		}
 		return
 	}
-	f, flying := d.w.Flights[r.Key()]
-	asked := r.Try > 0 && (flying || r.Epoch != d.w.Epoch || r.Doubt)
 	span, _ := Alive(s.Metadata[fleet.MetaAlive])
 	switch answers, sure := d.serves(s); {
 	case s.State == fleet.ServerDeleted:
@@ -232,7 +362,7 @@ func (d *decision) silentStep(r fleet.Revival, onWay map[string]int) {
 	case !asked && answers:
 		d.reviveEnd(r, fmt.Sprintf("its %s (%s) is answered: it serves", fleet.MetaReady, s.Metadata[fleet.MetaReady]))
 	case !still && s.State == fleet.ServerActive && s.Task == "" && d.reviveLooked(r):
-		if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done {
+		if flying && f.Effect != nil && f.Effect.Outcome == fleet.Done || !flying && r.Doubt { // long done: the record tells
 			d.reviveEnd(r, rebootedFor)
 			return
 		}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"mainstay/fleet"
+	"mainstay/judge"
 )
 
 // hung is crashed's site, where the guest agent of vm on n2 has been silent for so long, and its owner asks for HA_Alive.
@@ -114,7 +116,7 @@ func TestSilent(t *testing.T) {
 			w.State.Revivals["x"] = fleet.Revival{Server: "x", Host: "n2", Boot: "b", Silent: true, Try: 1, Crash: w.Wall.Add(-2 * m), Crashes: []time.Time{w.Wall.Add(-m)}, At: w.Wall.Add(-m), Ended: rebootedFor}
 			guestsSay(w, func(g *fleet.Guests) { g.Answering = []string{"x"} })
 		}, []string{"wait on n2: a person"}, false},
-		{"one on another compute, more than the brake allows", m, func(w *fleet.World) { quieted(w, "n3", "x", m) }, []string{"wait on n2: a person", "wait on n3: a person"}, false},
+		{"one on another compute, more than the brake allows", m, func(w *fleet.World) { quieted(w, "n3", "x", m) }, []string{"wait on guests: a person"}, false},
 		{"which this site's brake allows", m, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 90
 			quieted(w, "n3", "x", m)
@@ -210,6 +212,17 @@ func TestSilent(t *testing.T) {
 			silentTried(w, fleet.Done, nil)
 			guestsSay(w, func(g *fleet.Guests) { g.Silent = nil })
 		}, []string{"vm try 1 failed 0: it was rebooted"}, false},
+		{"Nova has been about it for half a minute: that it was asked is recorded, for its answer is soon forgotten", 3 * m, func(w *fleet.World) {
+			silentTried(w, fleet.Done, func(r *fleet.Revival) { r.At = w.Wall.Add(-40 * time.Second) })
+			f := w.Flights[w.State.Revivals["vm"].Key()]
+			f.Sent, f.Arrived = w.Now.Add(-40*time.Second), w.Now.Add(-39*time.Second)
+			w.Flights[w.State.Revivals["vm"].Key()] = f
+			serverSays(w, func(s *fleet.Server) { s.Task = "reboot_started_hard" })
+		}, []string{"vm try 1 failed 0"}, false},
+		{"done after more than a minute", 5 * m, func(w *fleet.World) {
+			watched(w, 90*time.Second, func(r *fleet.Revival) { r.Try, r.Doubt = 1, true })
+			guestsSay(w, func(g *fleet.Guests) { g.Silent = nil })
+		}, []string{"vm try 1 failed 0: it was rebooted"}, false},
 		{"Nova failed: again after a pause", m, func(w *fleet.World) {
 			silentTried(w, fleet.Done, func(r *fleet.Revival) { r.At = w.Wall.Add(-5 * time.Second) })
 			serverSays(w, func(s *fleet.Server) { s.State, s.Fault = fleet.ServerError, "no such disk" })
@@ -248,9 +261,9 @@ func TestSilent(t *testing.T) {
 				}
 			}
 			for _, x := range p.Waits {
-				if host, is := strings.CutPrefix(x.About, "compute/"); is && strings.Contains(x.For, "silent at once") {
+				if strings.Contains(x.For, "silent at once") {
 					what, _, _ := strings.Cut(x.For, ":")
-					got = append(got, "wait on "+host+": "+what)
+					got = append(got, "wait on "+strings.TrimPrefix(x.About, "compute/")+": "+what)
 				}
 			}
 			slices.Sort(got)
@@ -260,6 +273,174 @@ func TestSilent(t *testing.T) {
 			}
 			if later := slices.Contains(p.Later, "vm") || slices.Contains(p.Later, "x"); later != c.later {
 				t.Errorf("asked of Nova with the next look: %v, want %v", later, c.later)
+			}
+		})
+	}
+}
+
+// manyQuiet adds computes to hung's site, each with so many guests whose agents have been silent for so long.
+func manyQuiet(w *fleet.World, computes, each int, age func(host, guest int) time.Duration) {
+	proto, heard, report := w.Spec.Hosts[len(w.Spec.Hosts)-1], w.Heard["n2"], w.Reports["n2"]
+	for i := range computes {
+		name := fmt.Sprintf("p%04d", i)
+		h, hd, r := proto, heard, report
+		h.Name, hd.Stint.Host, r.Host, r.Wall = name, name, name, w.Wall
+		r.Guests.Silent = map[string]time.Time{}
+		for j := range each {
+			r.Guests.Silent[fmt.Sprintf("%s-%d", name, j)] = w.Wall.Add(-age(i, j))
+		}
+		w.Spec.Hosts = append(w.Spec.Hosts, h)
+		w.Heard[name], w.Reports[name] = hd, r
+		w.State.Members[name] = fleet.Member{Host: name, Admitted: "b"}
+		w.State.Holdings[Compute(name)] = fleet.Holding{Thing: Compute(name), Host: name, Boot: "b", Generation: 1, Why: "as ever"}
+		w.Cloud.Computes[name] = w.Cloud.Computes["n3"]
+	}
+}
+
+// The storage of a whole site goes, and 20,000 guests fall silent: the leader must think as fast as ever, and say it once.
+// The time is not measured: where each is compared with each this does not end.
+func TestManyGuestsSilent(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		computes, each int
+		age            func(host, guest int) time.Duration
+		want           string
+	}{
+		{"all at once", 1000, 20, func(int, int) time.Duration { return 2 * time.Minute }, "guests of 1001 of "},
+		{"one after the other", 1000, 20, func(i, j int) time.Duration {
+			return time.Duration(i*20+j) * time.Second / 10
+		}, "guests of "},
+		{"all of one compute", 1, 20000, func(int, int) time.Duration { return 2 * time.Minute }, "guests of p0000 fell silent at once (p0000-0, "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := hung(2 * time.Minute)
+			w.Spec.Brakes.Count, w.Spec.Brakes.Share = 2, 100
+			manyQuiet(&w, c.computes, c.each, c.age)
+			_, p := Turn(w)
+			told := 0
+			for _, x := range p.Waits {
+				if strings.Contains(x.For, "silent at once") {
+					told++
+					if !strings.Contains(x.For, "a person: "+c.want) || len(x.For) > 400 {
+						t.Errorf("it says %.400s", x.For)
+					}
+				}
+			}
+			if told != 1 {
+				t.Errorf("%d lines tell of it", told)
+			}
+			d := newDecision(w)
+			d.w.Verdicts = judge.Judge(w)
+			d.silences(map[string]bool{})
+			if n := len(d.lulled().all); n != c.computes*c.each+1 || d.lull.steps > 5*n {
+				t.Errorf("%d steps for %d guests", d.lull.steps, n)
+			}
+		})
+	}
+}
+
+// Who is silent for days, and whose owner asks for nothing, is a GET in no look; nor are more than a few in any.
+func TestSilentAsks(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		age   time.Duration // of the youngest; each other is as much older as sets it apart
+		reign time.Duration // of the leader
+		say   func(w *fleet.World, id string)
+		want  int
+	}{
+		{"young", time.Second, time.Hour, nil, 2},
+		{"old, and nobody knows what their owners want", 10 * time.Minute, time.Hour, nil, 0},
+		{"nor does a new leader, who knows nothing: in turn", 10 * time.Minute, time.Minute, nil, 20},
+		{"old, and their owners were seen not to ask for it", 10 * time.Minute, time.Hour, func(w *fleet.World, id string) { w.Cloud.Servers[id] = fleet.Server{ID: id, State: fleet.ServerActive} }, 0},
+		{"old, and their owners have more patience: in turn", 10 * time.Minute, time.Hour, func(w *fleet.World, id string) {
+			w.Cloud.Servers[id] = fleet.Server{ID: id, State: fleet.ServerActive, Metadata: map[string]string{fleet.MetaAlive: "agent:1000h"}}
+		}, 20},
+		{"no more with those", time.Second, time.Minute, func(w *fleet.World, id string) {
+			if id > "p0200" {
+				w.Cloud.Servers[id] = fleet.Server{ID: id, State: fleet.ServerActive, Metadata: map[string]string{fleet.MetaAlive: "agent:1000h"}}
+			}
+		}, 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := hung(c.age)
+			guestsSay(&w, func(g *fleet.Guests) { g.Silent = nil })
+			manyQuiet(&w, 400, 1, func(i, _ int) time.Duration { return c.age + time.Duration(i)*6*time.Minute })
+			if c.say != nil {
+				for i := range 400 {
+					c.say(&w, fmt.Sprintf("p%04d-0", i))
+				}
+			}
+			w.Since = w.Now.Add(-c.reign)
+			seen := map[string]bool{}
+			for range 20 {
+				_, p := Turn(w)
+				if len(p.Later) != c.want || len(p.Servers) > 0 {
+					t.Fatalf("Nova is asked about %d and %d, want %d", len(p.Later), len(p.Servers), c.want)
+				}
+				for _, id := range p.Later {
+					seen[id] = true
+				}
+				w.Wall = w.Wall.Add(time.Minute) // its hosts' clocks stand still: nothing else changes
+			}
+			if all := len(seen); c.want == 20 && all < 199 {
+				t.Errorf("only %d of them all were asked about", all)
+			}
+		})
+	}
+}
+
+// A host is drained, and the guest agent of its server is silent: neither waits for the other. One that crashed is
+// not live-migrated, for there is no guest to move.
+func TestDrainOfSilent(t *testing.T) {
+	const goes, passed = "vm try 1 to n1", "vm try 0 failed 0: " + goesFirst
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		drain  string   // what the drain records
+		want   []string // and what becomes of the silence
+	}{
+		{"nobody has taken it up, and nobody does", nil, goes, nil},
+		{"it was recorded: the drain is first", func(w *fleet.World) { watched(w, 3*time.Hour, nil) }, "", []string{passed}},
+		{"which is done", func(w *fleet.World) {
+			watched(w, time.Minute, func(r *fleet.Revival) { r.Ended, r.Busy = goesFirst, true })
+		}, goes, nil},
+		{"the fourth time within an hour: a person's until now", func(w *fleet.World) {
+			watched(w, time.Minute, func(r *fleet.Revival) { r.Crashes = []time.Time{r.At, r.At, r.At, r.At} })
+		}, "", []string{passed}},
+		{"Nova failed three times", func(w *fleet.World) { watched(w, time.Minute, func(r *fleet.Revival) { r.Try, r.Failed = 3, 3 }) }, "", []string{"vm try 3 failed 3: " + goesFirst}},
+		{"its libvirt does not answer", func(w *fleet.World) {
+			watched(w, time.Minute, nil)
+			guestsSay(w, func(g *fleet.Guests) { g.Unknown = "libvirt does not answer within 5s" })
+		}, "", []string{passed}},
+		{"a try is recorded, and Nova not asked yet", func(w *fleet.World) { watched(w, time.Second, func(r *fleet.Revival) { r.Try = 1 }) }, "", []string{"vm try 1 failed 0: " + goesFirst}},
+		{"Nova was asked: what comes of that is waited for", func(w *fleet.World) {
+			r := watched(w, 2*time.Second, func(r *fleet.Revival) { r.Try = 1 })
+			w.Flights[r.Key()] = fleet.Flight{Sent: w.Now.Add(-time.Second), Tries: 1}
+		}, "", nil},
+		{"it refused", func(w *fleet.World) {
+			silentTried(w, fleet.Refused, func(r *fleet.Revival) { r.At = w.Wall.Add(-5 * time.Second) })
+		}, "", []string{"vm try 1 failed 0: " + goesFirst}},
+		{"it crashed", func(w *fleet.World) {
+			at := w.Wall.Add(-2 * time.Minute)
+			guestsSay(w, func(g *fleet.Guests) { g.Silent, g.Crashed = nil, map[string]time.Time{"vm": at} })
+			w.State.Revivals["vm"] = fleet.Revival{Server: "vm", Name: "vm", Host: "n2", Boot: "b", Crash: at, Crashes: []time.Time{at}, At: at}
+		}, "", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := drainedWorld()
+			w.State.Revivals = map[string]fleet.Revival{}
+			quieted(&w, "n2", "vm", 3*time.Hour)
+			serverSays(&w, func(s *fleet.Server) { s.Metadata = map[string]string{fleet.MetaAlive: "agent"} })
+			if c.change != nil {
+				c.change(&w)
+			}
+			_, p := Turn(w)
+			did, _, _ := strings.Cut(drains(p), ", ")
+			if strings.HasPrefix(did, "wait") {
+				did = ""
+			}
+			if got := revivals(p); did != c.drain || !slices.Equal(slices.DeleteFunc(got, func(x string) bool { return strings.HasPrefix(x, "wait") }), c.want) {
+				t.Errorf("drain %q, want %q; silence %q, want %q", did, c.drain, got, c.want)
 			}
 		})
 	}
