@@ -177,7 +177,13 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 		return false
 	}
 	c, known := d.w.Cloud.Computes[h.Host]
-	if anew := slices.DeleteFunc(slices.Clone(bad), func(n string) bool { return !r.Networks[n].Back.IsZero() || d.cut(h.Host, n) == "" }); known && !c.Disabled && !c.Forced && len(anew) > 0 {
+	anew := slices.DeleteFunc(slices.Clone(bad), func(n string) bool {
+		// Nova's API would call who is silent, and wait as for a dead one (see disable), unless Nova itself calls it down. Until
+		// then a minute at most passes, and whoever is evacuated is forced down first.
+		alone := d.every(n) && (c.Up || d.w.Spec.OpenStack.OnLoss(n) != fleet.LossDisable)
+		return alone || !r.Networks[n].Back.IsZero() || d.cut(h.Host, n) == ""
+	})
+	if known && !c.Disabled && !c.Forced && len(anew) > 0 {
 		since := r.Networks[anew[0]].Since.UTC().Format(time.RFC3339)
 		d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/"+since, disabledBy+"it is cut off from "+d.nameOf(anew...))
 	}

@@ -91,6 +91,11 @@ func writtenDown(w fleet.World, host string, d time.Duration) {
 func TestSecondOpinion(t *testing.T) {
 	n2 := map[string]string{"n2": "b"}
 	alive := func(w *fleet.World) { writes(*w, "n3", n2) }
+	down := func(w *fleet.World) {
+		c := w.Cloud.Computes["n2"]
+		c.Up = false
+		w.Cloud.Computes["n2"] = c
+	}
 	both := func(more ...func(w *fleet.World)) func(w *fleet.World) {
 		return func(w *fleet.World) {
 			alive(w)
@@ -151,7 +156,8 @@ func TestSecondOpinion(t *testing.T) {
 		{"one of them sees it write: it is written down", 3100 * ms, 1500 * ms, alive, "cutoff/n2"},
 		{"the others may see it yet, so that each is named", 2600 * ms, 1400 * ms, alive, ""},
 		{"it writes on", 9 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 6*time.Second) }, ""},
-		{"it writes on: it gets no new servers", 13 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 10*time.Second) }, "disable n2, wait n2"},
+		{"it writes on: it is told, and Nova is not asked to call who is not reached", 13 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 10*time.Second) }, "wait n2"},
+		{"and Nova calls it down", 59 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", 55*time.Second); down(w) }, "wait n2"},
 		{"of a former boot", 3100 * ms, 1500 * ms, func(w *fleet.World) { writes(*w, "n3", map[string]string{"n2": "a"}) }, "fence n2"},
 		{"of another host", 3100 * ms, 1500 * ms, func(w *fleet.World) { writes(*w, "n3", map[string]string{"n1": "b"}) }, "fence n2"},
 		{"by the word of one that has fallen silent", 3100 * ms, 1500 * ms, func(w *fleet.World) {
@@ -223,16 +229,19 @@ func TestSecondOpinion(t *testing.T) {
 				answers(*w, "n2", reader, 100*ms, 2, fleet.Done)
 			}
 		}, "fence n2"},
-		{"for a minute", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs) }, "fence n2, disable n2, wait n2"},
-		{"for less", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs-time.Second) }, "disable n2, wait n2"},
+		{"for a minute", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs) }, "fence n2, wait n2"},
+		{"for less", 70 * time.Second, 1500 * ms, func(w *fleet.World) { alive(w); writtenDown(*w, "n2", isolatedActs-time.Second) }, "wait n2"},
 		{"for longer, and the file says disable", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.OpenStack.Lost = map[string]fleet.Loss{fleet.EveryNetwork: fleet.LossDisable}
+		}), "wait n2"},
+		{"and Nova calls it down: it gets no servers when it is back", 10 * time.Minute, 1500 * ms, both(down, func(w *fleet.World) {
 			w.Spec.OpenStack.Lost = map[string]fleet.Loss{fleet.EveryNetwork: fleet.LossDisable}
 		}), "disable n2, wait n2"},
 		{"for longer, and it has a service besides: the others are to have that", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
 			w.Spec.Services = []fleet.Service{{Name: "s", Kind: "systemd", Mode: fleet.ActivePassive, Hosts: []string{"n2", "n3"}}}
 			w.State.Holdings["service/s"] = fleet.Holding{Thing: "service/s", Host: "n2", Boot: "b", Generation: 1}
 			w.Spec.OpenStack.Lost = map[string]fleet.Loss{fleet.EveryNetwork: fleet.LossDisable}
-		}), "fence n2, disable n2, wait n2"},
+		}), "fence n2, wait n2"},
 		{"for longer, and no other could take its servers", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
 			for _, host := range []string{"n1", "n3", "n4"} {
 				m := w.State.Members[host]
@@ -249,12 +258,12 @@ func TestSecondOpinion(t *testing.T) {
 		{"the other one has been so for hours, and lost another thing", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 3*time.Hour)
-		}), "fence n2, fence n4, disable n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
+		}), "fence n2, fence n4, ask n1, ask n3, wait n2, wait n4"},
 		{"the other one is in maintenance", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 80*time.Second)
 			w.State.Wishes["maintenance-n4"] = fleet.Wish{ID: "maintenance-n4", Verb: "maintenance", Host: "n4"}
-		}), "fence n2, disable n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
+		}), "fence n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
 		{"and of the other nothing is seen: it alone is fenced", time.Minute, 1500 * ms, func(w *fleet.World) {
 			second(w)
 			writtenDown(*w, "n2", 6*time.Second)
