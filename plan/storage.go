@@ -215,7 +215,8 @@ func (d *decision) unread(h fleet.Holding) bool {
 // askedBefore says whether anybody was asked about a host, in this silence, at least so long ago.
 func (d *decision) askedBefore(h fleet.Holding, ago time.Duration) bool {
 	of := d.readOrder(h, "").Key
-	for key, f := range d.w.Flights {
+	for _, key := range fleet.Sorted(d.w.Flights) {
+		f := d.w.Flights[key]
 		if strings.HasPrefix(key, of) && (f.Tries > 1 || d.w.Now.Sub(f.Sent) >= ago) {
 			return true
 		}
