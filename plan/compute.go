@@ -281,6 +281,11 @@ func (d *decision) enable(h fleet.Holding, cut bool) {
 	switch {
 	case !known || !well || !ours:
 	case c.Forced:
+		if f := d.w.Flights[cloudKey(fleet.CloudLift, h)]; f.Effect != nil && f.Effect.Outcome != fleet.Done {
+			// Of a server that took two tries nova-compute settles one record when it starts, and Nova refuses
+			// for the other's sake until it is started once more (seen).
+			d.wait(h.Thing, "Nova to take it for up again: "+f.Effect.Why, "if that stays: systemctl restart nova-compute on "+h.Host)
+		}
 		d.cloud(fleet.CloudLift, h.Thing, cloudKey(fleet.CloudLift, h), "boot "+h.Boot+" of it lives, and may run servers")
 	case c.Disabled && c.Up && !cut:
 		d.cloud(fleet.CloudEnable, h.Thing, cloudKey(fleet.CloudEnable, h), cmp.Or(d.inUse(h.Host), "its service works again"))

@@ -660,3 +660,31 @@ func TestStrayIsNotForgotten(t *testing.T) {
 		t.Errorf("open for ever: %+v; waits %+v", d, p.Waits)
 	}
 }
+
+// TestLiftRefused: a compute that Nova does not take for up again is told, with what helps.
+func TestLiftRefused(t *testing.T) {
+	w := drainedWorld()
+	delete(w.State.Wishes, "maintenance-n2")
+	c := w.Cloud.Computes["n2"]
+	c.Forced, c.Reason = true, disabledBy+"its BMC said off twice"
+	w.Cloud.Computes["n2"] = c
+	key := cloudKey(fleet.CloudLift, w.State.Holdings[Compute("n2")])
+	for _, x := range []struct {
+		effect *fleet.Effect
+		told   bool
+	}{
+		{nil, false},
+		{&fleet.Effect{Outcome: fleet.Done}, false},
+		{&fleet.Effect{Outcome: fleet.Refused, Why: "`done` evacuation migration records remain"}, true},
+	} {
+		w.Flights[key] = fleet.Flight{Sent: w.Now.Add(-time.Minute), Arrived: w.Now.Add(-time.Minute), Tries: 1, Effect: x.effect}
+		_, p := Turn(w)
+		told := false
+		for _, wait := range p.Waits {
+			told = told || wait.About == "compute/n2" && strings.Contains(wait.For, "remain") && strings.Contains(wait.Help, "restart nova-compute on n2")
+		}
+		if told != x.told {
+			t.Errorf("%+v: told %v: %+v", x.effect, told, p.Waits)
+		}
+	}
+}
