@@ -425,7 +425,7 @@ func (w *watch) committed(before, after fleet.State, deed *write) {
 				s.nova.gives(name, before, after)
 			}
 		case "intent":
-			if in, ok := after.Intents[name]; ok && r.Value != nil {
+			if in, ok := after.Intents[name]; ok && r.Value != nil && !in.Proved { // a proved one asks for nothing more, and there may be more ears by now
 				open := 0
 				for _, other := range after.Intents { // in whatever order: they are counted
 					if !other.Proved { // else it is done, and open for what an earlier level may do yet
