@@ -184,6 +184,11 @@ func TestDrain(t *testing.T) {
 			departing(*w, time.Hour, func(p *fleet.Departure) { p.Strayed, p.Epoch = w.Wall.Add(-absentFor), w.Epoch-1 })
 			mute(w, "n2")
 		}, "wait compute/n2, wait server/vm"},
+		{"what Nova has is of an earlier one, which ended well", func(w *fleet.World) {
+			departing(*w, time.Hour, func(p *fleet.Departure) { p.Strayed, p.Epoch, p.After = w.Wall.Add(-absentFor), w.Epoch-1, 7 })
+			server(w, live(7, "completed", "n1", ""))
+			mute(w, "n2")
+		}, "wait compute/n2, wait server/vm"},
 		{"somebody else forced the target down, and it lives and has it: a person", func(w *fleet.World) {
 			departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed = w.Wall.Add(-absentFor) })
 			server(w, live(7, "error", "n1", ""))
@@ -686,5 +691,39 @@ func TestLiftRefused(t *testing.T) {
 		if told != x.told {
 			t.Errorf("%+v: told %v: %+v", x.effect, told, p.Waits)
 		}
+	}
+}
+
+// TestSourceOfStrayDies: the departure knows where the guest may run when Nova's record is gone, and a server that its
+// owner leaves where it is keeps its host from starting it beside that guest.
+func TestSourceOfStrayDies(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		there    bool // its target does not say that it has no such machine
+		metadata map[string]string
+		want     []string
+	}{
+		{"it is asked for on its target alone", true, nil, []string{"compute/n1 waits", "evacuation/vm try 1 to n3"}},
+		{"anywhere, once that has it not", false, nil, []string{"compute/n1 waits", "evacuation/vm try 1 to n2"}},
+		{"left to its owner, and not forgotten", true, map[string]string{"HA_Enabled": "False"}, []string{"compute/n1 waits", "server/vm waits"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := computed()
+			ago := w.Wall.Add(-30 * time.Hour)
+			w.State.Departures = map[string]fleet.Departure{"vm": {Server: "vm", From: "n1", Boot: "b", Why: "maintenance by ann", Try: 1, To: "n3", Epoch: w.Epoch - 1, At: ago, Strayed: ago}}
+			p := w.State.Proofs["n1"]
+			p.At = w.Wall.Add(-time.Hour)
+			w.State.Proofs["n1"] = p
+			if !c.there {
+				toldOf(&w, map[string][]string{"n3": nil})
+			}
+			s := w.Cloud.Servers["vm"]
+			s.Metadata = c.metadata
+			w.Cloud.Servers["vm"] = s
+			_, plan := Turn(w)
+			if got := evacuations(plan); !slices.Equal(got, c.want) {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
 	}
 }

@@ -21,8 +21,8 @@ func lockKey(step string, e fleet.Evacuation) string {
 	return fmt.Sprintf("%s/%s/%s/%d", step, e.Server, e.Boot, e.Try)
 }
 
-// lock asks for the lock of a server on its way: once by each leader, and never so late that
-// the request could be carried out after its record is gone.
+// lock asks for the lock of a server whose evacuation is asked for, once, and never so late that the
+// request could be carried out after its record is gone.
 func (m *move) lock(e fleet.Evacuation, s fleet.Server) {
 	d, key := m.decision, lockKey(fleet.CloudLock, e)
 	if _, flying := d.w.Flights[key]; flying || e.Lock != fleet.LockAsked || s.Locked || d.w.Wall.Sub(e.At) > cloudLasts {

@@ -15,8 +15,7 @@ import (
 // So, where the site's file says rebalance: returned, what was taken from a compute goes back to it by
 // live migration. Nothing is at stake but the place, so it gives way to everything: it begins when the host has been
 // back for long enough, goes on one server after the other in the whole site while nothing else is amiss,
-// tries each once, and is over after a day, when its place may be another's. (A server that Nova live-migrates no
-// more easily than that is better left alone: each move may stall its guest.)
+// tries each once, for each move may stall its guest, and is over after a day, when its place may be another's.
 const (
 	// rebalanceAfter is how long a compute has been back, and rebalanceWithin for how long its servers may return.
 	rebalanceAfter  = 10 * time.Minute
@@ -72,17 +71,22 @@ func (m *move) rebalance() {
 	if len(may) == 0 || m.busy() || !m.calm() {
 		return
 	}
-	if n := len(may); n > rebalanceAsks { // others each minute: what cannot go yet must not hide what can
-		first := int(d.w.Wall.Unix()/60) * rebalanceAsks % n
-		may = append(may[first:], may[:first]...)[:rebalanceAsks]
-		d.wake(time.Minute)
-	}
-	for _, x := range may {
+	for _, x := range inTurn(d, may, rebalanceAsks) { // what cannot go yet must not hide what can
 		d.plan.Later = append(d.plan.Later, x.Server)
 		if s, seen := d.w.Cloud.Servers[x.Server]; seen {
 			m.goesBack(x, s)
 		}
 	}
+}
+
+// inTurn returns so many of a list, others each minute where there are more.
+func inTurn[T any](d *decision, list []T, most int) []T {
+	if n := len(list); n > most {
+		first := int(d.w.Wall.Unix()/60) * most % n
+		list = slices.Concat(list[first:], list[:first])[:most]
+		d.wake(time.Minute)
+	}
+	return list
 }
 
 // goesBack records the way of a server back, if it may go now.
@@ -109,8 +113,8 @@ func (m *move) goesBack(x fleet.Displaced, s fleet.Server) {
 
 func backTo(host string) string { return "it was on " + host + ", which has returned" }
 
-// calm says whether nothing is amiss that a live migration should wait for: no server is on its way or waits for
-// one, nobody knows a guest's place not, no host is silent that has something, and none is fenced or drained.
+// calm says whether nothing is amiss that a live migration should wait for: no server of a dead host is on its way or
+// waits for that, no host is silent that has something, and none is fenced or drained.
 func (m *move) calm() bool {
 	d := m.decision
 	if m.total > 0 || len(m.due) > 0 || len(m.draining) > 0 || d.disarmed || d.w.Cloud.Away != "" || len(d.w.State.Intents) > 0 {

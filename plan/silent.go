@@ -251,21 +251,11 @@ func (d *decision) silences(taken map[string]bool) {
 		taken[x.id] = true
 		d.record(fleet.Put("revival/"+x.id, next, text))
 	}
-	wanted = d.inTurn(wanted, silentAsks)
-	d.plan.Later = slices.Concat(d.plan.Later, wanted, d.inTurn(ask, silentAsks-len(wanted)))
+	wanted = inTurn(d, wanted, silentAsks)
+	d.plan.Later = slices.Concat(d.plan.Later, wanted, inTurn(d, ask, silentAsks-len(wanted)))
 	if most >= 0 {
 		d.wait("guests", "a person: "+d.together(h.all[most])+"; none of them is rebooted", "look at the load, the memory and the storage of these computes, and at what they share")
 	}
-}
-
-// inTurn returns so many of these, others each minute where they are more.
-func (d *decision) inTurn(ids []string, most int) []string {
-	if n := len(ids); n > most {
-		first := int(d.w.Wall.Unix()/60) * most % n
-		ids = slices.Concat(ids[first:], ids[:first])[:most]
-		d.wake(time.Minute)
-	}
-	return ids
 }
 
 // goesFirst is why a silence is left alone while its host is drained: a reboot would wait for the drain's end, and the
