@@ -60,8 +60,11 @@ func (d *Directory) Write(count uint64) error {
 		return fmt.Errorf("write the storage heartbeat in %s: %w", d.path, err)
 	}
 	text, err := json.Marshal(line{count, d.host, d.boot, count})
-	if err != nil || len(text) >= length {
-		return fmt.Errorf("write the storage heartbeat: %d bytes are too many (%w)", len(text), err)
+	if err != nil {
+		return fmt.Errorf("write the storage heartbeat: %w", err)
+	}
+	if len(text) >= length {
+		return fmt.Errorf("write the storage heartbeat: %d bytes are more than its file's %d", len(text), length-1)
 	}
 	buf := make([]byte, length)
 	for i := copy(buf, text); i < length-1; i++ {
