@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-contract lab-evacuate lab-stages lab-migrate lab-cut-computes lab-neighbours lab-guests lab-incidents lab-masakari lab-masakari-clients lab-watchdog lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-contract lab-evacuate lab-stages lab-migrate lab-cut-computes lab-neighbours lab-guests lab-incidents lab-masakari lab-masakari-clients lab-watchdog lab-kdump lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -118,12 +118,19 @@ KERNEL = /var/cache/mainstay-lab/kernel
 lab-watchdog: $(KERNEL)/softdog.ko
 	CGO_ENABLED=0 go test ./agent -count=1 -timeout 20m -v -run TestRealWatchdog -kernel $(KERNEL)
 
-$(KERNEL)/softdog.ko:
+# A kernel that crashes, on a machine of QEMU, and the word of its crash kernel: a minute (apt-get install qemu-system-x86 cpio).
+CARD = virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net
+lab-kdump: $(KERNEL)/virtio_net.ko
+	CGO_ENABLED=0 go test ./probe/kdump -count=1 -timeout 20m -v -run TestRealCrash -crash $(KERNEL)
+
+# Both come with the kernel that they belong to.
+$(KERNEL)/softdog.ko $(KERNEL)/virtio_net.ko &:
 	rm -rf $(KERNEL) && mkdir -p $(KERNEL)/package
 	cd $(KERNEL) && apt-get download $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
 	dpkg-deb -x $(KERNEL)/linux-image-*.deb $(KERNEL)/package
 	mv $(KERNEL)/package/boot/vmlinuz-* $(KERNEL)/vmlinuz
 	cd $(KERNEL)/package/lib/modules/*/kernel/drivers/watchdog && mv watchdog.ko softdog.ko $(KERNEL)
+	for m in $(CARD); do find $(KERNEL)/package -name $$m.ko -exec mv {} $(KERNEL) ';' || exit; done
 	rm -rf $(KERNEL)/package $(KERNEL)/*.deb
 
 # Debian's resource agents under Mainstay on three light hosts, one of them promoted on one.
