@@ -161,10 +161,11 @@ func TestRealCrash(t *testing.T) {
 	outer := filepath.Join(t.TempDir(), "outer")
 	archive(t, outer, files)
 
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "768", "-no-reboot", "-nographic", "-nodefaults", "-serial", "stdio",
-		"-netdev", "user,id=n,restrict=off", "-device", "virtio-net-pci,netdev=n,romfile=",
+	// A kernel that chooses its own place at random may leave none for the crash kernel, on so small a machine.
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1024", "-no-reboot", "-nographic", "-nodefaults", "-serial", "stdio",
+		"-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
 		"-kernel", filepath.Join(*crash, "vmlinuz"), "-initrd", outer,
-		"-append", fmt.Sprintf("console=ttyS0 no_timer_check quiet loglevel=4 crashkernel=384M mainstay_port=%d", at.Port()))
+		"-append", fmt.Sprintf("console=ttyS0 no_timer_check quiet loglevel=4 nokaslr crashkernel=384M mainstay_port=%d", at.Port()))
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
