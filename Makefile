@@ -227,7 +227,7 @@ lab-cut-computes: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And a compute is paused and comes back, one is switched off on purpose, and what was stopped or
-# is to be left stays so: twenty minutes.
+# is to be left stays so: half an hour.
 lab-incidents: build $(KERNEL)/softdog.ko
 	go test ./lab -count=1 -timeout 0 -v -run 'TestIncidents$$' -openstack
 

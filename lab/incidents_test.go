@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -18,16 +19,17 @@ import (
 // waits for a proof (E3); a host that is switched off on purpose (E6). TestEvacuation plays E2 and E11,
 // TestMasakari E7, TestCutComputes E8, TestGuests E4, TestSite E1.
 func TestIncidents(t *testing.T) {
-	if !playsOpenStack(t, "twenty minutes", "lab-incidents") {
+	if !playsOpenStack(t, "half an hour", "lab-incidents") {
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Minute)
 	defer cancel()
-	o := newOpenStack(ctx, t, "openstack: {cloud: lab}\n")
+	o := newOpenStack(ctx, t, "openstack: {cloud: lab, leave: [octavia]}\n")
 	t.Run("everything under Mainstay is ready", o.ready)
 	t.Run("the cloud is furnished", o.furnished)
 	t.Run("every compute takes a server", o.warm)
 	t.Run("servers on fake computes", func(t *testing.T) { o.create(t, "fake:n1", 4, false) })
+	t.Run("an amphora, in the project of Octavia's own", o.amphora)
 	if t.Failed() {
 		return
 	}
@@ -55,6 +57,9 @@ func (s *openStackSite) askedFor(since time.Time) (texts []string) {
 	return texts
 }
 
+// paused is how long the host of cubecos PR #1274 was (E3).
+const paused = 6 * time.Minute
+
 // pausedAndBack stops a whole compute, whose BMC answers nobody, until Mainstay has tried to
 // prove it off, and lets it go on.
 func (s *openStackSite) pausedAndBack(t *testing.T) {
@@ -66,10 +71,10 @@ func (s *openStackSite) pausedAndBack(t *testing.T) {
 	}
 	s.happens(t, "c1", deed.At, func(e fleet.Event) bool { return strings.HasPrefix(e.Text, "n1 will be fenced") })
 	t.Logf("n1 is to be fenced %v after it was paused", time.Since(deed.At).Round(100*time.Millisecond))
-	err = waitFor(s.ctx, siteBound, "Nova to call n1 down too, and a person to be told", func() (bool, error) {
+	err = waitFor(s.ctx, paused+siteBound, "Nova to call n1 down too, and a person to be told, until it was paused for long", func() (bool, error) {
 		up, _, _, err := s.enabled("n1")
 		told := slices.ContainsFunc(s.status(t).Waits, func(w fleet.Wait) bool { return w.About == "host/n1" })
-		return err == nil && !up && told, nil
+		return err == nil && !up && told && time.Since(deed.At) > paused, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -97,10 +102,61 @@ func (s *openStackSite) pausedAndBack(t *testing.T) {
 	s.exactly(t)
 }
 
-// leftAsTheyWere stops one of a compute's servers and has another one's owner want it left there;
-// then the compute loses its power.
+// amphora makes a server on n1 that belongs to a project of which the site's file says that its
+// servers are left to their owner.
+func (s *openStackSite) amphora(t *testing.T) {
+	var project struct {
+		Project named `json:"project"`
+	}
+	var users struct {
+		Users []named `json:"users"`
+	}
+	var roles struct {
+		Roles []named `json:"roles"`
+	}
+	for _, a := range []struct {
+		method, path string
+		in, out      any
+	}{
+		{"POST", "/projects", map[string]any{"project": map[string]any{"name": "octavia", "domain_id": "default"}}, &project},
+		{"GET", "/users?name=admin", nil, &users},
+		{"GET", "/roles?name=admin", nil, &roles},
+	} {
+		if err := s.cloud.Ask(s.ctx, "identity", a.method, a.path, a.in, a.out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	assign := fmt.Sprintf("/projects/%v/users/%s/roles/%s", project.Project.ID, idOf(users.Users, "admin"), idOf(roles.Roles, "admin"))
+	if err := s.cloud.Ask(s.ctx, "identity", "PUT", assign, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	token, err := s.cloud.client.scoped(s.ctx, "octavia")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made struct {
+		Server Server `json:"server"`
+	}
+	_, err = s.cloud.client.call(s.ctx, "compute", "POST", "/servers", token, map[string]any{"server": map[string]any{"name": "amphora", "imageRef": s.cloud.guest["guest"], "flavorRef": s.cloud.guest["tiny"],
+		"availability_zone": "fake:n1", "networks": "none"}}, &made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.cloud.Active(s.ctx, made.Server.ID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leftAsTheyWere stops one of a compute's servers and has another one's owner want it left there, as the file
+// wants the amphora left; then the compute loses its power.
 func (s *openStackSite) leftAsTheyWere(t *testing.T) {
 	on := s.servers(t, "n1")
+	i := slices.IndexFunc(on, func(v Server) bool { return v.Name == "amphora" })
+	if i < 0 {
+		t.Fatal("the amphora is not on n1")
+	}
+	amphora := on[i]
+	on = slices.Delete(on, i, i+1)
 	stopped, left := on[0], on[1]
 	if err := s.cloud.Ask(s.ctx, "compute", "POST", "/servers/"+stopped.ID+"/action", map[string]any{"os-stop": nil}, nil); err != nil {
 		t.Fatal(err)
@@ -137,12 +193,14 @@ func (s *openStackSite) leftAsTheyWere(t *testing.T) {
 	if at := s.runs(t, stopped.ID); len(at) > 0 {
 		t.Errorf("what was stopped runs on %v", at)
 	}
-	if v := s.server(t, left.ID); v.Host != "n1" {
-		t.Errorf("what its owner wants left is on %s", v.Host)
-	}
-	for _, text := range s.askedFor(deed.At) {
-		if strings.HasPrefix(text, left.Name+" ") {
-			t.Error(text)
+	for _, left := range []Server{left, amphora} {
+		if v := s.server(t, left.ID); v.Host != "n1" {
+			t.Errorf("%s, which is to be left to its owner, is on %s", left.Name, v.Host)
+		}
+		for _, text := range s.askedFor(deed.At) {
+			if strings.HasPrefix(text, left.Name+" ") {
+				t.Error(text)
+			}
 		}
 	}
 }

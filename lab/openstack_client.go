@@ -65,17 +65,26 @@ func (c *cloudClient) login(ctx context.Context) (string, error) {
 	if time.Now().Before(c.until) {
 		return c.token, nil
 	}
+	token, err := c.scoped(ctx, "admin")
+	if err != nil {
+		return "", err
+	}
+	c.token, c.until = token, time.Now().Add(30*time.Minute)
+	return c.token, nil
+}
+
+// scoped logs the administrator in to a project, by its name.
+func (c *cloudClient) scoped(ctx context.Context, project string) (string, error) {
 	domain := map[string]string{"id": "default"}
 	header, err := c.call(ctx, "identity", "POST", "/auth/tokens", "", map[string]any{"auth": map[string]any{
 		"identity": map[string]any{"methods": []string{"password"}, "password": map[string]any{
 			"user": map[string]any{"name": "admin", "domain": domain, "password": c.password}}},
-		"scope": map[string]any{"project": map[string]any{"name": "admin", "domain": domain}},
+		"scope": map[string]any{"project": map[string]any{"name": project, "domain": domain}},
 	}}, nil)
 	if err != nil {
-		return "", fmt.Errorf("log in to the cloud: %w", err)
+		return "", fmt.Errorf("log in to the project %s: %w", project, err)
 	}
-	c.token, c.until = header.Get("X-Subject-Token"), time.Now().Add(30*time.Minute)
-	return c.token, nil
+	return header.Get("X-Subject-Token"), nil
 }
 
 func (c *cloudClient) call(ctx context.Context, service, method, path, token string, in, out any) (http.Header, error) {
