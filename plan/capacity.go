@@ -37,12 +37,13 @@ const (
 	previewRefused = 500 * time.Millisecond
 )
 
-// pace is how fast a target works: one server alone, and each of several.
-type pace struct{ alone, each time.Duration }
+// pace is how fast a target works: one server alone, and each of several; and how long a server
+// that is there needs until its gate is answered, which is its guest's own affair.
+type pace struct{ alone, each, gate time.Duration }
 
 var (
-	paceLeast = pace{previewAlone, previewEach}
-	paceMost  = pace{previewAloneMost, previewAloneMost}
+	paceLeast = pace{previewAlone, previewEach, 0}
+	paceMost  = pace{previewAloneMost, previewAloneMost, groupLasts}
 )
 
 // foresight is one World and one survey, and what is looked up in them many times.
@@ -74,6 +75,90 @@ type passenger struct {
 	due   time.Duration // when its present try comes to an end
 	under bool          // one is under way
 	over  bool
+	after []*band
+}
+
+// band is a restart group in a preview.
+type band struct {
+	members []*passenger
+	after   map[*band]bool
+	gated   map[*passenger]bool
+}
+
+// bands says for whom each server waits, as holdsUp does.
+func (f *foresight) bands(all []*passenger) {
+	o := &ordering{groups: map[string]*restart{}}
+	at := map[string]*band{}
+	key := func(x *passenger, name string) string {
+		return fleet.RestartGroup{Project: x.Project, Name: name}.Key()
+	}
+	for _, x := range all {
+		name := groupOf(x.Server)
+		if name == "" || x.over {
+			continue
+		}
+		k := key(x, name)
+		if at[k] == nil {
+			at[k], o.groups[k] = &band{after: map[*band]bool{}, gated: map[*passenger]bool{}}, &restart{after: map[string]bool{}}
+		}
+		at[k].members = append(at[k].members, x)
+		if gate, _ := f.d.gate(x.Server); gate != nil && x.State == fleet.ServerActive {
+			at[k].gated[x] = true
+		}
+		for _, first := range known(names(x.Server, fleet.MetaAfter)) {
+			o.groups[k].after[key(x, first)] = true
+		}
+	}
+	for _, x := range all {
+		own := key(x, groupOf(x.Server))
+		for _, first := range known(names(x.Server, fleet.MetaAfter)) {
+			b := at[key(x, first)]
+			if b == nil || o.circle(own, key(x, first)) {
+				continue
+			}
+			x.after = append(x.after, b)
+			if at[own] != nil {
+				at[own].after[b] = true
+			}
+		}
+	}
+}
+
+// readiness is when those after a group go on, by what is known so far: when its last member is
+// there and its gate is answered, or when it has been waited for long enough.
+type readiness struct {
+	gate time.Duration
+	at   map[*band]time.Duration
+}
+
+func (r readiness) of(b *band) time.Duration {
+	if at, known := r.at[b]; known {
+		return at
+	}
+	since, at := time.Duration(0), time.Duration(0)
+	for first := range b.after {
+		since = max(since, r.of(first))
+	}
+	for _, x := range b.members {
+		switch {
+		case x.fate.State != fleet.FateMoves && x.fate.State != fleet.FateUnsure:
+			at = since + groupLasts
+		case b.gated[x]:
+			at = max(at, x.due+r.gate)
+		default:
+			at = max(at, x.due)
+		}
+	}
+	r.at[b] = min(at, since+groupLasts)
+	return r.at[b]
+}
+
+// last is when a server may go.
+func (r readiness) last(x *passenger) (at time.Duration) {
+	for _, b := range x.after {
+		at = max(at, r.of(b))
+	}
+	return at
 }
 
 // kin are servers for which the same targets are looked at.
@@ -138,12 +223,17 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 		}
 		return false
 	}
+	f.bands(all)
 	free := map[string]time.Duration{} // when a target has done what it was given
 	for now := time.Duration(0); ; {
+		groups := readiness{p.gate, map[*band]time.Duration{}}
 		// start asks for the next try of one, if a target is free. What all that fit are too busy
 		// for, they are for the next one like it.
 		busy := map[kin]bool{}
 		start := func(x *passenger) bool {
+			if groups.last(x) > now {
+				return false
+			}
 			like := kin{x.Host, x.Zone, x.RAM}
 			if x.e.Try == 0 && busy[like] {
 				return false
@@ -200,6 +290,11 @@ func (f *foresight) unroll(hosts []string, p pace) []fleet.Fate {
 				at = x.due
 			}
 			if at > now && (next < 0 || at < next) {
+				next = at
+			}
+		}
+		for _, x := range fresh {
+			if at := groups.last(x); at > now && (next < 0 || at < next) {
 				next = at
 			}
 		}
@@ -313,6 +408,7 @@ func (f *foresight) before() (fleet.Span, []string) {
 		fmt.Sprintf("first request taken by Nova: %v to %v (measured, and two looks at it)", asked.Least, asked.Most),
 		fmt.Sprintf("each server: %v to %v from its request to active (measured), then %v to %v for each more on the same target; at most %d at a time to one target and %d in all; a try that is refused costs its pause",
 			previewAlone, previewAloneMost, previewEach, previewAloneMost, perTarget, evacuateAtOnce),
+		fmt.Sprintf("what comes after a group (%s) waits until that is there and its gates are answered, at best at once; %v at most", fleet.MetaAfter, groupLasts),
 		"the guest's own boot comes after that",
 	}
 }

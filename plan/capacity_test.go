@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -313,6 +314,75 @@ func TestForeseenTimes(t *testing.T) {
 	// Four on each target: three at a time, a second or 4.1 s each.
 	if p := Foresee(w, s, []string{"n1"}); p.Last.Least < want.Least+3*time.Second || p.Last.Most != want.Most+3*4100*time.Millisecond {
 		t.Errorf("eight: the last after %v", p.Last)
+	}
+}
+
+// TestForeseenGroups: what comes after a group goes when that is there and its gate is answered, or was waited for
+// for ten minutes.
+func TestForeseenGroups(t *testing.T) {
+	const alone, most = 3500 * time.Millisecond, 4100 * time.Millisecond
+	for _, c := range []struct {
+		name   string
+		owners []string                          // as owned reads them
+		after  map[string]fleet.Span             // than one that waits for nobody
+		change func(*fleet.World, *fleet.Survey) // what else is so
+	}{
+		{"nobody waits", []string{"a a", "b a Group=db"}, map[string]fleet.Span{"a": {}, "b": {}}, nil},
+		{"one after a group", []string{"app a After=db", "db a Group=db"}, map[string]fleet.Span{"db": {}, "app": {Least: alone, Most: most}}, nil},
+		{"groups after groups", []string{"web a After=app", "app a Group=app After=db", "db a Group=db"},
+			map[string]fleet.Span{"db": {}, "app": {Least: alone, Most: most}, "web": {Least: 2 * alone, Most: 2 * most}}, nil},
+		{"another project's", []string{"app a After=db", "db b Group=db"}, map[string]fleet.Span{"db": {}, "app": {}}, nil},
+		{"a gate", []string{"app a After=db", "db a Group=db Ready=tcp:80"}, map[string]fleet.Span{"db": {}, "app": {Least: alone, Most: groupLasts}}, nil},
+		{"a gate after a gate", []string{"web a After=app", "app a Group=app After=db Ready=tcp:80", "db a Group=db Ready=agent"},
+			map[string]fleet.Span{"db": {}, "app": {Least: alone, Most: groupLasts}, "web": {Least: 2 * alone, Most: 2 * groupLasts}}, nil},
+		{"a gate of a stopped one is not asked", []string{"app a After=db", "db a Group=db Ready=tcp:80"}, map[string]fleet.Span{"db": {}, "app": {Least: alone, Most: most}},
+			func(_ *fleet.World, s *fleet.Survey) {
+				v := s.Servers["db"]
+				v.State = fleet.ServerStopped
+				s.Servers["db"] = v
+			}},
+		{"one of the group fits nowhere", []string{"app a After=db", "db a Group=db"}, map[string]fleet.Span{"app": {Least: groupLasts, Most: groupLasts}},
+			func(_ *fleet.World, s *fleet.Survey) { s.Needs["db"] = needs(512, 64) }},
+		{"one of the group is left to its owner", []string{"app a After=db", "db a Group=db Enabled=false"}, map[string]fleet.Span{"app": {}}, nil},
+		{"a circle", []string{"x a Group=x After=y", "y a Group=y After=x"}, map[string]fleet.Span{"x": {}, "y": {}}, nil},
+		{"and who comes after it", []string{"x a Group=x After=y", "y a Group=y After=x", "z a After=x"}, map[string]fleet.Span{"x": {}, "y": {}, "z": {Least: alone, Most: most}}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, s := surveyed()
+			w.Spec.OpenStack.Ready = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+			base := Foresee(w, s, []string{"n1"}).First
+			delete(s.Servers, "vm")
+			for _, text := range c.owners {
+				words := strings.Fields(text)
+				also(&s, words[0], needs(64, 1), func(v *fleet.Server) {
+					v.Project, v.Metadata = words[1], map[string]string{}
+					v.Addresses = []netip.Addr{netip.MustParseAddr("203.0.113.7")}
+					for _, word := range words[2:] {
+						key, value, _ := strings.Cut(word, "=")
+						v.Metadata["HA_"+key] = value
+					}
+				})
+			}
+			// Several on one target take longer, which is not asked here: each has one of its own.
+			for i := range len(c.owners) {
+				host := fmt.Sprintf("n9%d", i)
+				w.Cloud.Computes[host] = fleet.Compute{ID: host, Up: true, Zone: "nova", FreeRAM: 4096}
+				s.Rooms[host] = s.Rooms["n2"]
+			}
+			if c.change != nil {
+				c.change(&w, &s)
+			}
+			p := Foresee(w, s, []string{"n1"})
+			got := map[string]fleet.Span{}
+			for _, f := range p.Fates {
+				if f.State == fleet.FateMoves {
+					got[f.Server] = fleet.Span{Least: f.RTO.Least - base.Least, Most: f.RTO.Most - base.Most}
+				}
+			}
+			if !reflect.DeepEqual(got, c.after) {
+				t.Errorf("%v, want %v", got, c.after)
+			}
+		})
 	}
 }
 

@@ -149,6 +149,7 @@ type ordering struct {
 	// unlisted are hosts that are lost, and of which Nova has not been asked since what is on them.
 	unlisted []string
 	held     map[string]bool // groups that somebody waits for
+	knots    map[string]int  // groups that wait for each other have one number
 }
 
 // lostComputes are the hosts whose servers must go elsewhere, dead, and those that are
@@ -239,22 +240,55 @@ func (m *move) newOrdering() *ordering {
 // known is what could be read of a list.
 func known(list []string, _ error) []string { return list }
 
-// circle says whether a group comes, in the end, after itself by way of another.
+// circle says whether a group, which comes after the other one, comes in the end after itself by way of it.
 func (o *ordering) circle(key, by string) bool {
-	seen := map[string]bool{}
-	next := []string{by}
-	for len(next) > 0 {
-		at := next[0]
-		next = next[1:]
-		if at == key {
-			return true
+	if o.knots == nil {
+		o.knots = map[string]int{}
+		o.tie()
+	}
+	own, ok := o.knots[key]
+	return ok && o.knots[by] == own
+}
+
+// tie numbers the strongly connected components of who comes after whom (Tarjan, 1972), in one walk over all: owners
+// write as many names as they like, and a walk for each of them took seconds of a turn.
+func (o *ordering) tie() {
+	low, depth := map[string]int{}, 0
+	var open []string
+	var visit func(key string) int
+	visit = func(key string) int {
+		depth++
+		own := depth
+		low[key] = own
+		open = append(open, key)
+		if g := o.groups[key]; g != nil {
+			for _, next := range fleet.Sorted(g.after) {
+				switch _, tied := o.knots[next]; {
+				case tied:
+				case low[next] == 0:
+					low[key] = min(low[key], visit(next))
+				default:
+					low[key] = min(low[key], low[next])
+				}
+			}
 		}
-		if g := o.groups[at]; g != nil && !seen[at] {
-			seen[at] = true
-			next = append(next, fleet.Sorted(g.after)...)
+		if least := low[key]; least < own {
+			return least
+		}
+		for {
+			last := open[len(open)-1]
+			open = open[:len(open)-1]
+			o.knots[last] = own
+			if last == key {
+				return own
+			}
 		}
 	}
-	return false
+	for _, key := range fleet.Sorted(o.groups) {
+		if low[key] == 0 {
+			visit(key)
+		}
+	}
 }
 
 // holdsUp says which group a server waits for, and why that is not ready; "" if it may go.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -533,5 +534,42 @@ func TestReserved(t *testing.T) {
 				t.Errorf("got %q, want %q", s, c.want)
 			}
 		})
+	}
+}
+
+// TestCircle: of groups drawn by lot, those are in a circle of which each comes after the other by way of any.
+func TestCircle(t *testing.T) {
+	dice := rand.New(rand.NewPCG(1, 2))
+	circles := 0
+	for range 300 {
+		o := &ordering{groups: map[string]*restart{}}
+		name := func() string { return string(rune('a' + dice.IntN(9))) } // i is a group that nobody is of
+		for key := range strings.SplitSeq("abcdefgh", "") {
+			o.groups[key] = &restart{after: map[string]bool{}}
+			for range dice.IntN(3) {
+				o.groups[key].after[name()] = true
+			}
+		}
+		for key, g := range o.groups {
+			for by := range g.after {
+				seen, next := map[string]bool{}, []string{by}
+				for len(next) > 0 {
+					at := next[0]
+					if next = next[1:]; !seen[at] && o.groups[at] != nil {
+						next = append(next, fleet.Sorted(o.groups[at].after)...)
+					}
+					seen[at] = true
+				}
+				if got := o.circle(key, by); got != seen[key] {
+					t.Fatalf("%s after %s in a circle: %v", key, by, got)
+				}
+				if seen[key] {
+					circles++
+				}
+			}
+		}
+	}
+	if circles < 100 {
+		t.Errorf("%d circles", circles)
 	}
 }
