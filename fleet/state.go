@@ -222,7 +222,7 @@ const (
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
 // "lag/SERVICE@HOST", "evacuation/SERVER", "departure/SERVER", "cutoff/HOST", "revival/SERVER",
-// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST", "snapshot/SERVER", "return/HOST" and "pair".
+// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST", "snapshot/SERVER", "return/HOST", "regained/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
