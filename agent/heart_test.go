@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"slices"
 	"testing"
@@ -165,5 +166,26 @@ func TestHeartsOutliveTheirAgent(t *testing.T) {
 	}
 	if said := h.word(fleet.Guests{Asked: true}, fleet.Moment(time.Hour).Add(heartGap+1)); !said.Asked || len(said.Silent) > 0 || len(h) > 0 {
 		t.Errorf("nobody could ask it for long: %+v", said)
+	}
+}
+
+// TestAgentRecallsHearts: an agent begins with what the one before it left, and with nothing where that left nothing.
+func TestAgentRecallsHearts(t *testing.T) {
+	spec := fleet.Spec{Site: "test", Timing: fleet.Presets()["room"], Hosts: []fleet.Host{{Name: "c1", Voter: true}}}
+	run := t.TempDir()
+	for _, want := range []int{0, 1} {
+		a, err := New(Config{
+			Host: "c1", Boot: "b", Spec: spec, Run: run, Addresses: &failing{}, Log: slog.New(slog.DiscardHandler),
+			Now: func() fleet.Moment { return fleet.Moment(time.Hour) }, Wall: time.Now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.hearts == nil || len(a.hearts) != want {
+			t.Errorf("%v, want %d", a.hearts, want)
+		}
+		if err := a.keepHearts([]byte(`{"Boot": "b", "Hearts": {"vm": {"Life": 3}}}`)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
