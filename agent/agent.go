@@ -191,6 +191,7 @@ type Agent struct {
 	questions  map[string]*question
 	frozen     map[string]fleet.Moment // by service: since when its writes wait
 	guests     fleet.Guests
+	machines   fleet.Guests     // the same, without their agents
 	awake      map[string]int32 // by guest that runs here and is not paused: which run of it (guests.Machine.Life)
 	hearts     hearts
 	dumped     lease.Dumps
@@ -246,6 +247,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("make %s: %w", cfg.Run, err)
 	}
 	now := cfg.Now()
+	a.hearts = a.recallHearts()
 	memory, err := a.recall()
 	if err != nil {
 		return nil, err

@@ -59,7 +59,8 @@ func (a *Agent) watchGuests(ctx context.Context) {
 			}
 			a.hearts.keep(states)
 		}
-		now = a.hearts.word(now)
+		a.machines = now
+		now = a.hearts.word(now, a.cfg.Now())
 		news := !now.Equal(a.guests)
 		a.guests = now
 		a.mu.Unlock()

@@ -30,6 +30,7 @@ func (p *playedHypervisor) Ask(_ context.Context, ids []string) (map[string]gues
 	p.asked = append(p.asked, ids)
 	p.mu.Unlock()
 	time.Sleep(takes)
+	maps.DeleteFunc(words, func(id string, _ guests.Word) bool { return !slices.Contains(ids, id) })
 	return words, nil
 }
 
@@ -39,7 +40,8 @@ func TestAskHearts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		p := &playedHypervisor{words: map[string]guests.Word{"a": guests.Answers, "b": guests.Answers}}
-		a := &Agent{tell: make(chan struct{}, 1), awake: map[string]int32{"a": 1, "b": 1}}
+		a := &Agent{tell: make(chan struct{}, 1), awake: map[string]int32{"a": 1, "b": 1}, hearts: hearts{}}
+		a.cfg.Run, a.cfg.Boot = t.TempDir(), "b"
 		a.cfg.Hypervisor, a.cfg.Wall, a.cfg.Now = p, time.Now, func() fleet.Moment { return fleet.Moment(time.Hour).Add(time.Since(begun)) }
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -67,6 +69,34 @@ func TestAskHearts(t *testing.T) {
 		synctest.Wait()
 		if answering, silent := said(); len(answering) > 0 || !slices.Equal(silent, []string{"a"}) || len(a.tell) != 1 {
 			t.Errorf("answering %v, silent %v, told %d", answering, silent, len(a.tell))
+		}
+		// The next process says nothing of them before it has asked them, which it does as soon as it knows who runs.
+		since := a.guests.Silent["a"]
+		next := &Agent{tell: make(chan struct{}, 1)}
+		next.cfg, next.machines = a.cfg, fleet.Guests{Asked: true}
+		next.hearts = next.recallHearts()
+		cancel()
+		synctest.Wait()
+		ctx, cancel = context.WithCancel(t.Context())
+		defer cancel()
+		go next.askHearts(ctx)
+		look := func() fleet.Guests {
+			next.mu.Lock()
+			defer next.mu.Unlock()
+			return next.guests
+		}
+		time.Sleep(guests.Patience + guestsSoon/2)
+		synctest.Wait()
+		if said := look(); said.Asked || len(said.Silent) > 0 {
+			t.Errorf("not asked yet: %+v", said)
+		}
+		next.mu.Lock()
+		next.awake = map[string]int32{"a": 1, "b": 2}
+		next.mu.Unlock()
+		time.Sleep(guests.Patience + guestsSoon)
+		synctest.Wait()
+		if said := look(); !said.Asked || len(said.Silent) != 1 || !said.Silent["a"].Equal(since) {
+			t.Errorf("asked again: %+v, silent since %v", said, since)
 		}
 	})
 }

@@ -32,7 +32,8 @@ type Departure struct {
 	Back bool `json:"back,omitempty"`
 	// Strayed is since when Nova has called it over with the server on From.
 	Strayed time.Time `json:"strayed,omitzero"`
-	// Reset is when Nova was to be told that it is broken, for no hypervisor had its guest.
+	// Reset is when Nova was to be told that it is broken, for no hypervisor had its guest; Epoch is then
+	// of the leader that recorded that.
 	Reset time.Time `json:"reset,omitzero"`
 }
 

@@ -83,8 +83,10 @@ func (r Revival) Key() string {
 type Ailment struct {
 	Host string `json:"host"`
 	// Of is, by what ails it (a service's name, "libvirt", "disks"; "Nova" if it hears
-	// nothing of the nova-compute), since when and why.
+	// nothing of the nova-compute, "forced down" if it does not take that back), since when and why.
 	Of map[string]Lost `json:"of"`
 	// Restarted is when its nova-compute was restarted because Nova heard nothing of it.
 	Restarted []time.Time `json:"restarted,omitempty"`
+	// Settled is when it was restarted because Nova would not lift its host.
+	Settled time.Time `json:"settled,omitzero"`
 }

@@ -22,4 +22,14 @@ type Displaced struct {
 	From   string    `json:"from"` // where it was
 	On     string    `json:"on"`   // where it was brought
 	At     time.Time `json:"at"`   // when From was back
+	// Wait is how long From must have been back.
+	Wait time.Duration `json:"wait,omitempty"`
+}
+
+// Regained is the record of a compute that was given back what had been taken from it: were that taken
+// again within a day, it is waited for twice as long.
+type Regained struct {
+	Host string        `json:"host"`
+	Wait time.Duration `json:"wait"` // how long it was waited for
+	At   time.Time     `json:"at"`   // when one of its servers went back, to the hour
 }

@@ -51,6 +51,8 @@ type State struct {
 	Returns   map[string]Return   `json:"returns,omitempty"`
 	// Displaced are, by server, those that were taken from a compute which is back.
 	Displaced map[string]Displaced `json:"displaced,omitempty"`
+	// Regained are, by host, computes to which such servers went back within the last day.
+	Regained map[string]Regained `json:"regained,omitempty"`
 	// Pair is what the voters of a site of two have agreed on.
 	Pair Pair `json:"pair,omitzero"`
 }
@@ -220,7 +222,7 @@ const (
 // removes it. Keys are "epoch", "spec", "member/HOST", "holding/KIND/NAME",
 // "proof/HOST", "intent/HOST", "wish/ID", "writer/FACE", "spread/SERVICE", "bootstrap/SERVICE",
 // "lag/SERVICE@HOST", "evacuation/SERVER", "departure/SERVER", "cutoff/HOST", "revival/SERVER",
-// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST", "snapshot/SERVER", "return/HOST" and "pair".
+// "ailment/HOST", "group/PROJECT/NAME", "reserve/HOST", "snapshot/SERVER", "return/HOST", "regained/HOST" and "pair".
 type Record struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
@@ -281,6 +283,7 @@ func (s State) Clone() State {
 	s.Snapshots = maps.Clone(s.Snapshots)
 	s.Returns = maps.Clone(s.Returns)
 	s.Displaced = maps.Clone(s.Displaced)
+	s.Regained = maps.Clone(s.Regained)
 	return s
 }
 
@@ -341,6 +344,8 @@ func (s *State) apply(r Record) error {
 		return set(&s.Returns, name, r.Value)
 	case "displaced":
 		return set(&s.Displaced, name, r.Value)
+	case "regained":
+		return set(&s.Regained, name, r.Value)
 	}
 	return fmt.Errorf("no such kind of record: %q", kind)
 }

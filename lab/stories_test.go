@@ -39,6 +39,7 @@ var virtual = map[string]string{
 	"e-group-waits-for-an-agent":              noNova,
 	"h112-quiesced-for-a-snapshot":            noNova,
 	"h113-leader-dies-as-a-guest-is-rebooted": noNova,
+	"h117-lifted-when-begun-once-more":        noNova,
 	"h90-crash-before-its-host-dies":          noNova,
 	"h91-crash-nobody-could-ask":              noNova,
 	"h92-crash-in-the-midst-of-a-move":        noNova,

@@ -21,6 +21,11 @@ import (
 // disabled: Nova gives it nothing while it calls it down, and at once when it hears it again. A
 // dead controller takes the brokers of many computes with it, and a minute more without them
 // may be a minute without the only target there is.
+//
+// One that came back from the dead may be refused by Nova: "forced down" is not taken back while an
+// evacuation from it stands as done and not completed. Its nova-compute completes one record of each server
+// when it starts, and a server that took two tries has two (seen). So it is restarted for that too, once,
+// and only where nothing runs that could notice.
 const (
 	// ailsFor is how long something must be wrong before the compute gets no new servers,
 	// hungFor how long Nova must have had nova-compute for down before it is restarted, and
@@ -35,10 +40,9 @@ const (
 func (d *decision) ailing(host *fleet.Host, h fleet.Holding) bool {
 	was, now := d.w.State.Ailments[host.Name], d.ails(host, h)
 	if now == nil {
-		_, unheard := was.Of[ailsNova]
-		return len(was.Of) > 1 || len(was.Of) == 1 && !unheard
+		return slices.ContainsFunc(fleet.Sorted(was.Of), closes)
 	}
-	next := fleet.Ailment{Host: host.Name, Of: map[string]fleet.Lost{}}
+	next := fleet.Ailment{Host: host.Name, Of: map[string]fleet.Lost{}, Settled: was.Settled}
 	for _, at := range was.Restarted {
 		if d.w.Wall.Sub(at) < crashSpan {
 			next.Restarted = append(next.Restarted, at)
@@ -76,6 +80,10 @@ func (d *decision) ailing(host *fleet.Host, h fleet.Holding) bool {
 		next.Restarted = append(next.Restarted, d.w.Wall)
 		text = append(text, restarts)
 	}
+	if settles, ok := d.settles(h, next); ok {
+		next.Settled = d.w.Wall
+		text = append(text, settles)
+	}
 	switch {
 	case len(text) == 0:
 	case len(next.Of) == 0:
@@ -94,6 +102,9 @@ func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
 		return nil
 	}
 	out := map[string]string{}
+	if why := d.unlifted(h); why != "" {
+		out[ailsForced] = why
+	}
 	if r.Guests.Unknown != "" {
 		out[ailsLibvirt] = r.Guests.Unknown
 	}
@@ -126,13 +137,20 @@ func (d *decision) ails(host *fleet.Host, h fleet.Holding) map[string]string {
 const (
 	ailsLibvirt = "libvirt"
 	ailsDisks   = "disks"
-	ailsNova    = "Nova" // it hears nothing of nova-compute
+	ailsNova    = "Nova"        // it hears nothing of nova-compute
+	ailsForced  = "forced down" // Nova does not take that back
 )
+
+// closes says whether what ails a compute keeps new servers from it: what Nova itself calls down gets none.
+func closes(what string) bool { return what != ailsNova && what != ailsForced }
 
 // works says that what ailed is whole.
 func works(what, host string) string {
-	if what == ailsNova {
+	switch what {
+	case ailsNova:
 		return "Nova hears " + host
+	case ailsForced:
+		return "Nova has lifted " + host + ", which works"
 	}
 	return what + " of " + host + " works"
 }
@@ -230,6 +248,76 @@ func (d *decision) restartsCompute(host string, a fleet.Ailment) (string, bool) 
 	return "", false
 }
 
+const notLifted = "Nova does not lift it: "
+
+// liftKey names the order to lift a boot's compute; once its nova-compute was restarted for that, it is another
+// question, which need not wait as long as one that was answered often.
+func (d *decision) liftKey(h fleet.Holding) string {
+	key := cloudKey(fleet.CloudLift, h)
+	if d.settled(h) {
+		key += "/" + d.w.State.Ailments[h.Host].Settled.UTC().Format(time.RFC3339)
+	}
+	return key
+}
+
+// unlifted says that Nova refuses to lift a compute whose nova-compute works; "" if it does not. What is recorded holds
+// until it is lifted: a new leader has not asked yet.
+func (d *decision) unlifted(h fleet.Holding) string {
+	l, known := d.w.State.Ailments[h.Host].Of[ailsForced]
+	switch {
+	case !d.w.Cloud.Computes[h.Host].Forced:
+		return ""
+	case known && l.Back.IsZero():
+		return l.Why
+	case !d.unsettled(h, h.At):
+		return ""
+	}
+	return notLifted + d.w.Flights[d.liftKey(h)].Effect.Why
+}
+
+// unsettled says whether Nova refused to lift a compute so long after a time that a nova-compute which works has settled
+// what it could: each one is refused while its own still begins.
+func (d *decision) unsettled(h fleet.Holding, since time.Time) bool {
+	f := d.w.Flights[d.liftKey(h)]
+	return f.Effect != nil && f.Effect.Outcome == fleet.Refused && !d.startsCompute(h.Host) && d.w.Wall.Add(-d.w.Now.Sub(f.Arrived)).Sub(since) >= hungFor
+}
+
+// settles says whether a nova-compute shall be restarted now, for Nova refused again to lift its host,
+// and why; what was recorded is ordered. Once for each boot: what that does not settle a person must.
+func (d *decision) settles(h fleet.Holding, a fleet.Ailment) (string, bool) {
+	l, is := a.Of[ailsForced]
+	for _, v := range d.local(h.Host) {
+		if v.Kind != "compute" || !is || !l.Back.IsZero() || d.disarmed || d.lacks(*v, h.Host) != "" || d.sends(h.Host) || !d.vacant(h.Host) {
+			continue
+		}
+		if d.settled(h) {
+			o := d.to(fleet.Order{Key: fmt.Sprintf("restart/%s/%s/forced/%d", v.Name, h.Host, a.Settled.Unix()), Verb: fleet.VerbRestart, Thing: v.Thing(),
+				Why: "Nova does not lift its host before it has begun once more"}, h.Host)
+			if f, flying := d.w.Flights[o.Key]; (!flying || f.Effect == nil) && d.w.Wall.Sub(a.Settled) < restMax {
+				d.order(o)
+			}
+			continue
+		}
+		if d.unsettled(h, l.Since) {
+			return fmt.Sprintf("%s of %s is restarted, once: %s", v.Name, h.Host, l.Why), true
+		}
+	}
+	return "", false
+}
+
+// settled says whether this boot's nova-compute was restarted because Nova would not lift its host.
+func (d *decision) settled(h fleet.Holding) bool {
+	at := d.w.State.Ailments[h.Host].Settled
+	return !at.IsZero() && !at.Before(h.At)
+}
+
+// vacant says whether no guest runs on a living compute, by its hypervisor's word or, where that cannot be
+// asked at all, by Nova's.
+func (d *decision) vacant(host string) bool {
+	g, _, ok := d.living(host)
+	return ok && g.Running == 0 || !g.Asked && d.w.Cloud.Computes[host].Servers == 0
+}
+
 // closed keeps new servers from a compute that ails; true if it must stay so.
 func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
 	var bad, anew []string
@@ -239,6 +327,9 @@ func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
 		if left := ailsFor - d.w.Wall.Sub(l.Since); left > 0 {
 			d.wake(left)
 			continue
+		}
+		if what == ailsForced {
+			continue // enable tells of it
 		}
 		many := d.common(what)
 		if l.Back.IsZero() {
@@ -254,7 +345,7 @@ func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
 			}
 			d.wait(h.Thing, "its host to be whole again: "+text, help)
 		}
-		if many != "" || what == ailsNova {
+		if many != "" || !closes(what) {
 			continue
 		}
 		bad = append(bad, what)

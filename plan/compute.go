@@ -270,6 +270,13 @@ func (d *decision) disable(h fleet.Holding, why string) {
 	}
 }
 
+// answers says whether Nova may be told to give a compute no servers: for one that nobody reaches its API waits as for a
+// dead one, unless Nova itself calls it down, and calls it not.
+func (d *decision) answers(host string) bool {
+	v := d.w.Verdicts[host].Condition
+	return v == fleet.Healthy || v == fleet.Degraded || !d.w.Cloud.Computes[host].Up
+}
+
 // enable takes back what was said of a compute whose boot lives, as soon as its service
 // works and it has the networks that its servers need; what a person disabled stays so.
 func (d *decision) enable(h fleet.Holding, cut bool) {
@@ -281,12 +288,18 @@ func (d *decision) enable(h fleet.Holding, cut bool) {
 	switch {
 	case !known || !well || !ours:
 	case c.Forced:
-		if f := d.w.Flights[cloudKey(fleet.CloudLift, h)]; f.Effect != nil && f.Effect.Outcome != fleet.Done {
-			// Of a server that took two tries nova-compute settles one record when it starts, and Nova refuses
-			// for the other's sake until it is started once more (seen).
-			d.wait(h.Thing, "Nova to take it for up again: "+f.Effect.Why, "if that stays: systemctl restart nova-compute on "+h.Host)
+		l, told := d.w.State.Ailments[h.Host].Of[ailsForced]
+		why := strings.TrimPrefix(l.Why, notLifted)
+		if f := d.w.Flights[d.liftKey(h)]; f.Effect != nil && f.Effect.Outcome != fleet.Done {
+			why, told = cmp.Or(why, f.Effect.Why), true
 		}
-		d.cloud(fleet.CloudLift, h.Thing, cloudKey(fleet.CloudLift, h), "boot "+h.Boot+" of it lives, and may run servers")
+		if d.settled(h) {
+			why += "; its nova-compute was restarted for that at " + d.w.State.Ailments[h.Host].Settled.UTC().Format(time.TimeOnly) + " UTC"
+		}
+		if told {
+			d.wait(h.Thing, "Nova to take it for up again: "+why, "if that stays: systemctl restart nova-compute on "+h.Host)
+		}
+		d.cloud(fleet.CloudLift, h.Thing, d.liftKey(h), "boot "+h.Boot+" of it lives, and may run servers")
 	case c.Disabled && c.Up && !cut:
 		d.cloud(fleet.CloudEnable, h.Thing, cloudKey(fleet.CloudEnable, h), cmp.Or(d.inUse(h.Host), "its service works again"))
 	}

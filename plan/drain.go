@@ -54,7 +54,7 @@ func (m *move) rests(h fleet.Holding) bool {
 	why := ""
 	if keep {
 		because := "maintenance by " + wish.By
-		if c, known := d.w.Cloud.Computes[h.Host]; known && !c.Disabled && !c.Forced {
+		if c, known := d.w.Cloud.Computes[h.Host]; known && !c.Disabled && !c.Forced && d.answers(h.Host) {
 			d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/"+wish.At.UTC().Format(time.RFC3339), disabledBy+because)
 		}
 		if wish.Drain {
@@ -312,7 +312,7 @@ func (m *move) asks(p fleet.Departure, s fleet.Server) {
 		why := "its drain was taken back before Nova was asked"
 		if p.Back {
 			why = "something else came first, and Nova was not asked"
-			x := fleet.Displaced{Server: p.Server, Name: p.Name, From: p.To, On: p.From, At: d.w.Wall}
+			x := fleet.Displaced{Server: p.Server, Name: p.Name, From: p.To, On: p.From, At: d.w.Wall, Wait: rebalanceAfter}
 			d.record(fleet.Put("displaced/"+p.Server, x, p.Title()+" may go back later"))
 		}
 		m.leaves(p, why, true)
@@ -388,19 +388,20 @@ func (m *move) strays(p fleet.Departure, s fleet.Server) {
 	switch {
 	case whole && well:
 		m.leaves(p, "it was started on "+p.From+" anew", false)
-	case whole && asked <= cloudLasts && (asked > askWithin || sent):
+	case whole && asked <= cloudLasts && (asked > askWithin || sent || p.Epoch != d.w.Epoch):
+		// What another leader recorded it has perhaps asked for, and had the server started since.
 		d.wake(cloudLasts - asked) // what was asked may be carried out yet, and its guest come
 		if asked > absentFor && !d.present(s.ID, p.From, p.Reset) {
 			d.wait(about, fmt.Sprintf("its guest to be seen on %s, where it was to be started: it was on neither side of a live migration to %s that broke", p.From, to), either)
 		}
-	case whole && asked <= askWithin && !sent:
+	case whole && asked <= cloudLasts:
 		again(fleet.CloudReset, fleet.ServerError, "its guest is neither on "+to+" any more, where its live migration broke, nor on "+p.From)
 		d.wake(askWithin - asked)
 	case whole && left && d.present(s.ID, p.From, p.Strayed):
 		m.leaves(p, "its live migration to "+to+" ended in error, and its guest is on "+p.From, true)
 	case whole && left && gone && (p.Reset.IsZero() || d.absent(s.ID, p.From, p.Reset)):
 		// Nova has it running where it is not.
-		p.Reset = d.w.Wall
+		p.Reset, p.Epoch = d.w.Wall, d.w.Epoch
 		d.record(fleet.Put("departure/"+s.ID, p, fmt.Sprintf("%s is on neither side of its live migration that broke: it is called broken, and started on %s", title(s), p.From)))
 	case whole && !d.w.Reports[p.From].Guests.Asked: // nobody will ever say
 		m.leaves(p, "its live migration to "+to+" ended in error, and its guest may be there", true)

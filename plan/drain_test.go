@@ -2,8 +2,10 @@ package plan
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +106,18 @@ func TestDrain(t *testing.T) {
 			c.Disabled, c.Reason = false, ""
 			w.Cloud.Computes["n2"] = c
 		}, "disable compute/n2"},
+		{"but Nova is not asked to call one whom nobody reaches", func(w *fleet.World) {
+			c := w.Cloud.Computes["n2"]
+			c.Disabled, c.Reason = false, ""
+			w.Cloud.Computes["n2"] = c
+			silent(*w, "n2", 20*time.Second)
+		}, "wait compute/n2"},
+		{"before Nova itself calls it down", func(w *fleet.World) {
+			c := w.Cloud.Computes["n2"]
+			c.Disabled, c.Up, c.Reason = false, false, ""
+			w.Cloud.Computes["n2"] = c
+			silent(*w, "n2", 20*time.Second)
+		}, "disable compute/n2, wait compute/n2"},
 		{"the maintenance is over: it is enabled", func(w *fleet.World) { delete(w.State.Wishes, "maintenance-n2") }, "enable compute/n2"},
 		{"it could get new servers yet", func(w *fleet.World) {
 			c := w.Cloud.Computes["n2"]
@@ -248,6 +262,20 @@ func TestDrain(t *testing.T) {
 			server(w, live(7, "error", "n1", ""))
 			lists(w, "n1", "n2")
 		}, "reset server/vm to error, wait compute/n2"},
+		{"but not by another leader: the former one may have had it started since", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset, p.Epoch = w.Wall.Add(-absentFor), w.Wall.Add(-time.Second), w.Epoch-1
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+		}, "wait compute/n2"},
+		{"which records it anew when nothing came of that", func(w *fleet.World) {
+			departing(*w, time.Minute, func(p *fleet.Departure) {
+				p.Strayed, p.Reset, p.Epoch = w.Wall.Add(-5*time.Minute), w.Wall.Add(-cloudLasts-time.Second), w.Epoch-1
+			})
+			server(w, live(7, "error", "n1", ""))
+			lists(w, "n1", "n2")
+		}, "vm called broken, wait compute/n2"},
 		{"once", func(w *fleet.World) {
 			p := departing(*w, time.Minute, func(p *fleet.Departure) { p.Strayed, p.Reset = w.Wall.Add(-absentFor), w.Wall.Add(-5*time.Second) })
 			server(w, live(7, "error", "n1", ""))
@@ -666,6 +694,80 @@ func TestStrayIsNotForgotten(t *testing.T) {
 	}
 }
 
+// TestCalledBrokenOnce: who records that a server is to be called broken asks for it, and whoever leads next does not.
+func TestCalledBrokenOnce(t *testing.T) {
+	w := drainedWorld()
+	departing(w, time.Minute, func(p *fleet.Departure) { p.Strayed, p.Epoch = w.Wall.Add(-time.Minute), w.Epoch-1 })
+	s := w.Cloud.Servers["vm"]
+	s.Live = fleet.Migration{ID: 7, Status: "error", From: "n2", To: "n1"}
+	w.Cloud.Servers["vm"] = s
+	for _, host := range []string{"n1", "n2"} {
+		r := w.Reports[host]
+		r.Guests = fleet.Guests{Asked: true, Listed: true}
+		w.Reports[host] = r
+		said(&w, host, 0)
+	}
+	_, p := Turn(w)
+	var err error
+	if w.State, err = w.State.Apply(p.Records...); err != nil || w.State.Departures["vm"].Reset.IsZero() {
+		t.Fatalf("%v: %+v", err, w.State.Departures)
+	}
+	for _, by := range []uint64{0, 1} {
+		w := w
+		w.Epoch += by
+		_, p := Turn(w)
+		if asked := slices.ContainsFunc(p.Orders, func(o fleet.Order) bool { return o.Step == fleet.CloudReset }); asked != (by == 0) {
+			t.Errorf("%d leaders later it is asked for: %v", by, asked)
+		}
+	}
+}
+
+// TestRetryIsCounted: a next try takes the former one off its target's count, if that was counted: one that strayed, and that
+// a person has called active again, was not.
+func TestRetryIsCounted(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		strayed bool
+		others  int // on their way to n1 as well
+		want    bool
+	}{
+		{"two others and the former try are: there is room for one more", false, perTarget - 1, true},
+		{"three others are", false, perTarget, false},
+		{"three others are, and the former one is none of them", true, perTarget, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := drainedWorld()
+			server := func(id, from string, live fleet.Migration, task string) {
+				w.Cloud.Servers[id] = fleet.Server{ID: id, Name: id, Host: from, State: fleet.ServerActive, Task: task, RAM: 1, Live: live}
+			}
+			for i := range c.others {
+				id := fmt.Sprintf("a%d", i)
+				w.State.Departures[id] = fleet.Departure{Server: id, From: "n3", Boot: "b", To: "n1", Try: 1, Epoch: w.Epoch, At: w.Wall.Add(-time.Minute)}
+				server(id, "n3", fleet.Migration{ID: i + 1, Status: "running", From: "n3", To: "n1"}, fleet.TaskMigrating)
+			}
+			departing(w, time.Minute, func(p *fleet.Departure) {
+				if c.strayed {
+					p.Strayed = w.Wall.Add(-30 * time.Second)
+				}
+			})
+			server("vm", "n2", fleet.Migration{ID: 7, Status: "failed", From: "n2", To: "n1"}, "")
+			w.State.Departures["wm"] = fleet.Departure{Server: "wm", Name: "wm", From: "n2", Boot: "b", Why: "maintenance by ann", Try: 1, To: "n3", Epoch: w.Epoch, At: w.Wall.Add(-time.Minute)}
+			server("wm", "n2", fleet.Migration{ID: 8, Status: "failed", From: "n2", To: "n3"}, "")
+			_, p := Turn(w)
+			s, err := w.State.Apply(p.Records...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x := s.Departures["vm"]; x.Try != 2 || x.To != "n3" {
+				t.Errorf("vm: try %d to %s", x.Try, x.To)
+			}
+			if x := s.Departures["wm"]; (x.Try == 2 && x.To == "n1") != c.want {
+				t.Errorf("wm: try %d to %s", x.Try, x.To)
+			}
+		})
+	}
+}
+
 // TestLiftRefused: a compute that Nova does not take for up again is told, with what helps.
 func TestLiftRefused(t *testing.T) {
 	w := drainedWorld()
@@ -691,6 +793,164 @@ func TestLiftRefused(t *testing.T) {
 		if told != x.told {
 			t.Errorf("%+v: told %v: %+v", x.effect, told, p.Waits)
 		}
+	}
+}
+
+// TestSettles: a nova-compute is restarted once for a boot that Nova refuses to lift, where nothing runs, and nobody else for it.
+func TestSettles(t *testing.T) {
+	const refusal = "`done` evacuation migration records remain"
+	told := func(w *fleet.World, change func(*fleet.Report)) {
+		r := w.Reports["n2"]
+		change(&r)
+		w.Reports["n2"] = r
+	}
+	record := func(w *fleet.World, change func(*fleet.Ailment)) {
+		a := fleet.Ailment{Host: "n2", Of: map[string]fleet.Lost{ailsForced: {Since: w.Wall.Add(-time.Minute), Why: notLifted + refusal}}}
+		if change != nil {
+			change(&a)
+		}
+		w.State.Ailments["n2"] = a
+	}
+	answered := func(w *fleet.World, ago time.Duration, outcome fleet.Outcome) {
+		key := (&decision{w: *w}).liftKey(w.State.Holdings[Compute("n2")])
+		w.Flights[key] = fleet.Flight{Sent: w.Now.Add(-ago), Arrived: w.Now.Add(-ago), Tries: 9, Effect: &fleet.Effect{Outcome: outcome, Why: refusal}}
+	}
+	settled := func(ago time.Duration) func(*fleet.World) {
+		return func(w *fleet.World) {
+			record(w, func(a *fleet.Ailment) { a.Settled = w.Wall.Add(-ago) })
+		}
+	}
+	const (
+		wait     = "wait: Nova to take it for up again: " + refusal
+		begun    = notLifted + refusal
+		restarts = "nova-compute of n2 is restarted, once: " + begun
+	)
+	since := func(w *fleet.World, ago time.Duration) string {
+		return "; its nova-compute was restarted for that at " + w.Wall.Add(-ago).UTC().Format(time.TimeOnly) + " UTC"
+	}
+	for _, c := range []struct {
+		name   string
+		change func(w *fleet.World)
+		want   func(w *fleet.World) []string
+	}{
+		{"refused: it is written down", nil, func(*fleet.World) []string { return []string{begun, wait} }},
+		{"not of a boot that has just got the right: its nova-compute begins yet", func(w *fleet.World) {
+			h := w.State.Holdings[Compute("n2")]
+			h.At = w.Wall.Add(-hungFor)
+			w.State.Holdings[Compute("n2")] = h
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"nor while that does not work", func(w *fleet.World) {
+			told(w, func(r *fleet.Report) { r.Services["nova-compute"] = fleet.ServiceState{Phase: fleet.Starting} })
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"no answer is no refusal", func(w *fleet.World) { answered(w, time.Second, fleet.NoWord) }, func(*fleet.World) []string { return []string{wait} }},
+		{"refused again: it is restarted", func(w *fleet.World) { record(w, nil) }, func(*fleet.World) []string { return []string{restarts, wait} }},
+		{"its answer is of before", func(w *fleet.World) {
+			record(w, nil)
+			answered(w, 50*time.Second, fleet.Refused)
+		}, func(*fleet.World) []string { return []string{"cloud lift compute/n2", wait} }},
+		{"no answer settles nothing", func(w *fleet.World) {
+			record(w, nil)
+			answered(w, time.Second, fleet.NoWord)
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"another leader has not asked yet", func(w *fleet.World) {
+			record(w, nil)
+			clear(w.Flights)
+		}, func(*fleet.World) []string { return []string{"cloud lift compute/n2", wait} }},
+		{"it is not working at this moment", func(w *fleet.World) {
+			record(w, nil)
+			told(w, func(r *fleet.Report) { r.Services["nova-compute"] = fleet.ServiceState{Phase: fleet.Starting} })
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"a guest runs there", func(w *fleet.World) {
+			record(w, nil)
+			told(w, func(r *fleet.Report) { r.Guests.Running = 1 })
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"its hypervisor does not answer", func(w *fleet.World) {
+			record(w, func(a *fleet.Ailment) { a.Of[ailsLibvirt] = fleet.Lost{Since: w.Wall, Why: "no answer"} })
+			told(w, func(r *fleet.Report) { r.Guests.Unknown = "no answer" })
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"it has none that can be asked, and Nova has no server there", func(w *fleet.World) {
+			record(w, nil)
+			told(w, func(r *fleet.Report) { r.Guests = fleet.Guests{} })
+		}, func(*fleet.World) []string { return []string{restarts, wait} }},
+		{"it has none that can be asked, and Nova has one there", func(w *fleet.World) {
+			record(w, nil)
+			told(w, func(r *fleet.Report) { r.Guests = fleet.Guests{} })
+			x := w.Cloud.Computes["n2"]
+			x.Servers = 1
+			w.Cloud.Computes["n2"] = x
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"a live migration from it is not over", func(w *fleet.World) {
+			record(w, nil)
+			w.State.Departures = map[string]fleet.Departure{"vm7": {Server: "vm7", From: "n2", Boot: "b", To: "n3", Try: 1, Epoch: w.Epoch, At: w.Wall}}
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"disarmed", func(w *fleet.World) {
+			record(w, nil)
+			w.State.Wishes["disarm"] = fleet.Wish{ID: "disarm", Verb: "disarm"}
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"what it needs is not there", func(w *fleet.World) {
+			record(w, nil)
+			w.Spec.Services[0].After = []string{"agent"}
+			w.Spec.Services = append(w.Spec.Services, fleet.Service{Name: "agent", Mode: fleet.ActiveActive, Roles: []string{"compute"}, Hosts: []string{"n2"}})
+			told(w, func(r *fleet.Report) {
+				r.Services["agent"] = fleet.ServiceState{Phase: fleet.Starting, Unready: r.Wall}
+			})
+		}, func(*fleet.World) []string { return []string{wait} }},
+		{"recorded: it is ordered", settled(time.Second), func(w *fleet.World) []string {
+			return []string{"cloud lift compute/n2", "restart service/nova-compute", wait + since(w, time.Second)}
+		}},
+		{"and not again once it was answered", func(w *fleet.World) {
+			settled(10 * time.Second)(w)
+			key := "restart/nova-compute/n2/forced/" + strconv.FormatInt(w.State.Ailments["n2"].Settled.Unix(), 10)
+			w.Flights[key] = fleet.Flight{Sent: w.Now.Add(-5 * time.Second), Arrived: w.Now.Add(-4 * time.Second), Effect: &fleet.Effect{Outcome: fleet.Done}}
+		}, func(w *fleet.World) []string {
+			return []string{"cloud lift compute/n2", wait + since(w, 10*time.Second)}
+		}},
+		{"nor much later", settled(restMax), func(w *fleet.World) []string {
+			return []string{"cloud lift compute/n2", wait + since(w, restMax)}
+		}},
+		{"refused again after that: a person", func(w *fleet.World) {
+			settled(10 * time.Minute)(w)
+			record(w, func(a *fleet.Ailment) {
+				a.Settled, a.Of[ailsForced] = w.Wall.Add(-10*time.Minute), fleet.Lost{Since: w.Wall.Add(-time.Hour), Why: notLifted + refusal}
+			})
+			answered(w, time.Second, fleet.Refused)
+		}, func(w *fleet.World) []string { return []string{wait + since(w, 10*time.Minute)} }},
+		{"that of an earlier boot is not counted", func(w *fleet.World) {
+			record(w, func(a *fleet.Ailment) { a.Settled = w.Wall.Add(-3 * time.Hour) })
+		}, func(*fleet.World) []string { return []string{restarts, wait} }},
+		{"it is lifted", func(w *fleet.World) {
+			settled(10 * time.Second)(w)
+			x := w.Cloud.Computes["n2"]
+			x.Forced, x.Up = false, true
+			w.Cloud.Computes["n2"] = x
+		}, func(*fleet.World) []string {
+			return []string{"Nova has lifted n2, which works again", "cloud enable compute/n2"}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := drainedWorld()
+			delete(w.State.Wishes, "maintenance-n2")
+			w.State.Ailments = map[string]fleet.Ailment{}
+			w.Spec.Services = []fleet.Service{{Name: "nova-compute", Kind: "compute", Mode: fleet.ActiveActive, Roles: []string{"compute"}, Hosts: []string{"n2"}, Restarts: fleet.Restarts{Count: 3, Within: 10 * time.Minute}}}
+			w.State.Holdings[Compute("n2")] = fleet.Holding{Thing: Compute("n2"), Host: "n2", Boot: "b", Generation: 3, At: w.Wall.Add(-2 * time.Hour)}
+			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Forced: true, Disabled: true, Reason: disabledBy + "its BMC said off twice", Zone: "nova"}
+			w.Cloud.Servers = map[string]fleet.Server{}
+			told(&w, func(r *fleet.Report) {
+				r.Services = map[string]fleet.ServiceState{"nova-compute": {Phase: fleet.Running, Ready: true}}
+				r.Guests = fleet.Guests{Asked: true, Listed: true}
+			})
+			answered(&w, time.Second, fleet.Refused)
+			if c.change != nil {
+				c.change(&w)
+			}
+			_, p := Turn(w)
+			want := c.want(&w)
+			slices.Sort(want)
+			got := slices.DeleteFunc(ailments(p), func(s string) bool { return strings.Contains(s, "no answer") })
+			if !slices.Equal(got, want) {
+				t.Errorf("got  %q\nwant %q", got, want)
+			}
+		})
 	}
 }
 

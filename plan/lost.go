@@ -178,9 +178,8 @@ func (d *decision) cutOff(h fleet.Holding) bool {
 	}
 	c, known := d.w.Cloud.Computes[h.Host]
 	anew := slices.DeleteFunc(slices.Clone(bad), func(n string) bool {
-		// For whom nobody reaches Nova's API waits as for a dead one (see disable), unless Nova itself calls it down. Until
-		// then a minute at most passes, and whoever is evacuated is forced down first.
-		alone := d.every(n) && (c.Up || d.w.Spec.OpenStack.OnLoss(n) != fleet.LossDisable)
+		// Until then a minute at most passes, and whoever is evacuated is forced down first.
+		alone := d.every(n) && (!d.answers(h.Host) || d.w.Spec.OpenStack.OnLoss(n) != fleet.LossDisable)
 		return alone || !r.Networks[n].Back.IsZero() || d.cut(h.Host, n) == ""
 	})
 	if known && !c.Disabled && !c.Forced && len(anew) > 0 {

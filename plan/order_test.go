@@ -409,6 +409,10 @@ func TestReserved(t *testing.T) {
 			compute(w, "n3", func(c *fleet.Compute) { c.FreeRAM = 100 })
 		}, "power-on"},
 		{"not disabled yet: no target", func(w fleet.World) { compute(w, "n3", func(c *fleet.Compute) { c.Disabled, c.Reason = false, "" }) }, "evacuation/vm  disable"},
+		{"nor is Nova asked to call one whom nobody reaches", func(w fleet.World) {
+			compute(w, "n3", func(c *fleet.Compute) { c.Disabled, c.Reason = false, "" })
+			silent(w, "n3", 20*time.Second)
+		}, "evacuation/vm "},
 		{"taken once for two", func(w fleet.World) {
 			w.Cloud.Servers["vm2"] = fleet.Server{ID: "vm2", Host: "n1", State: fleet.ServerActive, RAM: 512}
 		}, "reserve/n3 1"},

@@ -16,8 +16,11 @@ import (
 // live migration. Nothing is at stake but the place, so it gives way to everything: it begins when the host has been
 // back for long enough, goes on one server after the other in the whole site while nothing else is amiss,
 // tries each once, for each move may stall its guest, and is over after a day, when its place may be another's.
+// A compute that is lost again and again, as behind a cable that is loose, would have them moved away and back each time: what
+// it was given back and loses within a day it is given back after twice the time, and after eight times not any more.
 const (
-	// rebalanceAfter is how long a compute has been back, and rebalanceWithin for how long its servers may return.
+	// rebalanceAfter is how long a compute has been back, and rebalanceWithin for how long its servers may return, and
+	// what became of those before them is remembered.
 	rebalanceAfter  = 10 * time.Minute
 	rebalanceWithin = 24 * time.Hour
 	// rebalanceAsks is how many Nova is asked about at a time.
@@ -38,8 +41,32 @@ func (d *decision) displaced(server, name, from, ended string) {
 		d.placed(x, "it is there")
 		return
 	}
-	x.On, x.At = on, d.w.Wall
-	d.record(fleet.Put("displaced/"+server, x, fmt.Sprintf("%s may go back from %s to %s from %s UTC on", cmp.Or(name, server), on, x.From, d.w.Wall.Add(rebalanceAfter).UTC().Format(time.TimeOnly))))
+	x.On, x.At, x.Wait = on, d.w.Wall, rebalanceAfter
+	g, again := d.w.State.Regained[x.From]
+	if again = again && d.w.Wall.Sub(g.At) < rebalanceWithin; again {
+		x.Wait = min(2*g.Wait, rebalanceWithin)
+	}
+	text := fmt.Sprintf("%s may go back from %s to %s from %s UTC on", cmp.Or(name, server), on, x.From, d.w.Wall.Add(x.Wait).UTC().Format(time.TimeOnly))
+	switch {
+	case x.Wait == rebalanceWithin:
+		text = fmt.Sprintf("%s stays on %s: what %s was given back it has lost again and again", cmp.Or(name, server), on, x.From)
+	case again:
+		text += fmt.Sprintf(", %v after its return: what it was given back it has lost again", x.Wait)
+	}
+	d.record(fleet.Put("displaced/"+server, x, text))
+}
+
+// regains notes that a compute is given back what was taken from it.
+func (d *decision) regains(x fleet.Displaced) {
+	wait := cmp.Or(x.Wait, rebalanceAfter)
+	g, known := d.w.State.Regained[x.From]
+	if age := d.w.Wall.Sub(g.At); known && age < rebalanceWithin {
+		if g.Wait >= wait && age < time.Hour {
+			return // it is one of many
+		}
+		wait = max(wait, g.Wait)
+	}
+	d.record(fleet.Put("regained/"+x.From, fleet.Regained{Host: x.From, Wait: wait, At: d.w.Wall}, fmt.Sprintf("what was taken from %s goes back: were it lost again within a day, it would be waited for %v", x.From, 2*wait)))
 }
 
 // placed ends what was noted.
@@ -50,6 +77,11 @@ func (d *decision) placed(x fleet.Displaced, why string) {
 // rebalance lets the next server go back.
 func (m *move) rebalance() {
 	d := m.decision
+	for _, host := range fleet.Sorted(d.w.State.Regained) {
+		if d.w.Wall.Sub(d.w.State.Regained[host].At) >= rebalanceWithin {
+			d.record(fleet.Remove("regained/"+host, fmt.Sprintf("%s got its servers back a day ago, or more", host)))
+		}
+	}
 	var may []fleet.Displaced
 	for _, id := range fleet.Sorted(d.w.State.Displaced) {
 		x := d.w.State.Displaced[id]
@@ -62,8 +94,8 @@ func (m *move) rebalance() {
 		case since >= rebalanceWithin:
 			d.placed(x, fmt.Sprintf("it could not within %v", rebalanceWithin))
 		case evacuated || departs:
-		case since < rebalanceAfter:
-			d.wake(rebalanceAfter - since)
+		case since < cmp.Or(x.Wait, rebalanceAfter):
+			d.wake(cmp.Or(x.Wait, rebalanceAfter) - since)
 		default:
 			may = append(may, x)
 		}
@@ -108,6 +140,7 @@ func (m *move) goesBack(x fleet.Displaced, s fleet.Server) {
 	default:
 		m.departTo(fleet.Departure{Server: s.ID, Name: s.Name, From: x.On, Boot: d.w.State.Holdings[Compute(x.On)].Boot, Why: backTo(x.From), Back: true}, s, x.From)
 		d.record(fleet.Remove("displaced/"+x.Server, "it is on its way back"))
+		d.regains(x)
 	}
 }
 

@@ -229,6 +229,90 @@ func TestRebalance(t *testing.T) {
 	}
 }
 
+// TestLostAgain: what a compute was given back and loses again within a day goes back after twice the time, and at last not
+// at all; the next turn is by whoever leads then, so only records are gone by.
+func TestLostAgain(t *testing.T) {
+	apply := func(w *fleet.World) {
+		t.Helper()
+		_, p := Turn(*w)
+		var err error
+		if w.State, err = w.State.Apply(p.Records...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pass := func(w *fleet.World, d time.Duration) { w.Wall = w.Wall.Add(d) }
+	// goes lets vm go back to n1, from where it is taken again after that.
+	goes := func(w *fleet.World, after time.Duration) {
+		t.Helper()
+		apply(w)
+		if p := w.State.Departures["vm"]; !p.Back || p.To != "n1" {
+			t.Fatalf("it does not go back: %+v, %+v", w.State.Departures, w.State.Displaced)
+		}
+		w.State.Departures = map[string]fleet.Departure{}
+		pass(w, after)
+		w.State.Evacuations = map[string]fleet.Evacuation{"vm": {Server: "vm", Name: "vm", From: "n1", Boot: "a", Ended: "on n2"}}
+		h := w.State.Holdings[Compute("n1")]
+		delete(w.State.Holdings, Compute("n1"))
+		apply(w)
+		w.State.Holdings[Compute("n1")] = h
+		if len(w.State.Displaced) != 1 {
+			t.Fatalf("not displaced: %+v", w.State.Displaced)
+		}
+	}
+	waits := func(w *fleet.World, want time.Duration) {
+		t.Helper()
+		pass(w, want-time.Second)
+		apply(w)
+		if len(w.State.Departures) > 0 {
+			t.Fatalf("it goes back before %v: %+v", want, w.State.Displaced)
+		}
+		pass(w, time.Second)
+	}
+	w := displacedWorld()
+	for want := 2 * rebalanceAfter; want < rebalanceWithin; want *= 2 {
+		goes(&w, time.Hour)
+		waits(&w, want)
+	}
+	goes(&w, time.Hour)
+	if x := w.State.Displaced["vm"]; x.Wait != rebalanceWithin {
+		t.Errorf("after so many times: %+v", x)
+	}
+	for range 25 {
+		pass(&w, time.Hour)
+		apply(&w)
+		if len(w.State.Departures) > 0 {
+			t.Fatal("it goes back for ever")
+		}
+	}
+	if len(w.State.Displaced)+len(w.State.Regained) > 0 {
+		t.Errorf("a day later: %+v, %+v", w.State.Displaced, w.State.Regained)
+	}
+
+	// A day of quiet, and it is as if it had never been.
+	w = displacedWorld()
+	goes(&w, rebalanceWithin)
+	waits(&w, rebalanceAfter)
+
+	// Of many that go back at once the record is written once, and it is not lowered by one that waited for less.
+	w = displacedWorld()
+	w.State.Regained = map[string]fleet.Regained{"n1": {Host: "n1", Wait: 4 * rebalanceAfter, At: w.Wall.Add(-time.Minute)}}
+	apply(&w)
+	if x := w.State.Regained["n1"]; x.Wait != 4*rebalanceAfter || !x.At.Equal(w.Wall.Add(-time.Minute)) {
+		t.Errorf("%+v", x)
+	}
+	w = displacedWorld()
+	w.State.Regained = map[string]fleet.Regained{"n1": {Host: "n1", Wait: 4 * rebalanceAfter, At: w.Wall.Add(-time.Hour)}}
+	apply(&w)
+	if x := w.State.Regained["n1"]; x.Wait != 4*rebalanceAfter || !x.At.Equal(w.Wall) {
+		t.Errorf("%+v", x)
+	}
+	// Another compute's is another's.
+	w = displacedWorld()
+	w.State.Regained = map[string]fleet.Regained{"n3": {Host: "n3", Wait: 4 * rebalanceAfter, At: w.Wall}}
+	goes(&w, time.Hour)
+	waits(&w, 2*rebalanceAfter)
+}
+
 // TestDisplacedTakeTurns: of more than Nova is asked about at a time all come up.
 func TestDisplacedTakeTurns(t *testing.T) {
 	w := displacedWorld()

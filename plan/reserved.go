@@ -139,7 +139,7 @@ func (m *move) keep(h fleet.Holding, cut bool) {
 	}
 	if !used || !r.Back.IsZero() {
 		d.enable(h, true) // lifts, at most
-		if !c.Disabled && !c.Forced {
+		if !c.Disabled && !c.Forced && d.answers(h.Host) {
 			d.cloud(fleet.CloudDisable, h.Thing, cloudKey(fleet.CloudDisable, h)+"/reserve", disabledBy+"it is kept in reserve")
 		}
 		switch {

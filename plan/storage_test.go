@@ -263,7 +263,7 @@ func TestSecondOpinion(t *testing.T) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 80*time.Second)
 			w.State.Wishes["maintenance-n4"] = fleet.Wish{ID: "maintenance-n4", Verb: "maintenance", Host: "n4"}
-		}), "fence n2, disable n4, ask n1, ask n3, wait n2, wait n4"},
+		}), "fence n2, ask n1, ask n3, wait n2, wait n4"},
 		{"and of the other nothing is seen: it alone is fenced", time.Minute, 1500 * ms, func(w *fleet.World) {
 			second(w)
 			writtenDown(*w, "n2", 6*time.Second)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"time"
 
 	"mainstay/fleet"
 )
@@ -106,8 +107,18 @@ func (g *guest) moved(h *host) bool {
 
 // mends is a person who reads what Mainstay tells: a guest that runs where Nova does not
 // have it is ended, or Nova's database corrected; a server that Nova calls broken or
-// migrating, of which nothing is on its way, is called what it is.
+// migrating, of which nothing is on its way, is called what it is; and a nova-compute is restarted that Mainstay
+// restarts no more, or not while guests run there, and whose host Nova does not lift.
 func (n *nova) mends() {
+	for _, h := range n.site.hosts {
+		x, a := n.nodes[h], n.site.quorum.newest().Ailments[h.name]
+		_, told := a.Of["forced down"]
+		if x != nil && x.forced && told && n.working(h) && n.unsettled(h.name) != nil &&
+			(!a.Settled.IsZero() && h.wall().Sub(a.Settled) > time.Minute || slices.ContainsFunc(n.guests, func(g *guest) bool { return g.runs[h] })) {
+			n.site.tell("a person restarts the nova-compute of %s", h.name)
+			n.started(h)
+		}
+	}
 	for _, g := range n.guests {
 		home := n.site.names[g.Host]
 		for _, h := range n.site.hosts {

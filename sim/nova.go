@@ -209,6 +209,7 @@ func (n *nova) started(h *host) {
 	}
 	left := n.resets(h)
 	n.settles(h)
+	n.completes(h)
 	for _, g := range n.guests {
 		switch {
 		case g.Host != h.name && g.moved(h):
@@ -310,6 +311,9 @@ func (n *nova) do(o fleet.Order, given at) (fleet.Outcome, string) {
 		case fleet.CloudForceDown:
 			x.forced, x.downAt = true, n.site.now
 		case fleet.CloudLift:
+			if g := n.unsettled(name); g != nil {
+				return fleet.Refused, "`done` evacuation migration records remain: " + g.ID
+			}
 			x.forced = false
 		case fleet.CloudJoin, fleet.CloudPart:
 			return n.belongs(n.site.names[name], o)
@@ -463,12 +467,48 @@ func (n *nova) rebuild(e *errandOf, h *host) {
 		return
 	}
 	g.Host, g.State, g.Task, e.mig.Status, g.answered = h.name, g.was, "", "done", false
+	for _, m := range g.migs { // its conductor takes the oldest record that nobody has ended
+		if ended, _ := m.Ended(); !ended && m.From == e.mig.From {
+			m.Status = "done"
+		}
+	}
 	n.carries(g, h)
 	s.tell("Nova: %s is on %s", g.ID, h.name)
 	if g.halted {
 		g.State = fleet.ServerStopped
 	} else if g.was == fleet.ServerActive {
 		n.run(g, h, true)
+	}
+}
+
+// unsettled is a server for whose sake Nova does not lift a host: it took two tries from there, and a record of it is done
+// and not completed. That Nova refuses before nova-compute has begun at all is not played: that passes by itself.
+func (n *nova) unsettled(host string) *guest {
+	for _, g := range n.guests {
+		tries, done := 0, false
+		for _, m := range g.migs {
+			if m.From == host {
+				tries++
+				done = done || m.Status == "done"
+			}
+		}
+		if tries > 1 && done {
+			return g
+		}
+	}
+	return nil
+}
+
+// completes is what a nova-compute does at its start with the evacuations from its host that are done: of each server it
+// finds one record, the newest, and the next one at its next start.
+func (n *nova) completes(h *host) {
+	for _, g := range n.guests {
+		for _, m := range slices.Backward(g.migs) {
+			if m.From == h.name && m.Status == "done" {
+				m.Status = "completed"
+				break
+			}
+		}
 	}
 }
 

@@ -300,7 +300,7 @@ func (s *Site) awaited() string {
 		}
 	}
 	for _, id := range fleet.Sorted(s.quorum.newest().Displaced) {
-		if x := s.quorum.newest().Displaced[id]; s.hosts[0].wall().Sub(x.At) < 20*time.Minute {
+		if x := s.quorum.newest().Displaced[id]; x.Wait <= 10*time.Minute && s.hosts[0].wall().Sub(x.At) < 20*time.Minute {
 			return id + " may go back, from the tenth minute on, one after the other"
 		}
 	}
