@@ -81,7 +81,7 @@ type passenger struct {
 // band is a restart group in a preview.
 type band struct {
 	members []*passenger
-	after   map[*band]bool
+	after   []*band
 	gated   map[*passenger]bool
 }
 
@@ -99,7 +99,7 @@ func (f *foresight) bands(all []*passenger) {
 		}
 		k := key(x, name)
 		if at[k] == nil {
-			at[k], o.groups[k] = &band{after: map[*band]bool{}, gated: map[*passenger]bool{}}, &restart{after: map[string]bool{}}
+			at[k], o.groups[k] = &band{gated: map[*passenger]bool{}}, &restart{after: map[string]bool{}}
 		}
 		at[k].members = append(at[k].members, x)
 		if gate, _ := f.d.gate(x.Server); gate != nil && x.State == fleet.ServerActive {
@@ -117,8 +117,8 @@ func (f *foresight) bands(all []*passenger) {
 				continue
 			}
 			x.after = append(x.after, b)
-			if at[own] != nil {
-				at[own].after[b] = true
+			if g := at[own]; g != nil && !slices.Contains(g.after, b) {
+				g.after = append(g.after, b)
 			}
 		}
 	}
@@ -136,7 +136,7 @@ func (r readiness) of(b *band) time.Duration {
 		return at
 	}
 	since, at := time.Duration(0), time.Duration(0)
-	for first := range b.after {
+	for _, first := range b.after {
 		since = max(since, r.of(first))
 	}
 	for _, x := range b.members {
