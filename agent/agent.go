@@ -152,6 +152,9 @@ type Agent struct {
 	earTable *table
 	senses   map[string]*sense
 	others   []*sense // those of other hosts
+	// dues is, of each of them, the earliest moment at which a look could find it silent anywhere: thousands
+	// of hosts are not looked at in every tick.
+	dues     []fleet.Moment
 	rounds   map[string]asking
 	errands  map[string]*errand
 	late     time.Duration
@@ -465,7 +468,7 @@ func (a *Agent) hear(d heartbeat.Datagram) {
 			x.News = a.cfg.Named(d.Host, m.Stint.Boot, m.News, m.Sent, m.Wall, d.At)
 		}
 		if ack {
-			_ = a.conn.Reply(d, x)
+			_ = a.conn.ReplyTogether(d, x)
 		}
 	case heartbeat.Ack:
 		now := a.cfg.Now()
@@ -639,21 +642,22 @@ func (a *Agent) Changed() <-chan struct{} { return a.news }
 func (a *Agent) Heard() map[string]fleet.Heard {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := map[string]fleet.Heard{}
 	if a.ear == nil {
-		return out
+		return map[string]fleet.Heard{}
 	}
-	now := a.cfg.Now()
-	for _, host := range a.ear.Hosts() {
+	now, hosts := a.cfg.Now(), a.ear.Hosts()
+	out := make(map[string]fleet.Heard, len(hosts))
+	for _, host := range hosts {
 		newest, rival := a.ear.Newest(host, now)
 		if newest.Heard == 0 {
 			continue // only asked about
 		}
-		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival, Nets: map[string]fleet.Moment{}}
-		if s := a.senses[host]; s != nil {
-			h.Leased = s.leased
-			for network, at := range s.nets {
-				h.Nets[network] = at
+		h := fleet.Heard{Stint: newest.Stint, Last: newest.Heard, Late: newest.Late, Rival: rival}
+		s := a.senses[host]
+		if s == nil {
+			h.Nets = map[string]fleet.Moment{}
+		} else if h.Leased, h.Nets = s.leased, maps.Clone(s.nets); now.Sub(s.back) < a.quiet() {
+			for network := range s.nets {
 				if again := s.again[network]; now.Sub(again) < a.quiet() {
 					if h.Again == nil {
 						h.Again = map[string]fleet.Moment{}

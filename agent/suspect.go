@@ -11,13 +11,12 @@ import (
 
 // sense is what this ear heard of a host beyond what the lease arithmetic needs.
 type sense struct {
-	host  string
-	every time.Duration // how often it beats
-	// due is the earliest moment at which a look could find it silent anywhere: thousands
-	// of hosts are not looked at in every tick.
-	due     fleet.Moment
+	host    string
+	every   time.Duration // how often it beats
+	number  int           // among the others; -1: it is none of them
 	nets    map[string]fleet.Moment
 	again   map[string]fleet.Moment // since when it is heard there without a gap
+	back    fleet.Moment            // the newest of these
 	leased  bool
 	suspect bool
 	stint   fleet.Stint
@@ -38,19 +37,22 @@ func (s *sense) last() (newest fleet.Moment) {
 func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) (first bool) {
 	s := a.senses[b.Stint.Host]
 	if s == nil {
-		s = &sense{host: b.Stint.Host, every: a.beats[b.Stint.Host], nets: map[string]fleet.Moment{}, again: map[string]fleet.Moment{}}
+		s = &sense{host: b.Stint.Host, number: -1, every: a.beats[b.Stint.Host], nets: map[string]fleet.Moment{}, again: map[string]fleet.Moment{}}
 		a.senses[b.Stint.Host] = s
 		if _, known := a.beats[s.host]; known && s.host != a.cfg.Host {
-			a.others = append(a.others, s)
+			s.number = len(a.others)
+			a.others, a.dues = append(a.others, s), append(a.dues, math.MaxInt64)
 		}
 	}
 	changed := s.stint != b.Stint || s.leased != b.Leased || s.suspect
 	if network != "" {
 		if now.Sub(s.nets[network]) >= 3*s.every {
-			changed, s.again[network] = true, now
+			changed, s.again[network], s.back = true, now, now
 		}
 		s.nets[network] = now
-		s.due = min(s.due, now.Add(3*s.every))
+		if s.number >= 0 {
+			a.dues[s.number] = min(a.dues[s.number], now.Add(3*s.every))
+		}
 	}
 	first = s.sent != b.Sent
 	s.stint, s.sent, s.leased, s.blind = b.Stint, b.Sent, b.Leased, b.Blind
@@ -68,20 +70,22 @@ func (a *Agent) heardBeat(b heartbeat.Beat, network string, now fleet.Moment) (f
 // suspect finds hosts that fell silent for three beats, on one network or on all
 // of them. The caller holds the lock.
 func (a *Agent) suspect(now fleet.Moment) {
-	for _, s := range a.others {
-		if now.Before(s.due) {
+	for i, due := range a.dues {
+		if now.Before(due) {
 			continue
 		}
-		s.due = math.MaxInt64
+		s := a.others[i]
+		due = math.MaxInt64
 		for _, at := range s.nets {
 			switch gap := now.Sub(at); {
 			case gap < 3*s.every:
-				s.due = min(s.due, at.Add(3*s.every))
+				due = min(due, at.Add(3*s.every))
 			case gap < 5*s.every:
-				s.due = now
+				due = now
 				a.poke(a.news)
 			}
 		}
+		a.dues[i] = due
 		if last := s.last(); !s.suspect && last != 0 && now.Sub(last) >= 3*s.every {
 			s.suspect = true
 			a.suspects = append(a.suspects, s.host)

@@ -126,8 +126,11 @@ func judge(w *fleet.World, host, leader *fleet.Host, every time.Duration, me, mi
 // offline explains the silence of a host that said farewell and holds nothing: nobody
 // need do anything about it, and it says nothing of our own eyes.
 func offline(w *fleet.World, v fleet.Verdict) fleet.Verdict {
+	if v.Condition == fleet.Healthy || v.Condition == fleet.Degraded {
+		return v
+	}
 	bye := w.State.Members[v.Host].Left
-	if bye == nil || v.Condition == fleet.Healthy || v.Condition == fleet.Degraded || v.Stint.Boot != "" && v.Stint.Boot != bye.Boot {
+	if bye == nil || v.Stint.Boot != "" && v.Stint.Boot != bye.Boot {
 		return v
 	}
 	if r := w.Reports[v.Host]; r.Boot == bye.Boot && !r.Leaving {

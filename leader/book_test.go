@@ -113,3 +113,57 @@ func TestFollowed(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestSaidAgain: a report that is named again, or told again, is no news; another of the same boot is, and so is one of
+// another boot by the same number, or without one.
+func TestSaidAgain(t *testing.T) {
+	b := newBook("c1", 7, func() time.Time { return time.Time{} })
+	for i, step := range []struct {
+		boot      string
+		news, seq uint64
+		ready     bool
+		told      bool
+	}{
+		{"a", 1, 1, true, false}, // how it was when this leader began
+		{"a", 1, 2, true, false},
+		{"a", 3, 3, false, true},
+		{"a", 3, 4, false, false},
+		{"b", 3, 5, true, true},
+		{"b", 0, 6, false, true},
+		{"b", 0, 7, true, true},
+	} {
+		b.copies(map[string]fleet.Report{"n1": {Boot: step.boot, News: step.news, Seq: step.seq, Services: map[string]fleet.ServiceState{"nova-compute": {Phase: fleet.Running, Ready: step.ready}}}})
+		if told := len(b.take()) > 0; told != step.told {
+			t.Errorf("step %d: told %v, want %v", i, told, step.told)
+		}
+	}
+}
+
+// TestVerdictsInOrder: a verdict is told when it is new, those of one turn by their hosts' names.
+func TestVerdictsInOrder(t *testing.T) {
+	b := newBook("c1", 7, func() time.Time { return time.Time{} })
+	all := map[string]fleet.Verdict{}
+	for i := range 20 {
+		all[fmt.Sprintf("n%02d", i)] = fleet.Verdict{Condition: fleet.Healthy}
+	}
+	told := func(want ...string) {
+		t.Helper()
+		b.verdicts(all)
+		var got []string
+		for _, e := range b.take() {
+			got = append(got, e.About)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	var everybody []string
+	for _, host := range fleet.Sorted(all) {
+		everybody = append(everybody, "host/"+host)
+	}
+	told(everybody...)
+	told()
+	all["n07"], all["n03"] = fleet.Verdict{Condition: fleet.Suspect}, fleet.Verdict{Condition: fleet.Healthy, Silent: []string{"storage"}}
+	told("host/n03", "host/n07")
+	told()
+}

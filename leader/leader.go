@@ -546,12 +546,21 @@ type book struct {
 	told   map[string]string
 	// waiting is since when each subject has been waiting.
 	waiting map[string]fleet.Moment
-	// seen is the number of each host's report that was looked at last, and how its
+	// judged is what was told last of each host's verdict.
+	judged map[string]string
+	// seen is each host's report that was looked at last, and how its
 	// copies of services were by it.
-	seen      map[string]uint64
+	seen      map[string]said
 	condition map[string]condition
 	// routed is the routing table that each host's HAProxy followed by its last report.
 	routed map[string]uint64
+}
+
+// said names what a host has said: of one boot a number stands for the same words, whenever
+// they are said again.
+type said struct {
+	boot      string
+	news, seq uint64
 }
 
 // condition is what history tells of a copy of a service.
@@ -561,7 +570,7 @@ type condition struct {
 }
 
 func newBook(host string, epoch uint64, wall func() time.Time) book {
-	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}, seen: map[string]uint64{}, condition: map[string]condition{}, routed: map[string]uint64{}}
+	return book{host: host, epoch: epoch, wall: wall, newest: map[string]string{}, told: map[string]string{}, judged: map[string]string{}, seen: map[string]said{}, condition: map[string]condition{}, routed: map[string]uint64{}}
 }
 
 // note adds an event and makes it the newest of its subject.
@@ -594,17 +603,19 @@ func (b *book) once(topic, kind, about, text string) {
 }
 
 func (b *book) verdicts(vs map[string]fleet.Verdict) {
-	for _, host := range fleet.Sorted(vs) {
-		v := vs[host]
-		topic := "verdict/" + host
+	var anew []string // of thousands hardly one, so these alone are put in order
+	for host, v := range vs {
 		said := string(v.Condition)
 		for _, n := range v.Silent {
 			said += " " + n
 		}
-		if b.told[topic] == said {
-			continue
+		if b.judged[host] != said {
+			b.judged[host], anew = said, append(anew, host)
 		}
-		b.told[topic] = said
+	}
+	slices.Sort(anew)
+	for _, host := range anew {
+		v := vs[host]
 		b.note("verdict", "host/"+host, fmt.Sprintf("%s is %s: %s", host, v.Condition, v.Why))
 		// Of a host that this leader alone does not hear the ears are asked again and
 		// again; history tells it once for each condition.
@@ -617,12 +628,17 @@ func (b *book) verdicts(vs map[string]fleet.Verdict) {
 // were when this leader began is told only of those that hang or have failed: after
 // an election all of them would be news.
 func (b *book) copies(reports map[string]fleet.Report) {
-	for _, host := range fleet.Sorted(reports) {
-		r := reports[host]
-		if b.seen[host] == r.Seq {
+	var anew []string
+	for host, r := range reports {
+		now, before := said{r.Boot, r.News, r.Seq}, b.seen[host]
+		if now.seq == before.seq || now.news != 0 && now.news == before.news && now.boot == before.boot {
 			continue
 		}
-		b.seen[host] = r.Seq
+		b.seen[host], anew = now, append(anew, host)
+	}
+	slices.Sort(anew)
+	for _, host := range anew {
+		r := reports[host]
 		if before, known := b.routed[host]; known && before != r.Routes {
 			b.note("observation", "route/"+host, fmt.Sprintf("%s: its HAProxy follows routing table %x", host, r.Routes))
 		}

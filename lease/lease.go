@@ -167,6 +167,7 @@ type Ear struct {
 	timing fleet.Timing
 	mute   fleet.Moment
 	hosts  map[string][]Row
+	names  []string // of hosts, in order: whoever looks at all looks often, and seldom is one new
 	// others is when a beat of another host last arrived, and listens since when that
 	// never took three beats: only then does a silence say anything of its host.
 	others, listens fleet.Moment
@@ -180,6 +181,7 @@ func NewEar(self string, timing fleet.Timing, rows []Row, now fleet.Moment) *Ear
 	for _, r := range rows {
 		e.hosts[r.Stint.Host] = append(e.hosts[r.Stint.Host], r)
 	}
+	e.names = fleet.Sorted(e.hosts)
 	if rows == nil && fleet.Armed(fleet.GuardEarWait) {
 		e.mute = now.Add(timing.Promise())
 	}
@@ -190,7 +192,7 @@ func NewEar(self string, timing fleet.Timing, rows []Row, now fleet.Moment) *Ear
 // never nil.
 func (e *Ear) Rows() []Row {
 	out := []Row{}
-	for _, host := range fleet.Sorted(e.hosts) {
+	for _, host := range e.names {
 		out = append(out, e.hosts[host]...)
 	}
 	return out
@@ -238,7 +240,7 @@ func (e *Ear) Row(s fleet.Stint) (Row, bool) {
 // counted from here (HOLES 30).
 func (e *Ear) Return(now fleet.Moment) {
 	e.others, e.listens = now, now
-	for _, host := range fleet.Sorted(e.hosts) {
+	for _, host := range e.names {
 		for i := range e.hosts[host] {
 			if r := &e.hosts[host][i]; r.Acked != 0 {
 				r.Acked = now
@@ -248,11 +250,15 @@ func (e *Ear) Return(now fleet.Moment) {
 }
 
 // Hosts returns the names of all hosts heard or asked about so far, sorted.
-func (e *Ear) Hosts() []string { return fleet.Sorted(e.hosts) }
+func (e *Ear) Hosts() []string { return slices.Clone(e.names) }
 
 // row returns the row of a boot, made if need be.
 func (e *Ear) row(s fleet.Stint) *Row {
-	rows := e.hosts[s.Host]
+	rows, known := e.hosts[s.Host]
+	if !known {
+		at, _ := slices.BinarySearch(e.names, s.Host)
+		e.names = slices.Insert(e.names, at, s.Host)
+	}
 	for i := range rows {
 		if rows[i].Stint.Boot == s.Boot {
 			return &rows[i]

@@ -400,3 +400,23 @@ func TestJitterChangesNoPromise(t *testing.T) {
 		}
 	}
 }
+
+// TestHostsInOrder: whom an ear knows it names in order, each once, in whatever order they were first heard of.
+func TestHostsInOrder(t *testing.T) {
+	e := NewEar("c1", fleet.Presets()["room"], []Row{{Stint: fleet.Stint{Host: "m", Boot: "b"}}, {Stint: fleet.Stint{Host: "d", Boot: "b"}}}, 1)
+	for i, host := range []string{"z", "a", "m", "c", "a"} {
+		e.Beat(Beat{Stint: fleet.Stint{Host: host, Boot: fmt.Sprint("b", i), N: 1}, Sent: 1}, 2)
+	}
+	e.Ask(fleet.Stint{Host: "k", Boot: "b", N: 1}, false, 3)
+	want := []string{"a", "c", "d", "k", "m", "z"}
+	if got := e.Hosts(); !slices.Equal(got, want) {
+		t.Errorf("hosts %v, want %v", got, want)
+	}
+	var hosts []string
+	for _, r := range e.Rows() {
+		hosts = append(hosts, r.Stint.Host)
+	}
+	if got := slices.Compact(hosts); !slices.Equal(got, want) {
+		t.Errorf("rows of %v, want %v", got, want)
+	}
+}

@@ -334,7 +334,7 @@ func TestCrowd(t *testing.T) {
 		if err := pprof.StartCPUProfile(f); err != nil {
 			t.Fatal(err)
 		}
-		defer pprof.StopCPUProfile() // what it writes would stop the ears
+		defer pprof.StopCPUProfile()
 	}
 	cpu, at := cpuUsed(t), time.Now()
 	turns, commits := stores[0].counts()
@@ -371,6 +371,7 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("of %.0f beats of computes at a voter %.0f %% want no acknowledgement; two thirds need none", slow, 100*spared)
 	}
 	atRest := cpu.Seconds() / took
+	pprof.StopCPUProfile() // what follows is no rest
 	cpu, at = cpuUsed(t), time.Now()
 	forgets := leader.NewDesk(vip.Now)
 	for host, r := range desks[2].desk.Load().Reports() {

@@ -366,9 +366,12 @@ func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
 // elsewhere, or knows no more. Its own nova-compute removes those that were evacuated when it
 // starts; what is there after that a person must end, for it may write to another's disk.
 func (d *decision) brings(h fleet.Holding) bool {
+	if len(d.see(h.Host).report.Guests.Brought) == 0 {
+		return false
+	}
 	c := d.w.Cloud.Computes[h.Host]
 	g, _, ok := d.living(h.Host)
-	if !ok || len(g.Brought) == 0 || !c.Disabled || !strings.HasPrefix(c.Reason, disabledBy) {
+	if !ok || !c.Disabled || !strings.HasPrefix(c.Reason, disabledBy) {
 		return false
 	}
 	d.plan.Servers = append(d.plan.Servers, g.Brought...)

@@ -94,7 +94,7 @@ func BenchmarkTurn(b *testing.B) {
 	h := fallen.Heard["n0003"]
 	h.Last, h.Nets = fallen.Now.Add(-time.Minute), nil
 	fallen.Heard["n0003"] = h
-	for name, w := range map[string]fleet.World{"rest": rest, "fallen": fallen} {
+	for name, w := range map[string]fleet.World{"rest": rest, "fallen": fallen, "computes": computes(10000)} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			began := cpu(b)
@@ -114,4 +114,44 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// computes is a World at rest of three voters and that many computes of OpenStack on four networks, as `make
+// beats` plays it.
+func computes(n int) fleet.World {
+	w := large(n+3, 0)
+	w.Spec.Addresses, w.Spec.Services, w.Spec.OpenStack = nil, nil, fleet.OpenStack{Cloud: "here"}
+	w.State.Holdings = map[string]fleet.Holding{}
+	w.Told = map[string]fleet.Moment{}
+	for _, network := range []string{"tenant", "migration"} {
+		w.Spec.Networks = append(w.Spec.Networks, fleet.Network{Name: network})
+	}
+	for i := range w.Spec.Hosts {
+		h := &w.Spec.Hosts[i]
+		h.Fence = []fleet.Level{{{Driver: "redfish"}}}
+		links := map[string]bool{}
+		for k, network := range w.Spec.Networks {
+			h.Addresses[network.Name] = netip.AddrFrom4([4]byte{10, byte(k), byte(i >> 8), byte(i)})
+			w.Heard[h.Name].Nets[network.Name] = w.Now
+			links[network.Name] = true
+		}
+		r := w.Reports[h.Name]
+		r.Links, r.Addresses, r.Severed = links, nil, nil
+		for _, service := range []string{"libvirtd", "nova-compute", "neutron-agent"} {
+			r.Services[service] = fleet.ServiceState{Phase: fleet.Running, Ready: true}
+		}
+		w.Reports[h.Name], w.Told[h.Name] = r, w.Now
+		if !h.Voter {
+			w.State.Holdings[Compute(h.Name)] = fleet.Holding{Thing: Compute(h.Name), Host: h.Name, Boot: "b", Generation: 1, Why: "as ever"}
+		}
+	}
+	return w
+}
+
+// TestTurnOfManyComputes sees that they are at rest, and that the World is what it says it is.
+func TestTurnOfManyComputes(t *testing.T) {
+	_, p := Turn(computes(100))
+	if len(p.Records)+len(p.Orders)+len(p.Waits)+len(p.Asks) > 0 {
+		t.Errorf("%d records, %d orders, %d asks, waits %v", len(p.Records), len(p.Orders), len(p.Asks), p.Waits)
+	}
 }

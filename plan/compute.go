@@ -30,7 +30,7 @@ const disabledBy = "mainstay: "
 func (d *decision) computes() {
 	for _, thing := range d.things {
 		if kind, name := split(thing); kind == "compute" {
-			if host, known := d.w.Spec.Host(name); !known || !host.HasRole("compute") || d.w.Spec.OpenStack.Cloud == "" {
+			if host := d.host(name); host == nil || !host.HasRole("compute") || d.w.Spec.OpenStack.Cloud == "" {
 				d.record(fleet.Remove("holding/"+thing, "the site's file does not give it to Mainstay any more"))
 			}
 		}
@@ -222,7 +222,11 @@ func (d *decision) fatal() time.Duration { return d.w.Spec.Timing.SlowBeat * 5 /
 // is called silent at all: none but what each ear asks for by itself, unless the host
 // beats slowly and has only servers to lose.
 func (d *decision) patience(host string) time.Duration {
-	if on := d.on[host]; len(on) != 1 || on[0] != Compute(host) {
+	on := d.on[host]
+	if len(on) != 1 {
+		return 0
+	}
+	if kind, _ := split(on[0]); kind != "compute" {
 		return 0
 	}
 	return d.fatal()
@@ -281,6 +285,9 @@ func (d *decision) answers(host string) bool {
 // works and it has the networks that its servers need; what a person disabled stays so.
 func (d *decision) enable(h fleet.Holding, cut bool) {
 	c, known := d.w.Cloud.Computes[h.Host]
+	if !c.Forced && !c.Disabled {
+		return
+	}
 	s := d.w.Verdicts[h.Host]
 	// One that came back by itself may have been forced down and not disabled yet.
 	ours := strings.HasPrefix(c.Reason, disabledBy) || !c.Disabled && h.From.Host == h.Host

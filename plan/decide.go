@@ -90,15 +90,15 @@ func Decide(w fleet.World) fleet.Plan {
 
 // newDecision is a World with what a turn looks up in it, before anything is decided.
 func newDecision(w fleet.World) *decision {
-	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, takers: map[string]bool{}, load: map[string]int{}, waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
+	d := &decision{index: newIndex(&w), w: w, blocked: map[string]string{}, takers: map[string]bool{}, load: make(map[string]int, len(w.Spec.Hosts)), waits: map[string]int{}, rolls: map[string]string{}, failed: failures(w.Flights)}
 	for i := range w.Spec.Hosts {
 		host := w.Spec.Hosts[i].Name
 		if why := d.unfit(host); why != "" {
 			d.blocked[host] = why
 		}
 	}
-	for _, thing := range d.things {
-		d.load[w.State.Holdings[thing].Host]++ // of those without a holder nobody asks
+	for _, host := range d.holders {
+		d.load[host] = len(d.on[host])
 	}
 	return d
 }
@@ -482,7 +482,7 @@ func (d *decision) inEffect(h fleet.Holding) bool {
 // move; when only services are left it is about the whole boot, whose silence is
 // the least that a fence needs.
 func (d *decision) rounds() {
-	for _, host := range fleet.Sorted(d.on) {
+	for _, host := range d.holders {
 		if d.w.Verdicts[host].Condition == fleet.Dead {
 			continue
 		}

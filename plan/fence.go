@@ -541,9 +541,12 @@ func (d *decision) heldOff(host string, p fleet.Proof, stays bool) string {
 
 // powerOn turns a fenced host on again, once nothing is left that it held.
 func (d *decision) powerOn(host *fleet.Host) {
-	m := d.w.State.Members[host.Name]
 	p, proved := d.w.State.Proofs[host.Name]
-	if m.Barred == "" || !proved || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {
+	if !proved {
+		return
+	}
+	m := d.w.State.Members[host.Name]
+	if m.Barred == "" || p.Kind != "fence" || d.w.Verdicts[host.Name].Condition != fleet.Dead {
 		return
 	}
 	h := d.w.State.Holdings[Compute(host.Name)]

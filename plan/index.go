@@ -13,15 +13,17 @@ type index struct {
 	homes map[string][]string // by service
 	spec  map[string]*fleet.Service
 	// things are all holdings in order, on and from those of each host that holds
-	// or held them.
+	// or held them, holders the hosts that hold any, in order.
 	things   []string
 	on, from map[string][]string
+	holders  []string
 	disarmed bool
 	moves    map[string]fleet.Wish // by thing
 }
 
 // sight is what the World says of one host.
 type sight struct {
+	host   *fleet.Host // as the site's file has it; nil: not at all
 	report fleet.Report
 	// current: the report speaks for the boot that is heard now.
 	current bool
@@ -37,12 +39,13 @@ type sight struct {
 func newIndex(w *fleet.World) index {
 	x := index{
 		hosts: make(map[string]*sight, len(w.Spec.Hosts)), homes: make(map[string][]string, len(w.Spec.Services)), spec: make(map[string]*fleet.Service, len(w.Spec.Services)),
-		things: fleet.Sorted(w.State.Holdings), on: map[string][]string{}, from: map[string][]string{}, moves: map[string]fleet.Wish{},
+		things: fleet.Sorted(w.State.Holdings), on: make(map[string][]string, len(w.Spec.Hosts)), from: map[string][]string{}, moves: map[string]fleet.Wish{},
 	}
 	seen := make([]sight, len(w.Spec.Hosts))
 	for i := range w.Spec.Hosts {
 		name := w.Spec.Hosts[i].Name
 		s := &seen[i]
+		s.host = &w.Spec.Hosts[i]
 		r, ok := w.Reports[name]
 		heard := w.Heard[name].Stint
 		s.report, s.current = r, ok && r.Boot != "" && r.Boot == heard.Boot
@@ -58,15 +61,20 @@ func newIndex(w *fleet.World) index {
 		v := &w.Spec.Services[i]
 		x.homes[v.Name], x.spec[v.Name] = w.Spec.Homes(*v), v
 	}
-	for _, thing := range x.things {
+	for i, thing := range x.things {
 		h := w.State.Holdings[thing]
 		if h.Host != "" { // a restored store does not know who holds it
-			x.on[h.Host] = append(x.on[h.Host], thing)
+			if on, more := x.on[h.Host]; more {
+				x.on[h.Host] = append(on, thing)
+			} else { // of thousands of computes each holds one thing
+				x.on[h.Host], x.holders = x.things[i:i+1:i+1], append(x.holders, h.Host)
+			}
 		}
 		if h.From.Host != "" {
 			x.from[h.From.Host] = append(x.from[h.From.Host], thing)
 		}
 	}
+	slices.Sort(x.holders)
 	for _, id := range fleet.Sorted(w.State.Wishes) {
 		wish := w.State.Wishes[id]
 		switch {
@@ -91,6 +99,9 @@ func (x *index) see(host string) *sight {
 	}
 	return &sight{}
 }
+
+// host is Spec.Host by the index; nil if there is none.
+func (x *index) host(name string) *fleet.Host { return x.see(name).host }
 
 // service returns the service of that name.
 func (x *index) service(name string) (fleet.Service, bool) {

@@ -39,6 +39,9 @@ func (d *decision) cutoffs(host *fleet.Host) {
 		d.wake(fresh) // a new leader may not know yet what it does not hear
 		return
 	}
+	if len(r.Networks) == 0 && len(v.Silent) == 0 && !d.unlinked(host.Name) {
+		return // as thousands are, turn after turn
+	}
 	licensed := d.w.State.Holdings[Compute(host.Name)].Boot == v.Stint.Boot
 	next := fleet.Cutoff{Host: host.Name, Networks: map[string]fleet.Lost{}}
 	all, silent := r.Networks[fleet.EveryNetwork]
@@ -90,6 +93,17 @@ func (d *decision) cutoffs(host *fleet.Host) {
 	default:
 		d.record(fleet.Put("cutoff/"+host.Name, next, strings.Join(text, "; ")))
 	}
+}
+
+// unlinked says whether a host reports any network without a link, or without an answer.
+func (d *decision) unlinked(host string) bool {
+	links := d.see(host).report.Links
+	for i := range d.w.Spec.Networks {
+		if up, known := links[d.w.Spec.Networks[i].Name]; known && !up {
+			return true
+		}
+	}
+	return false
 }
 
 // lost lists the networks whose loss asks for at least so much, for long enough; with

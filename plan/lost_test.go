@@ -197,3 +197,50 @@ func TestProving(t *testing.T) {
 		t.Errorf("it has been silent since, and %q follow", got)
 	}
 }
+
+// TestPassedBy: a compute at rest costs a turn no thought, and the least thing that is wrong with one of them is seen: by its
+// own word or by what is heard of it, and what Nova says of it.
+func TestPassedBy(t *testing.T) {
+	for _, c := range []struct {
+		name, record, order string
+		change              func(w *fleet.World, host string)
+	}{
+		{name: "all is well", change: func(*fleet.World, string) {}},
+		{name: "it has no link", record: "cutoff/n0004", change: func(w *fleet.World, host string) { w.Reports[host].Links["tenant"] = false }},
+		{name: "it is not heard there", record: "cutoff/n0004", change: func(w *fleet.World, host string) { w.Heard[host].Nets["tenant"] = w.Now.Add(-time.Minute) }},
+		{name: "it was cut off", record: "cutoff/n0004", change: func(w *fleet.World, host string) {
+			w.State.Cutoffs = map[string]fleet.Cutoff{host: {Host: host, Networks: map[string]fleet.Lost{"tenant": {Since: w.Wall.Add(-time.Hour), Why: "cut"}}}}
+		}},
+		{name: "it is forced down", order: fleet.CloudLift, change: func(w *fleet.World, host string) {
+			w.Cloud.Computes = map[string]fleet.Compute{host: {ID: host, Forced: true, Up: true}}
+		}},
+		{name: "it is disabled", order: fleet.CloudEnable, change: func(w *fleet.World, host string) {
+			w.Cloud.Computes = map[string]fleet.Compute{host: {ID: host, Disabled: true, Reason: disabledBy + "it was dead", Up: true}}
+		}},
+		{name: "Nova has it as it is", change: func(w *fleet.World, host string) {
+			w.Cloud.Computes = map[string]fleet.Compute{host: {ID: host, Up: true}}
+		}},
+	} {
+		w := computes(6)
+		w.Cloud.At = w.Now
+		const host = "n0004"
+		h := w.State.Holdings[Compute(host)]
+		h.From = fleet.Stint{Host: host, Boot: "a"}
+		w.State.Holdings[Compute(host)] = h
+		c.change(&w, host)
+		_, p := Turn(w)
+		var records, orders []string
+		for _, r := range p.Records {
+			records = append(records, r.Key)
+		}
+		for _, o := range p.Orders {
+			orders = append(orders, o.Step)
+		}
+		if got := strings.Join(records, " "); got != c.record {
+			t.Errorf("%s: records %q, want %q", c.name, got, c.record)
+		}
+		if got := strings.Join(orders, " "); got != c.order {
+			t.Errorf("%s: orders %q, want %q", c.name, got, c.order)
+		}
+	}
+}

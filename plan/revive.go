@@ -90,6 +90,9 @@ func (d *decision) living(host string) (g fleet.Guests, boot string, ok bool) {
 
 // crashes takes up what a host calls crashed, once Nova has said what it thinks of it.
 func (d *decision) crashes(host string, taken map[string]bool) {
+	if len(d.see(host).report.Guests.Crashed) == 0 {
+		return
+	}
 	g, boot, ok := d.living(host)
 	if !ok {
 		return

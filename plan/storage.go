@@ -249,6 +249,9 @@ func (d *decision) writers(host, boot string) []string {
 
 // silentAndWrites says of a compute that no ear hears that it writes to storage, and by whose word.
 func (d *decision) silentAndWrites(host string) string {
+	if d.w.Spec.OpenStack.Storage == "" {
+		return "" // nobody could say so
+	}
 	h := d.w.State.Holdings[Compute(host)]
 	if h.Host != host || d.w.Verdicts[host].Condition != fleet.Lapsed {
 		return ""

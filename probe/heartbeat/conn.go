@@ -206,6 +206,28 @@ func (c *Conn) SetKeys(keys Keys) {
 // Reply sends m to where d came from.
 func (c *Conn) Reply(d Datagram, m Message) error { return c.Send(d.Host, d.Network, d.From, m) }
 
+// ReplyTogether is Reply from within Hear, and only from there. It is sent with all others to what one read of
+// the socket brought, by one system call, when the last of that has been heard; nothing more is waited for. What the
+// kernel does not take is lost, and nobody is told.
+func (c *Conn) ReplyTogether(d Datagram, m Message) error {
+	s := c.sockets[d.Network]
+	if s == nil {
+		return fmt.Errorf("reply %s to %s over %s: this host has no such network", m.kind(), d.Host, d.Network)
+	}
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	c.mu.Lock()
+	b, err := c.seal(s.room(), d.Host, d.Network, m, d.At)
+	c.mu.Unlock()
+	if err == nil {
+		err = s.reply(b, d.From)
+	}
+	if err != nil {
+		return fmt.Errorf("reply %s to %s over %s (%s): %w", m.kind(), d.Host, d.Network, d.From, err)
+	}
+	return nil
+}
+
 // Send seals m for the host named to, and sends it to addr over a network. It
 // never blocks: what the kernel cannot take at once is lost, and an error. A nil
 // error means sent, not arrived. The first Beat or Ask to an ear that has not
@@ -225,10 +247,14 @@ func (c *Conn) send(to, network string, addr netip.AddrPort, m Message) error {
 	if b, ok := m.(Beat); ok && (b.Stint.Host != c.cfg.Host || b.Stint.Boot != c.cfg.Boot) {
 		return fmt.Errorf("the beat is of %s, boot %s, not of this host and boot", b.Stint.Host, b.Stint.Boot)
 	}
+	var at fleet.Moment // each look at the clock is a system call
+	if m.kind() == kindAck {
+		at = c.cfg.Now()
+	}
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	c.mu.Lock()
-	out, err := c.seal(s.out[:0], to, network, m)
+	out, err := c.seal(s.out[:0], to, network, m, at)
 	c.mu.Unlock()
 	if err != nil {
 		return err
@@ -236,8 +262,8 @@ func (c *Conn) send(to, network string, addr netip.AddrPort, m Message) error {
 	return s.write(out, addr)
 }
 
-// seal adds what the courier itself needs: the token and the key to use.
-func (c *Conn) seal(dst []byte, to, network string, m Message) ([]byte, error) {
+// seal adds what the courier itself needs: the key to use, and the token, of an Ack that of the moment at.
+func (c *Conn) seal(dst []byte, to, network string, m Message, at fleet.Moment) ([]byte, error) {
 	p := c.peers[to]
 	if p == nil {
 		return nil, errors.New("the host is not among the peers")
@@ -247,7 +273,7 @@ func (c *Conn) seal(dst []byte, to, network string, m Message) ([]byte, error) {
 	case Ack:
 		token = 0
 		if p.current != nil {
-			token = p.newest(p.current.id, c.cfg.Now())
+			token = p.newest(p.current.id, at)
 		}
 		keyID = c.answerKey(p, m)
 	case Answer:

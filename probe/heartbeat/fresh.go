@@ -31,9 +31,13 @@ type peer struct {
 	name string
 
 	// What it must show before its Beats and Asks are believed.
-	secret   cipher.Block // makes tokens; this process's own, never sent
-	block    [16]byte     // scratch
-	accepted uint32       // how many sessions have been accepted
+	secret cipher.Block // makes tokens; this process's own, never sent
+	block  [16]byte     // scratch
+	minted [2]struct {  // the newest tokens: each datagram shows one, and each answer brings one
+		number, step uint32
+		token        uint64
+	}
+	accepted uint32 // how many sessions have been accepted
 	current  *session
 	rival    *session // not nil: two senders live under this name
 	left     []uint64 // sessions that were followed by another, newest last
@@ -52,11 +56,28 @@ type peer struct {
 
 // session is one run of a peer's process.
 type session struct {
-	id      uint64
-	number  uint32 // accepted, before this one was
-	from    netip.AddrPort
-	last    fleet.Moment
-	windows map[string]*[2]window // by network, for each lane
+	id     uint64
+	number uint32 // accepted, before this one was
+	from   netip.AddrPort
+	last   fleet.Moment
+	on     []sights
+}
+
+// sights are what was seen on one network, for each lane.
+type sights struct {
+	network string
+	lanes   *[2]window
+}
+
+// lanes are those of a network. There are few, and a walk through them is cheaper than a look-up.
+func (s *session) lanes(network string) *[2]window {
+	for i := range s.on {
+		if s.on[i].network == network {
+			return s.on[i].lanes
+		}
+	}
+	s.on = append(s.on, sights{network, new([2]window)})
+	return s.on[len(s.on)-1].lanes
 }
 
 func newPeer(name string) *peer {
@@ -75,12 +96,17 @@ func step(at fleet.Moment) uint32 { return uint32(at / fleet.Moment(tokenStep)) 
 // the clock: a block cipher over unique input, so nobody can make one without
 // the secret, and nothing needs to be stored for those who only knock.
 func (p *peer) mint(number, step uint32) uint64 {
+	m := &p.minted[step%2]
+	if m.number == number && m.step == step && m.token != 0 {
+		return m.token
+	}
 	b := &p.block
 	*b = [16]byte{}
 	binary.BigEndian.PutUint32(b[:], number)
 	binary.BigEndian.PutUint32(b[4:], step)
 	p.secret.Encrypt(b[:], b[:])
-	return binary.BigEndian.Uint64(b[:])
+	m.number, m.step, m.token = number, step, binary.BigEndian.Uint64(b[:])
+	return m.token
 }
 
 // newest is the token that a session of p should show at a moment: that of the
@@ -138,15 +164,10 @@ func (p *peer) admit(a arrival) (freshness, string) {
 	}
 	var conflict string
 	if s == nil {
-		s = &session{id: a.session, number: number, windows: map[string]*[2]window{}}
+		s = &session{id: a.session, number: number}
 		conflict = p.accept(s)
 	}
-	w := s.windows[a.network]
-	if w == nil {
-		w = new([2]window)
-		s.windows[a.network] = w
-	}
-	switch w[a.lane].see(a.counter, a.tag) {
+	switch s.lanes(a.network)[a.lane].see(a.counter, a.tag) {
 	case seenOther:
 		return replayed, "one counter was used for two datagrams: this machine's memory has been cloned"
 	case seenSame:

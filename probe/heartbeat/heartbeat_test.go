@@ -85,7 +85,7 @@ func source(host string) netip.AddrPort {
 // seal returns the datagram that e would send.
 func (e *end) sealed(to, network string, m Message) []byte {
 	e.w.t.Helper()
-	b, err := e.seal(nil, to, network, m)
+	b, err := e.seal(nil, to, network, m, e.w.now)
 	if err != nil {
 		e.w.t.Fatalf("seal %s for %s: %v", m.kind(), to, err)
 	}
@@ -254,7 +254,7 @@ func TestVotersAskAndAnswer(t *testing.T) {
 func TestAHostCannotSpeakForOthers(t *testing.T) {
 	w := newWire(t)
 	n1, c1 := w.start("n1", "b1", hostKeys("n1")), w.start("c1", "b1", voterKeys())
-	if _, err := n1.seal(nil, "c1", net1, Ask{}); err == nil {
+	if _, err := n1.seal(nil, "c1", net1, Ask{}, w.now); err == nil {
 		t.Error("a compute node could seal an ask")
 	}
 	// n1 does what it can: it seals under its own key and says it is c2.

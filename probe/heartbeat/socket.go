@@ -26,13 +26,17 @@ type socket struct {
 	raw     syscall.RawConn
 	local   netip.AddrPort
 
-	sending sync.Mutex // guards all that begins with out
+	sending sync.Mutex // guards all that begins with out, and replies
 	out     []byte
 	outLen  int
 	outTo   unix.RawSockaddrInet6 // large enough for either family
 	outSize uintptr
 	outErr  error
 	outFunc func(fd uintptr) bool
+
+	replies   *batch // to what the present read brought; made for the first one, as most hosts never reply
+	waiting   int    // how many of them
+	replyFunc func(fd uintptr) bool
 
 	mu     sync.Mutex
 	asking []chan struct{} // callers of drain whom no read has served yet
@@ -76,7 +80,7 @@ func openSocket(network string, local netip.AddrPort) (*socket, error) {
 		return nil, err
 	}
 	s := &socket{network: network, udp: pc.(*net.UDPConn), out: make([]byte, 0, maxSize), wanted: make(chan struct{}, 1)}
-	s.outFunc = s.sendto
+	s.outFunc, s.replyFunc = s.sendto, s.sendmmsg
 	s.local = s.udp.LocalAddr().(*net.UDPAddr).AddrPort()
 	s.local = netip.AddrPortFrom(s.local.Addr().Unmap(), s.local.Port())
 	if s.raw, err = s.udp.SyscallConn(); err != nil {
@@ -108,26 +112,80 @@ func prepare(fd int, six bool) error {
 
 // write sends b at once or not at all. The caller holds sending.
 func (s *socket) write(b []byte, to netip.AddrPort) error {
-	addr := to.Addr().Unmap()
-	if !to.IsValid() || addr.Is4() != s.local.Addr().Is4() || addr.Zone() != "" {
-		return errors.New("not an address of this network's family")
+	size, err := s.address(&s.outTo, to)
+	if err != nil {
+		return err
 	}
-	s.outTo = unix.RawSockaddrInet6{}
-	if addr.Is4() {
-		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.outTo))
-		sa.Family, sa.Addr = unix.AF_INET, addr.As4()
-		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:], to.Port())
-		s.outSize = unix.SizeofSockaddrInet4
-	} else {
-		s.outTo.Family, s.outTo.Addr = unix.AF_INET6, addr.As16()
-		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&s.outTo.Port))[:], to.Port())
-		s.outSize = unix.SizeofSockaddrInet6
-	}
-	s.out, s.outLen = b[:0], len(b)
+	s.out, s.outLen, s.outSize = b[:0], len(b), uintptr(size)
 	if err := s.raw.Write(s.outFunc); err != nil {
 		return err
 	}
 	return s.outErr
+}
+
+// address writes down an address as the kernel wants it.
+func (s *socket) address(sa *unix.RawSockaddrInet6, to netip.AddrPort) (size uint32, err error) {
+	addr := to.Addr().Unmap()
+	if !to.IsValid() || addr.Is4() != s.local.Addr().Is4() || addr.Zone() != "" {
+		return 0, errors.New("not an address of this network's family")
+	}
+	*sa = unix.RawSockaddrInet6{}
+	if addr.Is4() {
+		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		four.Family, four.Addr = unix.AF_INET, addr.As4()
+		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&four.Port))[:], to.Port())
+		return unix.SizeofSockaddrInet4, nil
+	}
+	sa.Family, sa.Addr = unix.AF_INET6, addr.As16()
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:], to.Port())
+	return unix.SizeofSockaddrInet6, nil
+}
+
+// room is where the next reply is to be sealed. The caller holds sending.
+func (s *socket) room() []byte {
+	switch {
+	case s.replies == nil:
+		s.replies = newBatch()
+	case s.waiting == batchSize:
+		s.flush()
+	}
+	return s.replies.buffers[s.waiting][:0]
+}
+
+// reply puts b, which is in room, behind the replies that wait. The caller holds sending.
+func (s *socket) reply(b []byte, to netip.AddrPort) error {
+	size, err := s.address(&s.replies.from[s.waiting], to)
+	if err != nil {
+		return err
+	}
+	s.replies.vectors[s.waiting].SetLen(len(b))
+	s.replies.messages[s.waiting].head.Namelen = size
+	s.waiting++
+	return nil
+}
+
+// flush sends the replies that wait. The caller holds sending.
+func (s *socket) flush() {
+	if s.waiting > 0 {
+		_ = s.raw.Write(s.replyFunc) // of a closed socket nothing is sent
+		s.waiting = 0
+	}
+}
+
+// sendmmsg calls the kernel as sendto does. It ends at the first datagram that it cannot send, which is lost;
+// the others are not.
+func (s *socket) sendmmsg(fd uintptr) bool {
+	for i := 0; i < s.waiting; {
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&s.replies.messages[i])), uintptr(s.waiting-i), unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			i += int(n)
+		case unix.EINTR:
+		default:
+			i++
+		}
+	}
+	return true
 }
 
 // sendto calls the kernel without a word to Go's scheduler, as receive does: neither
@@ -154,11 +212,11 @@ type message struct {
 	size uint32
 }
 
-// batch is the memory of one reader.
+// batch is the memory of one reader, or of the replies to what it reads.
 type batch struct {
 	messages [batchSize]message
 	vectors  [batchSize]unix.Iovec
-	from     [batchSize]unix.RawSockaddrInet6
+	from     [batchSize]unix.RawSockaddrInet6 // of replies: where they go
 	buffers  [batchSize][maxSize]byte
 }
 
@@ -246,6 +304,9 @@ func (s *socket) read(handle func([]byte, netip.AddrPort, fleet.Moment), now fun
 					datagram, from := b.get(i)
 					handle(datagram, from, at)
 				}
+				s.sending.Lock()
+				s.flush()
+				s.sending.Unlock()
 			}
 			if n == batchSize {
 				continue

@@ -88,6 +88,94 @@ func TestBeatsAndAcksOverBothFamilies(t *testing.T) {
 	}
 }
 
+// TestRepliesTogether: each beat of many that wait in a socket is acknowledged to the host that sent it, though there be more
+// replies than one call sends, and though some cannot be sent.
+func TestRepliesTogether(t *testing.T) {
+	const hosts, beats = 3, 2*batchSize/3 + 1
+	var hang sync.Mutex
+	ear := open(t, "c1", voterKeys(), func(c *Conn, d Datagram) {
+		hang.Lock()
+		defer hang.Unlock()
+		beat := d.Message.(Beat)
+		lost := d
+		lost.From = netip.AddrPortFrom(d.From.Addr(), 0) // the kernel sends nothing there
+		wrong := d
+		wrong.From = netip.MustParseAddrPort("[::1]:1")
+		if c.Addr(d.Network).Addr().Is6() {
+			wrong.From = netip.MustParseAddrPort("127.0.0.1:1")
+		}
+		if err := c.ReplyTogether(wrong, Ack{Stint: beat.Stint}); err == nil {
+			t.Error("a reply to an address of another family is none")
+		}
+		for _, to := range []Datagram{lost, d} {
+			if err := c.ReplyTogether(to, Ack{Stint: beat.Stint, Sent: beat.Sent}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	unknown := Datagram{Host: "c1", Network: "tenant"}
+	if err := ear.ReplyTogether(unknown, Ack{}); err == nil {
+		t.Error("replied over a network that the host has not")
+	}
+	type ack struct {
+		host, network string
+		sent          fleet.Moment
+	}
+	acks := make(chan ack, 1000)
+	var conns []*Conn
+	for _, name := range []string{"n1", "c2", "c3"} {
+		conns = append(conns, open(t, name, voterKeys(), func(_ *Conn, d Datagram) {
+			m := d.Message.(Ack)
+			if m.Stint.Host != name {
+				t.Errorf("%s got an acknowledgement of %s", name, m.Stint.Host)
+			}
+			acks <- ack{name, d.Network, m.Sent}
+		}))
+	}
+	for _, network := range []string{net1, net2} {
+		for _, c := range append([]*Conn{nil}, conns...) { // fetch the tokens
+			for _, host := range conns {
+				if c == nil {
+					if err := host.Send("c1", network, ear.Addr(network), beatNow(host)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, d := range []*Conn{ear, c} {
+				if d == nil {
+					continue
+				}
+				if _, err := d.Drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		want := map[ack]bool{}
+		hang.Lock()
+		for range beats {
+			for _, host := range conns {
+				b := beatNow(host)
+				want[ack{host.cfg.Host, network, b.Sent}] = true
+				if err := host.Send("c1", network, ear.Addr(network), b); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		hang.Unlock()
+		if len(want) != hosts*beats {
+			t.Fatalf("%d beats were to be sent, %d were", hosts*beats, len(want))
+		}
+		for deadline := time.After(patience); len(want) > 0; {
+			select {
+			case a := <-acks:
+				delete(want, a)
+			case <-deadline:
+				t.Fatalf("%s: %d of %d acknowledgements did not come: %+v", network, len(want), hosts*beats, ear.Stats())
+			}
+		}
+	}
+}
+
 // While the ear's process hangs, beats wait in its socket. Drain must have
 // delivered every one of them when it returns.
 func TestDrainDeliversWhatWaited(t *testing.T) {
@@ -263,7 +351,7 @@ func BenchmarkSealOpen(b *testing.B) {
 	for b.Loop() {
 		now++
 		beat.Sent = now
-		out, err := host.seal(buf, "c1", net1, beat)
+		out, err := host.seal(buf, "c1", net1, beat, now)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -282,7 +370,7 @@ func BenchmarkLoopback(b *testing.B) {
 	free := make(chan struct{}, window)
 	ear := open(b, "c1", voterKeys(), func(c *Conn, d Datagram) {
 		beat := d.Message.(Beat)
-		if err := c.Reply(d, Ack{Stint: beat.Stint, Sent: beat.Sent}); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := c.ReplyTogether(d, Ack{Stint: beat.Stint, Sent: beat.Sent}); err != nil {
 			b.Error(err)
 		}
 	})
