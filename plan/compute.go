@@ -65,8 +65,10 @@ func (d *decision) computes() {
 		default:
 			cut := d.cutOff(h)
 			// Each of them sees to its own, whatever the others say.
-			rests, ails, brings := m.rests(h), d.ailing(host, h), d.brings(h)
-			cut = rests || ails || brings || cut
+			rests, ails := m.rests(h), d.ailing(host, h)
+			if cut = rests || ails || cut; !cut { // else Nova need not be asked, perhaps for days, of all that it runs
+				cut = d.brings(h)
+			}
 			if d.reserved(host.Name) {
 				m.keep(h, cut)
 			} else {

@@ -434,12 +434,14 @@ func TestBrings(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		word *fleet.Server
+		ails bool   // it does, so that it gets no new servers anyway
 		want string // of the plan: "" enables
 	}{
-		{"it is Nova's here", &fleet.Server{ID: "vm", Host: "n2", State: fleet.ServerActive}, ""},
-		{"Nova has it elsewhere", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, "virsh destroy vm on n2"},
-		{"Nova knows it no more", &fleet.Server{ID: "vm", State: fleet.ServerDeleted}, "virsh destroy vm on n2"},
-		{"Nova has not said", nil, "nothing"},
+		{"it is Nova's here", &fleet.Server{ID: "vm", Host: "n2", State: fleet.ServerActive}, false, ""},
+		{"Nova has it elsewhere", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, false, "virsh destroy vm on n2"},
+		{"Nova knows it no more", &fleet.Server{ID: "vm", State: fleet.ServerDeleted}, false, "virsh destroy vm on n2"},
+		{"Nova has not said", nil, false, "nothing"},
+		{"Nova has it elsewhere, and the compute ails: the former is asked later", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, true, "df and mount on n2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := computed()
@@ -448,6 +450,10 @@ func TestBrings(t *testing.T) {
 			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Disabled: true, Reason: disabledBy + "off", Zone: "nova"}
 			r := w.Reports["n2"]
 			r.Guests = fleet.Guests{Asked: true, Running: 1, Brought: []string{"vm"}}
+			if c.ails {
+				r.Guests.Disks = "/x is read-only"
+				w.State.Ailments = map[string]fleet.Ailment{"n2": {Host: "n2", Of: map[string]fleet.Lost{ailsDisks: {Since: w.Wall.Add(-time.Hour), Why: r.Guests.Disks}}}}
+			}
 			w.Reports["n2"] = r
 			if c.word != nil {
 				w.Cloud.Servers["vm"] = *c.word
@@ -460,7 +466,7 @@ func TestBrings(t *testing.T) {
 					help = x.Help
 				}
 			}
-			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || !slices.Contains(p.Servers, "vm") {
+			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || slices.Contains(p.Servers, "vm") == c.ails {
 				t.Errorf("enabled %v, help %q, asks for %v", enabled, help, p.Servers)
 			}
 		})
