@@ -198,12 +198,12 @@ func (s *openStackSite) speaking(t *testing.T, host, name string, metadata map[s
 	if _, err := s.cloud.Active(s.ctx, id); err != nil {
 		t.Fatal(err)
 	}
-	s.answers(t, host, id)
+	s.answers(t, host, id, 90)
 	return s.server(t, id)
 }
 
-// answers waits until a guest's agent answers, and has for a while: by the guest's own seconds, of which its agent lacks some.
-func (s *openStackSite) answers(t *testing.T, host, id string) {
+// answers waits until a guest's agent answers, and has for so long by the guest's own seconds, of which its agent lacks some.
+func (s *openStackSite) answers(t *testing.T, host, id string, seconds int) {
 	t.Helper()
 	begun, first := time.Now(), -1
 	err := waitFor(s.ctx, siteBound, "the agent of "+id+" on "+host+" to answer for a while", func() (bool, error) {
@@ -215,7 +215,7 @@ func (s *openStackSite) answers(t *testing.T, host, id string) {
 			first = ticks[len(ticks)-1].N
 			t.Logf("its agent answers %v later", time.Since(begun).Round(100*time.Millisecond))
 		}
-		return ticks[len(ticks)-1].N-first > 90, nil
+		return ticks[len(ticks)-1].N-first >= seconds, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func (s *openStackSite) inGuest(t *testing.T, host, id, script string) {
 // rebooted is what history tells of reboots since then.
 func (s *openStackSite) rebooted(since time.Time) (texts []string) {
 	for _, e := range s.lab.events(s.ctx) {
-		if e.At.After(since) && strings.Contains(e.Text, " is rebooted on ") {
+		if e.At.After(since) && (strings.Contains(e.Text, " is rebooted on ") || strings.Contains(e.Text, " is started again on ")) {
 			texts = append(texts, e.Text)
 		}
 	}
@@ -315,7 +315,7 @@ func (s *openStackSite) agentHangs(t *testing.T) {
 	}
 	t.Logf("its owner asks for it %v later", time.Since(since).Round(100*time.Millisecond))
 	s.revived(t, "r1", v, before, asked)
-	s.answers(t, "r1", v.ID)
+	s.answers(t, "r1", v.ID, 0)
 	if err := s.cloud.Delete(s.ctx, v.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func (s *openStackSite) guestPanics(t *testing.T) {
 		t.Errorf("libvirt says of it: %s", out)
 	}
 	s.revived(t, "r2", v, before, since)
-	s.answers(t, "r2", v.ID)
+	s.answers(t, "r2", v.ID, 0)
 	if err := s.cloud.Delete(s.ctx, v.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +361,7 @@ func (s *openStackSite) agentsHang(t *testing.T) {
 	}
 	since := time.Now()
 	for _, v := range both {
-		s.inGuest(t, "r1", v.ID, "a=$(pidof qemu-ga); kill -STOP $a; sleep 180; kill -CONT $a")
+		s.inGuest(t, "r1", v.ID, "a=$(pidof qemu-ga); kill -STOP $a; sleep 150; kill -CONT $a")
 	}
 	s.tells(t, "r1", "fell silent at once", since)
 	s.awaitFrom(t, "c1", "all to be well", s.calm)
