@@ -295,7 +295,7 @@ func (s *openStackSite) diesUnseen(t *testing.T) {
 
 // agentHangs stops the agent of a guest that otherwise runs well; first of one whose owner asks for nothing.
 func (s *openStackSite) agentHangs(t *testing.T) {
-	v := s.speaking(t, "r1", "speaking", nil)
+	v := s.speaking(t, "r1", "speaking", map[string]string{})
 	before, err := s.cloud.Ticking(s.ctx, v.ID)
 	if err != nil {
 		t.Fatal(err)
