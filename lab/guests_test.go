@@ -262,8 +262,9 @@ func (s *openStackSite) revived(t *testing.T, host string, v Server, before Tick
 	if now := s.server(t, v.ID); now.Host != host {
 		t.Errorf("%s is on %s", v.Name, now.Host)
 	}
-	if all := s.rebooted(since); len(all) != 1 || !strings.HasPrefix(all[0], v.Name+" ") {
-		t.Errorf("%d reboots: %q", len(all), all)
+	// A Nova that does not answer in time is asked again.
+	if all := s.rebooted(since); len(all) == 0 || slices.ContainsFunc(all, func(text string) bool { return !strings.HasPrefix(text, v.Name+" ") }) {
+		t.Errorf("reboots: %q", all)
 	}
 	s.unfenced(t, since)
 	s.exactly(t)
