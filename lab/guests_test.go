@@ -483,9 +483,6 @@ func (s *openStackSite) waitsAndReturns(t *testing.T) {
 	s.stages(t, deed.At, "r2")
 	s.waited(t, db, after, deed.At)
 	s.exactly(t)
-	if err := s.cloud.Delete(s.ctx, db.ID, after); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // waited looks in history whether Nova was asked for a server only after another one's agent had answered elsewhere.
@@ -504,7 +501,7 @@ func (s *openStackSite) waited(t *testing.T, db Server, after string, since time
 		}
 	}
 	t.Logf("db is active on r1 after %v, its agent answers there after %v, the server after it is asked for after %v", arrived, ready, asked)
-	if arrived == 0 || ready < arrived || asked < ready {
+	if arrived == 0 || ready < arrived || ready-asked > 10*time.Millisecond { // one turn records both
 		t.Error("not in that order")
 	}
 }

@@ -66,9 +66,9 @@ func (d *decision) computes() {
 			cut := d.cutOff(h)
 			// Each of them sees to its own, whatever the others say.
 			rests, ails := m.rests(h), d.ailing(host, h)
-			if cut = rests || ails || cut; !cut { // else Nova need not be asked, perhaps for days, of all that it runs
-				cut = d.brings(h)
-			}
+			cut = rests || ails || cut
+			brings := d.brings(h, cut)
+			cut = cut || brings
 			if d.reserved(host.Name) {
 				m.keep(h, cut)
 			} else {
