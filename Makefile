@@ -232,7 +232,7 @@ lab-cut-computes: build $(KERNEL)/guest/qemu-ga
 lab-incidents: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestIncidents$$' -openstack
 
-# And guests crash, libvirt and nova-compute hang: a quarter of an hour.
+# And guests crash and hang, and libvirt, nova-compute and the disks with them; a compute returns with stale guests: 45 minutes.
 lab-guests: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 

@@ -21,7 +21,7 @@ import (
 // a compute dies: who comes after a group waits for its guest agent, and the compute, which starts machines of its own
 // when it is back, gets no new servers while it runs them.
 func TestGuests(t *testing.T) {
-	if !playsOpenStack(t, "a quarter of an hour", "lab-guests") {
+	if !playsOpenStack(t, "three quarters of an hour", "lab-guests") {
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Minute)
