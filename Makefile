@@ -123,15 +123,16 @@ CARD = virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
 lab-kdump: $(KERNEL)/virtio_net.ko
 	CGO_ENABLED=0 go test ./probe/kdump -count=1 -timeout 20m -v -run TestRealCrash -crash $(KERNEL)
 
-# Both come with the kernel that they belong to.
-$(KERNEL)/softdog.ko $(KERNEL)/virtio_net.ko &:
-	rm -rf $(KERNEL) && mkdir -p $(KERNEL)/package
-	cd $(KERNEL) && apt-get download $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
-	dpkg-deb -x $(KERNEL)/linux-image-*.deb $(KERNEL)/package
+# All come with the kernel that they belong to; what the lab's tiny guests have of an agent, and what it speaks through, lies apart.
+$(KERNEL)/softdog.ko $(KERNEL)/virtio_net.ko $(KERNEL)/guest/qemu-ga &:
+	rm -rf $(KERNEL)/package && mkdir -p $(KERNEL)/package $(KERNEL)/guest
+	cd $(KERNEL)/package && apt-get download $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p') qemu-guest-agent
+	cd $(KERNEL)/package && for p in *.deb; do dpkg-deb -x $$p . || exit; done
 	mv $(KERNEL)/package/boot/vmlinuz-* $(KERNEL)/vmlinuz
-	cd $(KERNEL)/package/lib/modules/*/kernel/drivers/watchdog && mv watchdog.ko softdog.ko $(KERNEL)
+	cd $(KERNEL)/package/lib/modules/*/kernel/drivers && cp virtio/virtio*.ko char/virtio_console.ko $(KERNEL)/guest && mv watchdog/watchdog.ko watchdog/softdog.ko $(KERNEL)
 	for m in $(CARD); do find $(KERNEL)/package -name $$m.ko -exec mv {} $(KERNEL) ';' || exit; done
-	rm -rf $(KERNEL)/package $(KERNEL)/*.deb
+	mv $(KERNEL)/package/usr/sbin/qemu-ga $(KERNEL)/guest
+	rm -rf $(KERNEL)/package
 
 # Debian's resource agents under Mainstay on three light hosts, one of them promoted on one.
 lab-ocf: build
@@ -190,20 +191,20 @@ $(GARBD)/usr/bin/garbd:
 # guests without KVM, a fake one more in reserve, all under Mainstay: 9 GB of memory, 3 GB of disk, a quarter of an hour.
 # KEEP=1 leaves the lab running, STEP=regexp plays some of the steps; so do the targets below.
 OPENSTACK = -openstack $(if $(KEEP),-openstack-lab openstack)
-lab-openstack: build $(KERNEL)/softdog.ko
+lab-openstack: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestOpenStack$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # The same, and computes lose their power: Mainstay evacuates their servers.
-lab-evacuate: build $(KERNEL)/softdog.ko
+lab-evacuate: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestEvacuation$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And the leader falls away in each stage of a compute's recovery: half an hour.
-lab-stages: build $(KERNEL)/softdog.ko
+lab-stages: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestStages$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # Masakari's API: OpenStack's own clients on it, and then Debian's Masakari on the same fault.
 MASAKARI ?= $(HOME)/.cache/mainstay-masakari
-lab-masakari: build $(KERNEL)/softdog.ko $(MASAKARI)/root
+lab-masakari: build $(KERNEL)/guest/qemu-ga $(MASAKARI)/root
 	go test ./lab -count=1 -timeout 0 -v -run 'TestMasakari$$' -openstack -masakari $(MASAKARI)/root
 
 # The clients and masakari-monitors alone, on this machine and with a played Keystone; minutes.
@@ -219,25 +220,25 @@ $(MASAKARI)/root:
 	mv $(MASAKARI)/unpacked $@
 
 # And computes are drained for maintenance: their guests go on, elsewhere.
-lab-migrate: build $(KERNEL)/softdog.ko
+lab-migrate: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And computes lose one network each, both ways and one way: half an hour.
-lab-cut-computes: build $(KERNEL)/softdog.ko
+lab-cut-computes: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # And a compute is paused and comes back, one is switched off on purpose, and what was stopped or
 # is to be left stays so: half an hour.
-lab-incidents: build $(KERNEL)/softdog.ko
+lab-incidents: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestIncidents$$' -openstack
 
-# And guests crash, libvirt and nova-compute hang: a quarter of an hour.
-lab-guests: build $(KERNEL)/softdog.ko
+# And guests crash and hang, and libvirt, nova-compute and the disks with them; a compute returns with stale guests: 45 minutes.
+lab-guests: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # What Mainstay rests on, asked of a real Nova: the contract of ./openstack on Debian 12's Zed, or with
 # SUITE=trixie on Debian 13's 2025.1 (one controller, two fake computes: 3 GB).
-lab-contract: build $(KERNEL)/softdog.ko
+lab-contract: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestContract$$$(if $(STEP),/$(STEP))' -openstack -openstack-suite $(SUITE) $(if $(KEEP),-openstack-lab contract-$(SUITE))
 
 clean:

@@ -32,7 +32,7 @@ const (
 	guestsSoon  = time.Second
 	disksWithin = 10 * time.Second
 	mutesTold   = 2
-	// settled is how long nova-compute must have worked until what a boot brought along is told no more.
+	// settled is how long nova-compute must have worked until who begins to run is nothing that the boot brought along.
 	settled = time.Minute
 )
 
@@ -137,7 +137,10 @@ func (w *guestWatch) see(states map[string]guests.Machine, err error, worked boo
 			next.Crashed = crashed
 		}
 		slices.Sort(brought)
-		if !w.settled && len(brought) > 0 {
+		if w.settled { // what nova-compute did not end by now nobody will, until a person does
+			brought = slices.DeleteFunc(brought, func(id string) bool { return !slices.Contains(w.said.Brought, id) })
+		}
+		if len(brought) > 0 {
 			next.Brought = brought
 		}
 	}

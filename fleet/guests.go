@@ -20,8 +20,8 @@ type Guests struct {
 	// died, or their kernel panicked. Each was found so twice; the time is this host's when it
 	// first was, and names the crash.
 	Crashed map[string]time.Time `json:"crashed,omitempty"`
-	// Brought are the servers that run here, told from the agent's start until this host's
-	// nova-compute has worked for a minute: what a boot brings along.
+	// Brought are the servers that run here and began to before this host's nova-compute had worked for a minute
+	// since the agent's start: what a boot brings along. One that nova-compute did not end then stays among them.
 	Brought []string `json:"brought,omitempty"`
 	// Machines are all that the hypervisor has, by server, in whatever state; Listed says
 	// that they are told, for who is not among them is not here.

@@ -183,10 +183,20 @@ func (o *OpenStack) Servers(ctx context.Context) ([]Server, error) {
 // "real:r1". With a port it gets one on the lab's network. It returns as soon as Nova has
 // accepted; Active waits.
 func (o *OpenStack) Create(ctx context.Context, name, zone string, port bool) (id string, err error) {
-	server := map[string]any{"name": name, "imageRef": o.guest["guest"], "flavorRef": o.guest["tiny"], "availability_zone": zone, "networks": "none"}
+	var networks any = "none"
 	if port {
-		server["networks"] = []any{map[string]string{"uuid": o.guest["lab"]}}
+		networks = []any{map[string]string{"uuid": o.guest["lab"]}}
 	}
+	return o.boot(ctx, map[string]any{"name": name, "imageRef": o.guest["guest"], "availability_zone": zone, "networks": networks})
+}
+
+// CreateSpeaking asks Nova for a server whose guest has an agent, with what its owner says of it in its metadata.
+func (o *OpenStack) CreateSpeaking(ctx context.Context, name, zone string, metadata map[string]string) (id string, err error) {
+	return o.boot(ctx, map[string]any{"name": name, "imageRef": o.guest["agent"], "availability_zone": zone, "networks": "none", "metadata": metadata})
+}
+
+func (o *OpenStack) boot(ctx context.Context, server map[string]any) (id string, err error) {
+	server["flavorRef"] = o.guest["tiny"]
 	var answer struct {
 		Server Server `json:"server"`
 	}
@@ -301,10 +311,10 @@ func (o *OpenStack) furnishImages(ctx context.Context, progress func(string)) er
 	if err := o.Ask(ctx, "image", "GET", "/images?status=active", nil, &have); err != nil {
 		return err
 	}
-	if o.guest["guest"] = idOf(have.Images, "guest"); o.guest["guest"] != "" {
-		return nil
-	}
 	put := func(name, format, container, file string, more map[string]any) error {
+		if o.guest[name] = idOf(have.Images, name); o.guest[name] != "" {
+			return nil
+		}
 		image := map[string]any{"name": name, "disk_format": format, "container_format": container, "visibility": "public"}
 		for k, v := range more {
 			image[k] = v
@@ -331,9 +341,15 @@ func (o *OpenStack) furnishImages(ctx context.Context, progress func(string)) er
 	if err := put("initrd", "ari", "ari", filepath.Join(o.seed, guestPart, "initrd.gz"), nil); err != nil {
 		return err
 	}
-	return put("guest", "raw", "bare", "", map[string]any{
-		"kernel_id": o.guest["kernel"], "ramdisk_id": o.guest["initrd"], "os_command_line": "console=ttyS0 root=/dev/ram0 quiet",
-	})
+	guest := map[string]any{"kernel_id": o.guest["kernel"], "ramdisk_id": o.guest["initrd"], "os_command_line": "console=ttyS0 root=/dev/ram0 quiet"}
+	if err := put("guest", "raw", "bare", "", guest); err != nil || len(o.release.with(RoleReal)) == 0 {
+		return err
+	}
+	if err := put("speaking", "ari", "ari", filepath.Join(o.seed, guestPart, "agent.gz"), nil); err != nil {
+		return err
+	}
+	guest["ramdisk_id"], guest["hw_qemu_guest_agent"] = o.guest["speaking"], "yes"
+	return put("agent", "raw", "bare", "", guest)
 }
 
 func (o *OpenStack) furnishNetwork(ctx context.Context, progress func(string)) error {

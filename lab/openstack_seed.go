@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -13,7 +15,7 @@ const (
 	ControllerPart = "controller"
 	ComputePart    = "compute"
 	StoragePart    = "storage" // of the host that has what all share
-	// guestPart is no layer: it holds the tiny guest's initial root.
+	// guestPart is no layer: it holds the tiny guest's initial roots, without and with an agent.
 	guestPart = "guest"
 )
 
@@ -25,6 +27,25 @@ const ServicePasswordFile = "/etc/mainstay-lab/service.password"
 // storageKey is the key with which hosts mount what they share.
 const storageKey = "/etc/mainstay-lab/storage.key"
 
+// guestModules are those of GuestKernel through which an agent speaks, in the order in which they are loaded.
+var guestModules = []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_console"}
+
+// guestAgent reads what a tiny guest with an agent has beside busybox, by path. Its libraries are those of the base, whose QEMU has the same.
+func guestAgent() (map[string]string, error) {
+	out := map[string]string{}
+	for _, name := range append([]string{"qemu-ga"}, guestModules...) {
+		if name != "qemu-ga" {
+			name += ".ko"
+		}
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(GuestKernel), "guest", name))
+		if err != nil {
+			return nil, fmt.Errorf("the agent of the tiny guest: %w: make lab-openstack fetches it", err)
+		}
+		out["usr/local/lib/guest/"+name] = string(data)
+	}
+	return out, nil
+}
+
 // seed returns the layers over its base of a cloud that has just been
 // installed: the seven databases with their tables, Keystone's users and endpoints, the cell,
 // keys, passwords, and the parts of the services' configuration that hold them. A compute's
@@ -33,9 +54,14 @@ func (r openStackRelease) seed(ctx context.Context, base string, progress func(s
 	if !isDir(base) {
 		return "", fmt.Errorf("seed of an OpenStack: there is no base tree at %s", base)
 	}
+	agent, err := guestAgent()
+	if err != nil {
+		return "", err
+	}
 	s := seed{
-		base:   base,
-		script: strings.Replace(openStackScript, "CONTROLLERS", strings.ReplaceAll(strings.Join(r.with(RoleController), " "), "c", ""), 1),
+		base: base,
+		script: strings.NewReplacer("CONTROLLERS", strings.ReplaceAll(strings.Join(r.with(RoleController), " "), "c", ""),
+			"MODULES", strings.Join(guestModules, " ")).Replace(openStackScript),
 		env: []string{
 			"SERVICE_PASSWORD=" + rand.Text(), "BROKER=" + brokerUser,
 			"CONTROLLER=" + ControllerPart, "COMPUTE=" + ComputePart, "STORAGE=" + StoragePart, "GUEST=" + guestPart,
@@ -56,6 +82,7 @@ func (r openStackRelease) seed(ctx context.Context, base string, progress func(s
 			"usr/local/sbin/register":                      registerScript,
 		},
 	}
+	maps.Copy(s.files, agent)
 	t := tree{
 		dir:  filepath.Join(CacheDir, filepath.Base(base)+"-seed-"+digest([]any{base, s.files, s.script, s.env[1:]})),
 		what: "seed of an OpenStack",
@@ -254,6 +281,7 @@ cat >$guest/init <<'GUEST'
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
+[ ! -f /agent ] || . /agent
 boot=$(cat /proc/sys/kernel/random/boot_id)
 n=0
 while :; do
@@ -264,6 +292,24 @@ done >/dev/ttyS0
 GUEST
 chmod 755 $guest/init
 (cd $guest && find . | cpio --quiet -o -H newc | gzip -9) >/seed/$GUEST/initrd.gz
+# The kernel takes one archive after another. What has no channel for an agent runs none.
+agent=/tmp/agent
+chmod 755 /usr/local/lib/guest/qemu-ga
+mkdir -p $agent/run
+for f in /usr/local/lib/guest/* $(ldd /usr/local/lib/guest/qemu-ga | grep -o '/[^ ]*'); do
+	mkdir -p $agent${f%/*}
+	cp -L $f $agent$f
+done
+cat >$agent/agent <<'AGENT'
+mount -t sysfs sys /sys
+if cat /sys/bus/pci/devices/*/device | grep -qx '0x10[04]3'; then
+	for m in MODULES; do insmod /usr/local/lib/guest/$m.ko; done
+	for p in /sys/class/virtio-ports/*; do
+		[ "$(cat $p/name)" != org.qemu.guest_agent.0 ] || /usr/local/lib/guest/qemu-ga -p /dev/${p##*/} -t /run </dev/null >/dev/null 2>&1 &
+	done
+fi
+AGENT
+(cat /seed/$GUEST/initrd.gz; cd $agent && find . | cpio --quiet -o -H newc | gzip -9) >/seed/$GUEST/agent.gz
 ` + seedShutsDown + `INSIDE
 
 mkdir -p "$LAYER"

@@ -33,6 +33,8 @@ const (
 	ailsFor   = 10 * time.Second
 	hungFor   = 20 * time.Second
 	hungPause = 2 * time.Minute
+	// broughtTold is how long a boot that may run servers is asked about what it brought along, whatever else ails it.
+	broughtTold = 10 * time.Minute
 )
 
 // ailing keeps the record of what ails a compute whose boot lives, and sees to it; true if the
@@ -365,13 +367,14 @@ func (d *decision) closed(h fleet.Holding, a fleet.Ailment) bool {
 // brings says whether a compute that Mainstay keeps disabled still runs machines that Nova has
 // elsewhere, or knows no more. Its own nova-compute removes those that were evacuated when it
 // starts; what is there after that a person must end, for it may write to another's disk.
-func (d *decision) brings(h fleet.Holding) bool {
+// Of a compute that is closed for something else Nova is not asked for long of all that runs there.
+func (d *decision) brings(h fleet.Holding, closed bool) bool {
 	if len(d.see(h.Host).report.Guests.Brought) == 0 {
 		return false
 	}
 	c := d.w.Cloud.Computes[h.Host]
 	g, _, ok := d.living(h.Host)
-	if !ok || !c.Disabled || !strings.HasPrefix(c.Reason, disabledBy) {
+	if !ok || closed && d.w.Wall.Sub(h.At) > broughtTold || !c.Disabled || !strings.HasPrefix(c.Reason, disabledBy) {
 		return false
 	}
 	d.plan.Servers = append(d.plan.Servers, g.Brought...)
@@ -388,7 +391,7 @@ func (d *decision) brings(h fleet.Holding) bool {
 	if len(stale) == 0 {
 		return false
 	}
-	d.wait(h.Thing, fmt.Sprintf("%d of the machines that it runs to end: Nova has them elsewhere (%s); its nova-compute removes them when it starts", len(stale), few(stale)),
+	d.wait(h.Thing, fmt.Sprintf("%d of the machines that it runs to end: Nova has them elsewhere, or knows no more of them (%s); its nova-compute removes the former when it starts", len(stale), few(stale)),
 		"virsh destroy "+stale[0]+" on "+h.Host)
 	return true
 }

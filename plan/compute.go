@@ -65,8 +65,10 @@ func (d *decision) computes() {
 		default:
 			cut := d.cutOff(h)
 			// Each of them sees to its own, whatever the others say.
-			rests, ails, brings := m.rests(h), d.ailing(host, h), d.brings(h)
-			cut = rests || ails || brings || cut
+			rests, ails := m.rests(h), d.ailing(host, h)
+			cut = rests || ails || cut
+			brings := d.brings(h, cut)
+			cut = cut || brings
 			if d.reserved(host.Name) {
 				m.keep(h, cut)
 			} else {

@@ -434,12 +434,15 @@ func TestBrings(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		word *fleet.Server
-		want string // of the plan: "" enables
+		ails time.Duration // it does, so that it gets no new servers anyway, and came back then
+		want string        // of the plan: "" enables
 	}{
-		{"it is Nova's here", &fleet.Server{ID: "vm", Host: "n2", State: fleet.ServerActive}, ""},
-		{"Nova has it elsewhere", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, "virsh destroy vm on n2"},
-		{"Nova knows it no more", &fleet.Server{ID: "vm", State: fleet.ServerDeleted}, "virsh destroy vm on n2"},
-		{"Nova has not said", nil, "nothing"},
+		{"it is Nova's here", &fleet.Server{ID: "vm", Host: "n2", State: fleet.ServerActive}, 0, ""},
+		{"Nova has it elsewhere", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, 0, "virsh destroy vm on n2"},
+		{"Nova knows it no more", &fleet.Server{ID: "vm", State: fleet.ServerDeleted}, 0, "virsh destroy vm on n2"},
+		{"Nova has not said", nil, 0, "nothing"},
+		{"Nova has it elsewhere, and the compute ails: the former is asked later", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, -broughtTold - 1, "df and mount on n2"},
+		{"the same, and it has just come back", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, -broughtTold, "df and mount on n2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := computed()
@@ -448,20 +451,27 @@ func TestBrings(t *testing.T) {
 			w.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Up: true, Disabled: true, Reason: disabledBy + "off", Zone: "nova"}
 			r := w.Reports["n2"]
 			r.Guests = fleet.Guests{Asked: true, Running: 1, Brought: []string{"vm"}}
+			if c.ails != 0 {
+				r.Guests.Disks = "/x is read-only"
+				h := w.State.Holdings[Compute("n2")]
+				h.At = w.Wall.Add(c.ails)
+				w.State.Holdings[Compute("n2")] = h
+				w.State.Ailments = map[string]fleet.Ailment{"n2": {Host: "n2", Of: map[string]fleet.Lost{ailsDisks: {Since: w.Wall.Add(-time.Hour), Why: r.Guests.Disks}}}}
+			}
 			w.Reports["n2"] = r
 			if c.word != nil {
 				w.Cloud.Servers["vm"] = *c.word
 			}
 			_, p := Turn(w)
 			enabled := slices.ContainsFunc(p.Orders, func(o fleet.Order) bool { return o.Step == fleet.CloudEnable })
-			help := ""
+			help, waits := "", ""
 			for _, x := range p.Waits {
 				if x.About == Compute("n2") {
-					help = x.Help
+					help, waits = x.Help, x.For
 				}
 			}
-			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || !slices.Contains(p.Servers, "vm") {
-				t.Errorf("enabled %v, help %q, asks for %v", enabled, help, p.Servers)
+			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || slices.Contains(p.Servers, "vm") != (c.ails >= -broughtTold) || strings.Contains(waits, "1 of the machines that it runs to end") != (c.word != nil && c.want != "" && c.ails >= -broughtTold) {
+				t.Errorf("enabled %v, help %q, asks for %v, waits for %s", enabled, help, p.Servers, waits)
 			}
 		})
 	}
