@@ -209,7 +209,7 @@ func (s *openStackSite) answers(t *testing.T, host, id string, seconds int) {
 	err := waitFor(s.ctx, siteBound, "the agent of "+id+" on "+host+" to answer for a while", func() (bool, error) {
 		ticks, _ := s.cloud.Ticks(id) // it may have said nothing so far
 		if first < 0 {
-			if _, err := s.toAgent(host, id, "guest-ping", ""); err != nil || len(ticks) == 0 {
+			if said, _ := s.toAgent(host, id, "guest-ping", ""); !strings.Contains(said, `"return"`) || len(ticks) == 0 {
 				return false, nil
 			}
 			first = ticks[len(ticks)-1].N
