@@ -180,7 +180,7 @@ type Restore struct {
 // Lost says how much is lost where a server has what its snapshot has; "" where nothing was restored, or it
 // is not known.
 func (r Restore) Lost() string {
-	if r.Image == "" || r.Dead.IsZero() || !r.Dead.After(r.Made) {
+	if r.Image == "" || !r.Dead.After(r.Made) {
 		return ""
 	}
 	return fmt.Sprintf("what it wrote in the %v before its host's death is lost", r.Dead.Sub(r.Made).Truncate(time.Second))

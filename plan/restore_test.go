@@ -333,6 +333,12 @@ func TestLostSince(t *testing.T) {
 	if !e.Restore.Dead.Equal(proof.At) {
 		t.Errorf("its host was dead at %v, not %v", e.Restore.Dead, proof.At)
 	}
+	of := w.State.Proofs["n1"]
+	of.Boot = "x" // it was proved dead once more, in a later boot
+	w.State.Proofs["n1"] = of
+	if e := newDecision(w).restored(fleet.Evacuation{Server: "vm", From: "n1", Boot: "b"}, w.Cloud.Servers["vm"]); e.Restore.Image != "new" || !e.Restore.Dead.IsZero() {
+		t.Errorf("the proof is of another boot: %+v", e.Restore)
+	}
 	elder := lostDisk(11 * time.Minute)
 	s := elder.Cloud.Servers["vm"]
 	elder.State.Evacuations["vm"] = e
