@@ -131,11 +131,15 @@ func (c *cloudClient) call(ctx context.Context, service, method, path, token str
 // its own users, who may do nothing anywhere else. What is there already is taken as it is.
 func (o *OpenStack) Tenant(ctx context.Context, project string) (admin, owner *OpenStack, err error) {
 	find := func(kind, name string, made map[string]any) (string, error) {
-		var have map[string][]named
+		var have map[string]json.RawMessage // beside the list are links
 		if err := o.Ask(ctx, "identity", "GET", "/"+kind+"s?name="+name, nil, &have); err != nil {
 			return "", err
 		}
-		if id := idOf(have[kind+"s"], name); id != "" || made == nil {
+		var list []named
+		if err := json.Unmarshal(have[kind+"s"], &list); err != nil {
+			return "", err
+		}
+		if id := idOf(list, name); id != "" || made == nil {
 			return id, nil
 		}
 		var answer map[string]named

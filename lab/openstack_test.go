@@ -138,6 +138,7 @@ func (s *openStackSite) renewed(t *testing.T, c SiteConfig) {
 		if err := s.lab.InstallSite(host, c); err != nil {
 			t.Fatal(err)
 		}
+		s.run(t, host, "sync") // one that is fenced meanwhile would have no program any more
 		s.run(t, host, "systemctl", "restart", "mainstay")
 		s.awaitFrom(t, host, "all to be well with this program on "+host, s.calm)
 	}
