@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-contract lab-evacuate lab-stages lab-migrate lab-cut-computes lab-neighbours lab-guests lab-incidents lab-masakari lab-masakari-clients lab-watchdog lab-kdump lab-ocf lab-drbd lab-drbd-site clean
+.PHONY: build test race lint seeds guards scale beats demo lab lab-faults lab-stories lab-arbiter lab-two bench-failover rest lab-rabbitmq lab-rabbitmq-losses lab-galera lab-galera-upgrade lab-garbd lab-openstack lab-contract lab-evacuate lab-stages lab-migrate lab-cut-computes lab-neighbours lab-guests lab-snapshots lab-incidents lab-masakari lab-masakari-clients lab-watchdog lab-kdump lab-ocf lab-drbd lab-drbd-site clean
 
 # One static, stripped, versioned binary.
 build:
@@ -235,6 +235,11 @@ lab-incidents: build $(KERNEL)/guest/qemu-ga
 # And guests crash and hang, and libvirt, nova-compute and the disks with them; a compute returns with stale guests: 45 minutes.
 lab-guests: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestGuests$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
+
+# And a compute has its guests' disks on its own: snapshots, a loss that it comes back from and one
+# that it does not; computes that are silent and write to storage; and the way back: an hour.
+lab-snapshots: build $(KERNEL)/guest/qemu-ga
+	go test ./lab -count=1 -timeout 0 -v -run 'TestSnapshots$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
 # What Mainstay rests on, asked of a real Nova: the contract of ./openstack on Debian 12's Zed, or with
 # SUITE=trixie on Debian 13's 2025.1 (one controller, two fake computes: 3 GB).

@@ -263,6 +263,9 @@ func writeEvacuations(out io.Writer, s api.Status) {
 				state += "; " + e.Path[n-1]
 			}
 		}
+		if lost := e.Restore.Lost(); lost != "" {
+			state += fmt.Sprintf("; from its snapshot of %s, so %s", e.Restore.Made.Local().Format(time.DateTime), lost)
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", cmp.Or(e.Name, e.Server), e.From, to, e.Try, e.At.Local().Format(time.DateTime), state)
 	}
 	for _, p := range s.Departures {

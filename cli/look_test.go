@@ -221,12 +221,16 @@ func TestReplayOfNothing(t *testing.T) {
 	}
 }
 
-// TestStatusTellsServers: a server that crashed stands beside those that move, with what it waits for.
+// TestStatusTellsServers: a server that crashed stands beside those that move, with what it waits for; and
+// of one that is restored from its snapshot, how much is lost.
 func TestStatusTellsServers(t *testing.T) {
 	s := sane()
+	made := time.Date(2026, 11, 27, 20, 40, 0, 0, time.UTC)
+	s.Evacuations = []fleet.Evacuation{{Server: "disk", Name: "vm8", From: "n1", To: "n2", Try: 1, Ended: "on n2", Restore: fleet.Restore{Image: "i", Made: made, Dead: made.Add(13 * time.Minute)}}}
 	s.Revivals = []fleet.Revival{{Server: "id", Name: "vm7", Host: "n1", Try: 2, Why: "No valid host"}, {Server: "done", Host: "n2", Try: 1, Ended: "it runs again on n2"}}
 	_, out, _ := serve(t, &backend{status: s})("status")
-	for _, want := range []string{"vm7", "crashed: is started again; No valid host", "crashed: it runs again on n2"} {
+	for _, want := range []string{"vm7", "crashed: is started again; No valid host", "crashed: it runs again on n2",
+		"on n2; from its snapshot of " + made.Local().Format(time.DateTime) + ", so what it wrote in the 13m0s before its host's death is lost"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}

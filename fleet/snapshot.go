@@ -165,6 +165,8 @@ func (p Picture) Overdue(at time.Time) bool { return !p.Late.IsZero() && at.Afte
 type Restore struct {
 	Image string    `json:"image,omitempty"` // its id; "": nothing is restored
 	Made  time.Time `json:"made,omitzero"`
+	// Dead is when the host that had the disk was proved dead: what was written from Made to then is lost.
+	Dead time.Time `json:"dead,omitzero"`
 	// Owed: what it is evacuated from had not been restored either, so its disk there is of no worth.
 	Owed bool `json:"owed,omitempty"`
 	// Here: no other compute could take it, so it is restored where it is, once that is on again.
@@ -173,6 +175,15 @@ type Restore struct {
 	Try   int       `json:"try,omitempty"`
 	Epoch uint64    `json:"epoch,omitempty"`
 	At    time.Time `json:"at,omitzero"`
+}
+
+// Lost says how much is lost where a server has what its snapshot has; "" where nothing was restored, or it
+// is not known.
+func (r Restore) Lost() string {
+	if r.Image == "" || !r.Dead.After(r.Made) {
+		return ""
+	}
+	return fmt.Sprintf("what it wrote in the %v before its host's death is lost", r.Dead.Sub(r.Made).Truncate(time.Second))
 }
 
 // RestoreKey names the order of the newest request to rebuild.

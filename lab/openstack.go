@@ -90,6 +90,12 @@ func UpOpenStack(ctx context.Context, suite, name string, progress func(string))
 	if err != nil {
 		return nil, err
 	}
+	// One that stands already has the passwords of the seed that it was made from.
+	for _, m := range l.Hosts {
+		if r.roles[m.Name] == RoleController {
+			seed = filepath.Dir(m.Layers[0])
+		}
+	}
 	return l.openStack(r, seed)
 }
 
@@ -102,7 +108,7 @@ func (l *Lab) openStack(r openStackRelease, seed string) (*OpenStack, error) {
 	internal := l.Virtual()["internal"]
 	return &OpenStack{
 		Lab: l, CloudConfig: l.Cloud(internal, r.with(RoleController)...), release: r, seed: seed, guest: map[string]string{},
-		client: cloudClient{address: internal, password: strings.TrimSpace(string(password))},
+		client: cloudClient{address: internal, user: "admin", project: "admin", password: strings.TrimSpace(string(password))},
 	}, nil
 }
 

@@ -102,14 +102,25 @@ type Tick struct {
 	N    int
 }
 
+// localInstances is where a real compute has its guests whose instances are its own affair.
+const localInstances = "/var/lib/nova/instances"
+
 // Ticks reads what a real server has said on its console, as it lies on the shared
-// storage.
+// storage, or on the disk of its compute.
 func (o *OpenStack) Ticks(server string) ([]Tick, error) {
+	var raw []byte
 	dir, err := o.HostPath(storageHost)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		raw, err = os.ReadFile(filepath.Join(dir, Shared, "instances", server, "console.log"))
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, Shared, "instances", server, "console.log"))
+	for _, host := range o.release.with(RoleReal) {
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if on, failed := o.HostPath(host); failed == nil {
+			raw, err = os.ReadFile(filepath.Join(on, localInstances, server, "console.log"))
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-// cloudClient speaks to the cloud's APIs through its internal address, as its
-// administrator. It tries nothing twice: what a client meets shall be seen.
+// cloudClient speaks to the cloud's APIs through its internal address, as one of its users,
+// in one of its projects. It tries nothing twice: what a client meets shall be seen.
 type cloudClient struct {
-	address  netip.Addr
-	password string
+	address                 netip.Addr
+	user, project, password string
 
 	mu    sync.Mutex
 	token string
@@ -65,7 +65,7 @@ func (c *cloudClient) login(ctx context.Context) (string, error) {
 	if time.Now().Before(c.until) {
 		return c.token, nil
 	}
-	token, err := c.scoped(ctx, "admin")
+	token, err := c.scoped(ctx, c.project)
 	if err != nil {
 		return "", err
 	}
@@ -73,12 +73,12 @@ func (c *cloudClient) login(ctx context.Context) (string, error) {
 	return c.token, nil
 }
 
-// scoped logs the administrator in to a project, by its name.
+// scoped logs the user in to a project, by its name.
 func (c *cloudClient) scoped(ctx context.Context, project string) (string, error) {
 	domain := map[string]string{"id": "default"}
 	header, err := c.call(ctx, "identity", "POST", "/auth/tokens", "", map[string]any{"auth": map[string]any{
 		"identity": map[string]any{"methods": []string{"password"}, "password": map[string]any{
-			"user": map[string]any{"name": "admin", "domain": domain, "password": c.password}}},
+			"user": map[string]any{"name": c.user, "domain": domain, "password": c.password}}},
 		"scope": map[string]any{"project": map[string]any{"name": project, "domain": domain}},
 	}}, nil)
 	if err != nil {
@@ -134,6 +134,50 @@ func (c *cloudClient) call(ctx context.Context, service, method, path, token str
 		}
 	}
 	return resp.Header, nil
+}
+
+// Tenant is a project beside the administrator's, seen by the administrator in it and by one of
+// its own users, who may do nothing anywhere else. What is there already is taken as it is.
+func (o *OpenStack) Tenant(ctx context.Context, project string) (admin, owner *OpenStack, err error) {
+	find := func(kind, name string, made map[string]any) (string, error) {
+		var have map[string]json.RawMessage // beside the list are links
+		if err := o.Ask(ctx, "identity", "GET", "/"+kind+"s?name="+name, nil, &have); err != nil {
+			return "", err
+		}
+		var list []named
+		if err := json.Unmarshal(have[kind+"s"], &list); err != nil {
+			return "", err
+		}
+		if id := idOf(list, name); id != "" || made == nil {
+			return id, nil
+		}
+		var answer map[string]named
+		err := o.Ask(ctx, "identity", "POST", "/"+kind+"s", map[string]any{kind: made}, &answer)
+		return fmt.Sprint(answer[kind].ID), err
+	}
+	of := func(user, password string) *OpenStack {
+		return &OpenStack{Lab: o.Lab, CloudConfig: o.CloudConfig, release: o.release, seed: o.seed, guest: o.guest,
+			client: cloudClient{address: o.client.address, user: user, project: project, password: password}}
+	}
+	id, err := find("project", project, map[string]any{"name": project, "domain_id": "default"})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the project %s: %w", project, err)
+	}
+	const password = "of a lab's tenant" // in a cloud that nobody else reaches
+	for user, role := range map[string]string{o.client.user: "admin", project: "member"} {
+		who, err := find("user", user, map[string]any{"name": user, "domain_id": "default", "password": password})
+		if err != nil {
+			return nil, nil, fmt.Errorf("make the user %s: %w", user, err)
+		}
+		what, err := find("role", role, nil)
+		if err == nil {
+			err = o.Ask(ctx, "identity", "PUT", "/projects/"+id+"/users/"+who+"/roles/"+what, nil, nil)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("let %s into the project %s: %w", user, project, err)
+		}
+	}
+	return of(o.client.user, o.client.password), of(project, password), nil
 }
 
 // ComputeService is one nova-compute in Nova's words.

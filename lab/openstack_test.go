@@ -91,8 +91,7 @@ func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSit
 	}
 	t.Logf("all hosts have booted after %v", time.Since(begun).Round(time.Second))
 	s := &openStackSite{cloud: o, begun: begun, site: &site{ctx: ctx, lab: o.Lab, binary: binary, url: fmt.Sprintf("http://%s:5000/v3", o.Virtual()["internal"])}}
-	c := o.Site()
-	c.Binary, c.Extra, c.Brakes = binary, extra, "{share: 40, count: 3}"
+	c := s.config(extra)
 	if absent == nil {
 		s.renewed(t, c)
 		return s
@@ -102,6 +101,22 @@ func newOpenStack(ctx context.Context, t *testing.T, extra string) *openStackSit
 	}
 	t.Logf("all hosts have joined after %v", time.Since(begun).Round(time.Second))
 	return s
+}
+
+// config is the site with that at the end of its file.
+func (s *openStackSite) config(extra string) SiteConfig {
+	c := s.cloud.Site()
+	c.Binary, c.Extra, c.Brakes = s.binary, extra, "{share: 40, count: 3}"
+	return c
+}
+
+// apply gives the site another file.
+func (s *openStackSite) apply(t *testing.T, c SiteConfig) {
+	t.Helper()
+	if err := s.lab.Install("c1", map[string]File{"/root/site.yaml": {Data: []byte(s.lab.SiteFile(c))}}); err != nil {
+		t.Fatal(err)
+	}
+	s.run(t, "c1", "mainstay", "apply", "/root/site.yaml", "--yes")
 }
 
 // renewed gives a lab that stands already this program and this site's file, and takes
@@ -123,13 +138,11 @@ func (s *openStackSite) renewed(t *testing.T, c SiteConfig) {
 		if err := s.lab.InstallSite(host, c); err != nil {
 			t.Fatal(err)
 		}
+		s.run(t, host, "sync") // one that is fenced meanwhile would have no program any more
 		s.run(t, host, "systemctl", "restart", "mainstay")
 		s.awaitFrom(t, host, "all to be well with this program on "+host, s.calm)
 	}
-	if err := s.lab.Install("c1", map[string]File{"/root/site.yaml": {Data: []byte(s.lab.SiteFile(c))}}); err != nil {
-		t.Fatal(err)
-	}
-	s.run(t, "c1", "mainstay", "apply", "/root/site.yaml", "--yes")
+	s.apply(t, c)
 	s.awaitFrom(t, "c1", "all to be well", s.calm)
 	all, err := s.cloud.Servers(s.ctx)
 	if err != nil {

@@ -292,6 +292,7 @@ func TestLostAgain(t *testing.T) {
 	w = displacedWorld()
 	goes(&w, rebalanceWithin)
 	waits(&w, rebalanceAfter)
+	goes(&w, time.Hour)
 
 	// Of many that go back at once the record is written once, and it is not lowered by one that waited for less.
 	w = displacedWorld()

@@ -158,10 +158,13 @@ func unrestored(e fleet.Evacuation) bool {
 // and, if its former target died before it had that, with what was decided then.
 func (d *decision) restored(e fleet.Evacuation, s fleet.Server) fleet.Evacuation {
 	if before, known := d.w.State.Evacuations[s.ID]; known && before.Ended == "" && before.Restore.Image != "" {
-		e.Was, e.Restore = before.Was, fleet.Restore{Image: before.Restore.Image, Made: before.Restore.Made, Owed: true}
+		e.Was, e.Restore = before.Was, fleet.Restore{Image: before.Restore.Image, Made: before.Restore.Made, Dead: before.Restore.Dead, Owed: true}
 	}
 	if newest, any := d.w.Cloud.Images[s.ID].Newest(); any && d.onHost(&s) {
 		e.Restore.Image, e.Restore.Made = newest.ID, newest.Made
+		if proof := d.w.State.Proofs[e.From]; !e.Restore.Owed && proof.Boot == e.Boot {
+			e.Restore.Dead = proof.At
+		}
 	}
 	return e
 }
@@ -206,7 +209,11 @@ func (m *move) restore(e fleet.Evacuation, s fleet.Server) bool {
 func (m *move) rebuild(e fleet.Evacuation, s fleet.Server) {
 	d := m.decision
 	e.Restore.Try, e.Restore.Epoch, e.Restore.At = e.Restore.Try+1, d.w.Epoch, d.w.Wall
-	d.record(fleet.Put("evacuation/"+s.ID, e, fmt.Sprintf("%s is restored on %s from its snapshot of %s (try %d)", title(s), s.Host, e.Restore.Made.UTC().Format(time.DateTime), e.Restore.Try)))
+	text := fmt.Sprintf("%s is restored on %s from its snapshot of %s (try %d)", title(s), s.Host, e.Restore.Made.UTC().Format(time.DateTime), e.Restore.Try)
+	if lost := e.Restore.Lost(); lost != "" {
+		text += ": " + lost
+	}
+	d.record(fleet.Put("evacuation/"+s.ID, e, text))
 }
 
 // rebuildAgain makes the next request after a pause that grows, from the newest snapshot that there is.

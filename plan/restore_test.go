@@ -306,6 +306,63 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// TestLostSince: history says how much is lost with a disk, by the proof that its host is dead, also where
+// the next host dies before it has its data.
+func TestLostSince(t *testing.T) {
+	w := lostDisk(11 * time.Minute)
+	proof := w.State.Proofs["n1"]
+	proof.At = w.Wall.Add(-12*time.Minute - 300*time.Millisecond)
+	w.State.Proofs["n1"] = proof
+	decided := func(w fleet.World) (e fleet.Evacuation, text string) {
+		t.Helper()
+		_, p := Turn(w)
+		for _, r := range p.Records {
+			if r.Key == "evacuation/vm" {
+				if err := json.Unmarshal(r.Value, &e); err != nil {
+					t.Fatal(err)
+				}
+				text = r.Text
+			}
+		}
+		if e.Server == "" {
+			t.Fatalf("nothing is decided of the server: %+v", p)
+		}
+		return e, text
+	}
+	e, _ := decided(w)
+	if !e.Restore.Dead.Equal(proof.At) {
+		t.Errorf("its host was dead at %v, not %v", e.Restore.Dead, proof.At)
+	}
+	of := w.State.Proofs["n1"]
+	of.Boot = "x" // it was proved dead once more, in a later boot
+	w.State.Proofs["n1"] = of
+	if e := newDecision(w).restored(fleet.Evacuation{Server: "vm", From: "n1", Boot: "b"}, w.Cloud.Servers["vm"]); e.Restore.Image != "new" || !e.Restore.Dead.IsZero() {
+		t.Errorf("the proof is of another boot: %+v", e.Restore)
+	}
+	elder := lostDisk(11 * time.Minute)
+	s := elder.Cloud.Servers["vm"]
+	elder.State.Evacuations["vm"] = e
+	s.Host, s.State, s.Migration = "n2", fleet.ServerStopped, fleet.Migration{ID: 7, Status: "done", From: "n1", To: "n2"}
+	elder.Cloud.Servers["vm"] = s
+	if _, text := decided(elder); !strings.HasSuffix(text, ": what it wrote in the 47m59s before its host's death is lost") {
+		t.Errorf("history says %q", text)
+	}
+	silent(elder, "n2", time.Minute)
+	elder.State.Proofs["n2"] = fleet.Proof{Host: "n2", Boot: "b", Kind: "fence", Evidence: "off twice", At: elder.Wall.Add(-time.Second)}
+	elder.State.Members["n2"] = fleet.Member{Host: "n2", Admitted: "b", Barred: "fenced"}
+	elder.Cloud.Computes["n2"] = fleet.Compute{ID: "n2", Forced: true, Disabled: true, Reason: "mainstay: off", Zone: "nova"}
+	elder.Cloud.Looked["n2"] = elder.Cloud.At
+	elder.State.Returns["n2"] = fleet.Return{Host: "n2", Boot: "b", Since: elder.Wall.Add(-time.Hour)}
+	if e, _ := decided(elder); !e.Restore.Owed || !e.Restore.Dead.Equal(proof.At) {
+		t.Errorf("its next host died too: %+v, and its data was lost with the first at %v", e.Restore, proof.At)
+	}
+	for _, r := range []fleet.Restore{{}, {Image: "new", Made: w.Wall}, {Made: w.Wall, Dead: w.Wall.Add(time.Hour)}, {Image: "new", Made: w.Wall, Dead: w.Wall.Add(-time.Hour)}} {
+		if r.Lost() != "" {
+			t.Errorf("of %+v it is said that %s", r, r.Lost())
+		}
+	}
+}
+
 // TestHome: a server whose try came to nothing keeps its disk when its host is back.
 func TestHome(t *testing.T) {
 	for _, c := range []struct {
