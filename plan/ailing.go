@@ -377,16 +377,27 @@ func (d *decision) brings(h fleet.Holding, closed bool) bool {
 	if !ok || closed && d.w.Wall.Sub(h.At) > broughtTold || !c.Disabled || !strings.HasPrefix(c.Reason, disabledBy) {
 		return false
 	}
-	d.plan.Servers = append(d.plan.Servers, g.Brought...)
+	// One list of what Nova has there, and then a word for each that is not on it: a hundred guests are a hundred requests.
+	if !slices.Contains(d.plan.Looks, h.Host) {
+		d.plan.Looks = append(d.plan.Looks, h.Host)
+	}
+	if d.w.Cloud.Looked[h.Host] == 0 {
+		return true // Nova has not said yet
+	}
 	var stale []string
+	said := true
 	for _, id := range g.Brought {
 		s, seen := d.w.Cloud.Servers[id]
-		switch {
-		case !seen:
-			return true // Nova has not said yet
-		case s.State == fleet.ServerDeleted, s.Host != h.Host:
+		if seen && s.Host == h.Host && s.State != fleet.ServerDeleted {
+			continue
+		}
+		d.plan.Servers = append(d.plan.Servers, id)
+		if said = said && seen; seen {
 			stale = append(stale, id)
 		}
+	}
+	if !said {
+		return true
 	}
 	if len(stale) == 0 {
 		return false

@@ -112,6 +112,17 @@ func TestDrain(t *testing.T) {
 			w.Cloud.Computes["n2"] = c
 			silent(*w, "n2", 20*time.Second)
 		}, "wait compute/n2"},
+		{"one that is heard on some of its networks is reached", func(w *fleet.World) {
+			c := w.Cloud.Computes["n2"]
+			c.Disabled, c.Reason = false, ""
+			w.Cloud.Computes["n2"] = c
+			h := w.Heard["n2"]
+			h.Nets = maps.Clone(h.Nets)
+			for _, network := range fleet.Sorted(h.Nets)[1:] {
+				h.Nets[network] = w.Now.Add(-20 * time.Second)
+			}
+			w.Heard["n2"] = h
+		}, "cutoff, disable compute/n2, wait compute/n2"},
 		{"before Nova itself calls it down", func(w *fleet.World) {
 			c := w.Cloud.Computes["n2"]
 			c.Disabled, c.Up, c.Reason = false, false, ""

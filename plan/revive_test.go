@@ -438,6 +438,7 @@ func TestBrings(t *testing.T) {
 		want string        // of the plan: "" enables
 	}{
 		{"it is Nova's here", &fleet.Server{ID: "vm", Host: "n2", State: fleet.ServerActive}, 0, ""},
+		{"Nova has not listed it here, and has not been asked for it", &fleet.Server{}, 0, "nothing"},
 		{"Nova has it elsewhere", &fleet.Server{ID: "vm", Host: "n3", State: fleet.ServerActive}, 0, "virsh destroy vm on n2"},
 		{"Nova knows it no more", &fleet.Server{ID: "vm", State: fleet.ServerDeleted}, 0, "virsh destroy vm on n2"},
 		{"Nova has not said", nil, 0, "nothing"},
@@ -460,9 +461,16 @@ func TestBrings(t *testing.T) {
 			}
 			w.Reports["n2"] = r
 			if c.word != nil {
+				w.Cloud.Looked["n2"] = w.Cloud.At
+			}
+			if c.word != nil && c.word.ID != "" {
 				w.Cloud.Servers["vm"] = *c.word
 			}
 			_, p := Turn(w)
+			asked := c.ails >= -broughtTold
+			if slices.Contains(p.Looks, "n2") != asked {
+				t.Errorf("looks at %v", p.Looks)
+			}
 			enabled := slices.ContainsFunc(p.Orders, func(o fleet.Order) bool { return o.Step == fleet.CloudEnable })
 			help, waits := "", ""
 			for _, x := range p.Waits {
@@ -470,7 +478,7 @@ func TestBrings(t *testing.T) {
 					help, waits = x.Help, x.For
 				}
 			}
-			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || slices.Contains(p.Servers, "vm") != (c.ails >= -broughtTold) || strings.Contains(waits, "1 of the machines that it runs to end") != (c.word != nil && c.want != "" && c.ails >= -broughtTold) {
+			if enabled != (c.want == "") || c.want != "nothing" && help != c.want || slices.Contains(p.Servers, "vm") != (asked && c.word != nil && c.word.Host != "n2") || strings.Contains(waits, "1 of the machines that it runs to end") != (asked && c.word != nil && c.word.ID != "" && c.want != "") {
 				t.Errorf("enabled %v, help %q, asks for %v, waits for %s", enabled, help, p.Servers, waits)
 			}
 		})
