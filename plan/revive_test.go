@@ -249,6 +249,10 @@ func TestOneDeedAtATime(t *testing.T) {
 			x.Guests = fleet.Guests{Asked: true, Brought: []string{"vm"}}
 			w.Reports["n1"] = x
 		}, false},
+		{"the dead boot ran it, as it had said", func(w *fleet.World) {
+			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}, Last: w.Now.Add(-time.Minute)}
+			w.Reports["n1"] = fleet.Report{Host: "n1", Boot: "b", Guests: fleet.Guests{Asked: true, Running: 1, Brought: []string{"vm"}}}
+		}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := computed()
