@@ -165,8 +165,8 @@ func (d *decision) detained(host string, s fleet.Server) string {
 		d.wake(time.Second)
 		return "Nova's answer: it was asked to reboot it before " + host + " died"
 	}
-	// What the dead boot itself had said of it ended with that.
-	if r, ok := d.current(host); ok && r.Boot != d.w.State.Holdings[Compute(host)].Boot && slices.Contains(r.Guests.Brought, s.ID) {
+	// What a boot had said that is proved dead itself ended with it.
+	if r, ok := d.current(host); ok && d.w.Verdicts[host].Condition != fleet.Dead && slices.Contains(r.Guests.Brought, s.ID) {
 		return fmt.Sprintf("it to end on %s, whose later boot runs it: evacuated, it would run twice", host)
 	}
 	return ""

@@ -253,6 +253,16 @@ func TestOneDeedAtATime(t *testing.T) {
 			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "b"}, Last: w.Now.Add(-time.Minute)}
 			w.Reports["n1"] = fleet.Report{Host: "n1", Boot: "b", Guests: fleet.Guests{Asked: true, Running: 1, Brought: []string{"vm"}}}
 		}, true},
+		{"a later boot ran it, and is dead too", func(w *fleet.World) {
+			w.Heard["n1"] = fleet.Heard{Stint: fleet.Stint{Host: "n1", Boot: "x"}, Last: w.Now.Add(-time.Minute)}
+			w.Reports["n1"] = fleet.Report{Host: "n1", Boot: "x", Guests: fleet.Guests{Asked: true, Running: 1, Brought: []string{"vm"}}}
+			m := w.State.Members["n1"]
+			m.Admitted = "x"
+			w.State.Members["n1"] = m
+			p := w.State.Proofs["n1"]
+			p.Boot = "x"
+			w.State.Proofs["n1"] = p
+		}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := computed()
