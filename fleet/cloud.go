@@ -80,6 +80,8 @@ type Lost struct {
 	Why   string    `json:"why"`
 	// Back is since when it is there again; zero while it is not.
 	Back time.Time `json:"back,omitzero"`
+	// Again is when all of them were lost once more before they had been back for long.
+	Again time.Time `json:"again,omitzero"`
 }
 
 // Cloud is what OpenStack says of the site's computes, and of the servers on those that a

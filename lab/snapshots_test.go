@@ -29,7 +29,10 @@ func TestSnapshots(t *testing.T) {
 	defer cancel()
 	o := &disks{openStackSite: newOpenStack(ctx, t, "openstack: {cloud: lab}\n")}
 	if *openStackName != "" { // who plays on it next finds r1 as it was made
-		t.Cleanup(func() { o.instancesIn(t, "r1", Shared+"/instances") })
+		t.Cleanup(func() {
+			o.ctx = context.WithoutCancel(ctx) // it has ended when this runs
+			o.instancesIn(t, "r1", Shared+"/instances")
+		})
 	}
 	t.Run("everything under Mainstay is ready", o.ready)
 	t.Run("the cloud is furnished", o.furnished)

@@ -250,6 +250,33 @@ func TestSnapshots(t *testing.T) {
 	}
 }
 
+// TestStockOfEnded: what came of a snapshot is asked for at once until a list knows of it, and no longer; with
+// the next idle list its server would be told as due for ten minutes more.
+func TestStockOfEnded(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		over   time.Duration // before the list
+		failed int
+		want   bool
+	}{
+		{"made since the list", -time.Second, 0, true},
+		{"failed since the list", -time.Second, 1, true},
+		{"made before it", time.Second, 0, false},
+		{"failed before it", time.Second, 1, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := picturesque()
+			for i := range w.Tally.Oldest { // nobody else is due
+				w.Tally.Oldest[i].Due = w.Wall.Add(time.Hour)
+			}
+			w.State.Snapshots["a"] = fleet.Snapshot{Server: "a", Host: "n1", Epoch: w.Epoch, At: w.Wall.Add(-time.Minute), Ended: "so", Over: w.Tally.At.Add(-c.over), Failed: c.failed}
+			if _, p := Turn(w); p.Stock != c.want {
+				t.Errorf("a list is asked for: %v, want %v", p.Stock, c.want)
+			}
+		})
+	}
+}
+
 // TestTake: what is due, and what is not needed any more.
 func TestTake(t *testing.T) {
 	w := picturesque()

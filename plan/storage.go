@@ -270,7 +270,8 @@ func (d *decision) silentEverywhere(host string) bool {
 		return why != ""
 	}
 	r := d.w.State.Cutoffs[host]
-	if l, known := r.Networks[fleet.EveryNetwork]; known && l.Back.IsZero() {
+	l, known := r.Networks[fleet.EveryNetwork]
+	if known && l.Back.IsZero() {
 		return true
 	}
 	next := fleet.Cutoff{Host: host, Networks: maps.Clone(r.Networks)}
@@ -278,6 +279,9 @@ func (d *decision) silentEverywhere(host string) bool {
 		next.Networks = map[string]fleet.Lost{}
 	}
 	next.Networks[fleet.EveryNetwork] = fleet.Lost{Since: d.w.Wall, Why: why}
+	if known {
+		next.Networks[fleet.EveryNetwork] = fleet.Lost{Since: l.Since, Again: d.w.Wall, Why: why}
+	}
 	d.record(fleet.Put("cutoff/"+host, next, why))
 	return true
 }
@@ -295,7 +299,11 @@ func (d *decision) heldToLive(h fleet.Holding) (holds bool, why string) {
 	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent(h.Host) != "" {
 		return true, ""
 	}
-	if left := isolatedActs - d.w.Wall.Sub(l.Since); left > 0 {
+	begun := l.Since
+	if l.Again.After(begun) {
+		begun = l.Again
+	}
+	if left := isolatedActs - d.w.Wall.Sub(begun); left > 0 {
 		d.wake(left)
 		return true, ""
 	}
@@ -323,24 +331,36 @@ func (d *decision) isolated() []string {
 	return d.second.isolated
 }
 
-// isolatedWith are those of them that became so when this one did, and itself.
-func (d *decision) isolatedWith(host string) []string {
-	since := func(of string) time.Time {
-		if l, known := d.w.State.Cutoffs[of].Networks[fleet.EveryNetwork]; known && l.Back.IsZero() {
-			return l.Since
+// isolatedWith are those that fell silent when this one did, and itself. One that is heard again counts until it has
+// been for long: when a switch is back, its hosts are not all heard in the same moment, and whoever is the last of
+// them would have been fenced then, for its minute was over long ago (seen in the lab).
+func (d *decision) isolatedWith(host string) (out []string) {
+	began := func(of string) []time.Time {
+		if l, known := d.w.State.Cutoffs[of].Networks[fleet.EveryNetwork]; known {
+			return []time.Time{l.Since, l.Again}
 		}
-		return d.w.Wall // it is written down in this turn, or the next
+		return []time.Time{d.w.Wall} // it is written down in this turn, or the next
 	}
-	return slices.DeleteFunc(slices.Clone(d.isolated()), func(o string) bool {
-		return o != host && (d.maintenance(o) || since(o).Sub(since(host)).Abs() > isolatedAtOnce)
-	})
+	isolated := d.isolated()
+	for i := range d.w.Spec.Hosts {
+		o := d.w.Spec.Hosts[i].Name
+		_, known := d.w.State.Cutoffs[o].Networks[fleet.EveryNetwork]
+		silent := slices.Contains(isolated, o) || known && d.w.Verdicts[o].Condition != fleet.Dead
+		together := slices.ContainsFunc(began(o), func(x time.Time) bool {
+			return !x.IsZero() && slices.ContainsFunc(began(host), func(y time.Time) bool { return x.Sub(y).Abs() <= isolatedAtOnce })
+		})
+		if o == host || silent && together && !d.maintenance(o) {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 // manySilent says why nothing is done about a compute that is silent and writes to storage.
 func (d *decision) manySilent(host string) string {
 	both := d.isolatedWith(host)
 	if len(both) > 1 && fleet.Armed(fleet.GuardBrake) {
-		return fmt.Sprintf("%s are all silent and write to storage, so it is the network and not the hosts", few(both))
+		return fmt.Sprintf("%s fell silent at once and wrote to storage, so it is the network and not the hosts", few(both))
 	}
 	for i := range d.w.Spec.Hosts {
 		if h := &d.w.Spec.Hosts[i]; h.HasRole("compute") && d.blocked[h.Name] == "" {

@@ -259,6 +259,33 @@ func TestSecondOpinion(t *testing.T) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 3*time.Hour)
 		}), "fence n2, fence n4, ask n1, ask n3, wait n2, wait n4"},
+		{"the other one is heard again in this very moment: the network comes back, host by host", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 80*time.Second)
+		}), "cutoff/n4, wait n2"},
+		{"it has been for a moment", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-lostCalm + time.Second)}}}
+		}), "wait n2"},
+		{"it is dead instead", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 80*time.Second)
+			w.State.Proofs = map[string]fleet.Proof{"n4": {Host: "n4", Boot: "b", Kind: "oath"}}
+			delete(w.Heard, "n4")
+		}), "fence n2, force-down n4, wait n2, wait n4"},
+		{"it was heard again, and is silent once more: it fell silent with this one all the same", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-10 * time.Second)}}}
+		}), "cutoff/n4, ask n1, ask n3, wait n2"},
+		{"and that is written down", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Again: w.Wall.Add(-5 * time.Second)}}}
+		}), "ask n1, ask n3, wait n2, wait n4"},
+		{"this one flaps, and the other falls silent with it at last", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			w.State.Cutoffs["n2"] = fleet.Cutoff{Host: "n2", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-time.Hour), Again: w.Wall.Add(-62 * time.Second)}}}
+			writtenDown(*w, "n4", 61*time.Second)
+		}), "ask n1, ask n3, wait n2, wait n4"},
 		{"the other one is in maintenance", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 80*time.Second)
@@ -299,6 +326,11 @@ func TestSecondOpinion(t *testing.T) {
 			writtenDown(*w, "n2", 30*time.Second)
 			w.State.Cutoffs["n2"].Networks[fleet.EveryNetwork] = fleet.Lost{Since: w.Wall.Add(-time.Hour), Back: w.Wall.Add(-30 * time.Second)}
 		}, "cutoff/n2"},
+		{"its new minute is not over", 40 * time.Second, 1500 * ms, func(w *fleet.World) {
+			alive(w)
+			writtenDown(*w, "n2", 30*time.Second)
+			w.State.Cutoffs["n2"].Networks[fleet.EveryNetwork] = fleet.Lost{Since: w.Wall.Add(-time.Hour), Again: w.Wall.Add(-isolatedActs + time.Second)}
+		}, "wait n2"},
 		{"its agent was stopped by a person: nobody is asked", time.Minute, 0, func(w *fleet.World) {
 			r := w.Reports["n2"]
 			r.Leaving = true
