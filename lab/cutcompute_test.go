@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"mainstay/api"
+	"mainstay/fleet"
 )
 
-// TestCutComputes takes one network at a time from computes of a real OpenStack, both ways
-// and one way, and holds what follows against what the site's file says: for management a
+// TestCutComputes takes networks from computes of a real OpenStack, one at a time, two and all together, both
+// ways and one way, and holds what follows against what the site's file says: for management a
 // pause of new servers, for the tenants' network the alarm alone, for storage, on which the guest's
 // disk is, a fence and the evacuation. Nobody else is switched off.
 func TestCutComputes(t *testing.T) {
@@ -26,13 +27,24 @@ func TestCutComputes(t *testing.T) {
 		return
 	}
 	for _, way := range []Direction{Both, In, Out} {
-		if !t.Run("management and tenant, "+string(way), func(t *testing.T) { o.bears(t, way) }) {
+		if !t.Run("management of one and tenant of another, "+string(way), func(t *testing.T) { o.bears(t, way) }) {
+			return
+		}
+	}
+	for _, way := range []Direction{Both, In, Out} {
+		if !t.Run("management and tenant together, "+string(way), func(t *testing.T) { o.bearsBoth(t, way) }) {
 			return
 		}
 	}
 	victim, to := "r1", "r2"
 	for _, way := range []Direction{Both, In, Out} {
-		if !t.Run("storage, "+string(way), func(t *testing.T) { o.forsakes(t, way, victim, to) }) {
+		if !t.Run("storage, "+string(way), func(t *testing.T) { o.forsakes(t, way, victim, to, "storage") }) {
+			return
+		}
+		victim, to = to, victim
+	}
+	for _, way := range []Direction{Both, In, Out} {
+		if !t.Run("all together, "+string(way), func(t *testing.T) { o.forsakes(t, way, victim, to, All) }) {
 			return
 		}
 		victim, to = to, victim
@@ -105,15 +117,55 @@ func (s *openStackSite) bears(t *testing.T, way Direction) {
 	s.exactly(t)
 }
 
-// forsakes cuts a compute with a guest off from the storage network: the guest is to run
+// bearsBoth cuts n1 off from management and the tenants' network at once: it is heard over storage alone, and the
+// graver of the two policies holds.
+func (s *openStackSite) bearsBoth(t *testing.T, way Direction) {
+	deed, err := s.lab.Cut(s.ctx, Cut{Host: "n1", Network: "management", Direction: way})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "n1", Network: "management6", Direction: way}))
+	s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "n1", Network: "tenant", Direction: way}))
+	err = waitFor(s.ctx, siteBound, "n1 to get no new servers", func() (bool, error) {
+		_, on, reason, err := s.enabled("n1")
+		return err == nil && !on && strings.Contains(reason, "it is cut off from management"), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("n1 gets no new servers %v after the cut", time.Since(deed.At).Round(100*time.Millisecond))
+	s.awaitFrom(t, "c1", "both to be told", func(st api.Status) bool {
+		told := map[string]bool{}
+		for _, x := range st.Waits {
+			for _, network := range []string{"management", "tenant"} {
+				told[network] = told[network] || x.About == "compute/n1" && strings.Contains(x.For, network+" to be back")
+			}
+		}
+		return told["management"] && told["tenant"]
+	})
+	if err := waitFor(s.ctx, siteBound, "45 s to pass", func() (bool, error) { return time.Since(deed.At) > 45*time.Second, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if on, err := s.lab.Powered("n1"); err != nil || !on {
+		t.Errorf("n1 was switched off: %v", err)
+	}
+	s.deed(t)(s.lab.Heal(s.ctx, "n1", All))
+	healed := time.Now()
+	s.awaitEnabled(t, "n1")
+	t.Logf("and does again %v after the networks are back", time.Since(healed).Round(time.Second))
+	s.awaitFrom(t, "c1", "all to be well", s.calm)
+	s.exactly(t)
+}
+
+// forsakes cuts a compute with a guest off from the storage network, or from all: the guest is to run
 // on another, and the compute to serve again once the network is back.
-func (s *openStackSite) forsakes(t *testing.T, way Direction, victim, to string) {
+func (s *openStackSite) forsakes(t *testing.T, way Direction, victim, to, network string) {
 	guest := s.on(t, victim)
 	before, err := s.cloud.Ticking(s.ctx, guest.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	deed, err := s.lab.Cut(s.ctx, Cut{Host: victim, Network: "storage", Direction: way})
+	deed, err := s.lab.Cut(s.ctx, Cut{Host: victim, Network: network, Direction: way})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,18 +192,16 @@ func (s *openStackSite) forsakes(t *testing.T, way Direction, victim, to string)
 			t.Errorf("%s was switched off: %v", host, err)
 		}
 	}
-	s.awaitFrom(t, "c1", victim+" to be back, and to wait for the network", func(st api.Status) bool {
-		for _, x := range st.Waits {
-			if x.About == "compute/"+victim && strings.Contains(x.For, "storage to be back") {
-				return true
-			}
-		}
-		return false
+	s.awaitFrom(t, "c1", victim+" to be on again, and to wait for the network", func(st api.Status) bool {
+		on, err := s.lab.Powered(victim)
+		return err == nil && on && (network == All || slices.ContainsFunc(st.Waits, func(x fleet.Wait) bool {
+			return x.About == "compute/"+victim && strings.Contains(x.For, network+" to be back")
+		}))
 	})
 	if _, on, _, err := s.enabled(victim); err != nil || on {
 		t.Errorf("%s may get servers, and has no storage: %v", victim, err)
 	}
-	s.deed(t)(s.lab.Heal(s.ctx, victim, "storage"))
+	s.deed(t)(s.lab.Heal(s.ctx, victim, network))
 	s.awaitEnabled(t, victim)
 	s.awaitFrom(t, "c1", "all to be well", s.calm)
 	s.exactly(t)
