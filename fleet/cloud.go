@@ -80,8 +80,9 @@ type Lost struct {
 	Why   string    `json:"why"`
 	// Back is since when it is there again; zero while it is not.
 	Back time.Time `json:"back,omitzero"`
-	// Again is when all of them were lost once more before they had been back for long.
-	Again time.Time `json:"again,omitzero"`
+	// Before are, of all networks at once, earlier beginnings: it was back in between, for too short a time to
+	// count; or it fell silent long before that was written down.
+	Before []time.Time `json:"before,omitempty"`
 }
 
 // Cloud is what OpenStack says of the site's computes, and of the servers on those that a

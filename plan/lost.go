@@ -29,7 +29,7 @@ const (
 func (d *decision) cutoffs(host *fleet.Host) {
 	v, r := d.w.Verdicts[host.Name], d.w.State.Cutoffs[host.Name]
 	_, current := d.current(host.Name)
-	if d.silentEverywhere(host.Name) {
+	if d.silentEverywhere(host.Name) || d.flaps(host.Name) {
 		return
 	}
 	if !current || v.Condition != fleet.Healthy && v.Condition != fleet.Degraded {

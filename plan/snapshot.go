@@ -179,7 +179,7 @@ func (m *move) snapshots() {
 			d.pictureStep(x)
 		} else if age, known := d.w.Wall.Sub(x.Over), d.w.Tally.At.After(x.Over); x.Failed == 0 && known || age > 2*d.w.Spec.OpenStack.Snapshots.Every {
 			d.record(fleet.Remove("snapshot/"+id, "what came of it is known; history tells it"))
-		} else if !known { // until the next idle list its server would be told as due
+		} else if !known && age >= 0 { // until the next idle list its server would be told as due
 			d.plan.Stock = true
 		}
 	}

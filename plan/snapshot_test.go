@@ -261,6 +261,7 @@ func TestStockOfEnded(t *testing.T) {
 	}{
 		{"made since the list", -time.Second, 0, true},
 		{"failed since the list", -time.Second, 1, true},
+		{"made by a former leader whose clock was ahead", -time.Hour, 0, false},
 		{"made before it", time.Second, 0, false},
 		{"failed before it", time.Second, 1, false},
 	} {

@@ -46,6 +46,8 @@ const (
 	isolatedActs = time.Minute
 	// isolatedAtOnce is how far apart two may have begun to be so and still have lost something that they share.
 	isolatedAtOnce = time.Minute
+	// isolatedBefore is how many earlier beginnings are remembered, and one.
+	isolatedBefore = 7
 	// storageSample is how many are asked about at least when more are silent than the brake lets anybody fence.
 	storageSample = 5
 )
@@ -278,10 +280,13 @@ func (d *decision) silentEverywhere(host string) bool {
 	if next.Networks == nil {
 		next.Networks = map[string]fleet.Lost{}
 	}
-	next.Networks[fleet.EveryNetwork] = fleet.Lost{Since: d.w.Wall, Why: why}
+	lost := fleet.Lost{Since: d.w.Wall, Why: why}
 	if known {
-		next.Networks[fleet.EveryNetwork] = fleet.Lost{Since: l.Since, Again: d.w.Wall, Why: why}
+		lost.Before = append(slices.Clone(l.Before[max(0, len(l.Before)-isolatedBefore):]), l.Since)
+	} else if silent := d.w.Now.Sub(max(d.w.Heard[host].Last, d.w.Since)); silent > isolatedAtOnce {
+		lost.Before = []time.Time{d.w.Wall.Add(-silent)} // others were asked about first
 	}
+	next.Networks[fleet.EveryNetwork] = lost
 	d.record(fleet.Put("cutoff/"+host, next, why))
 	return true
 }
@@ -299,15 +304,12 @@ func (d *decision) heldToLive(h fleet.Holding) (holds bool, why string) {
 	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent(h.Host) != "" {
 		return true, ""
 	}
-	begun := l.Since
-	if l.Again.After(begun) {
-		begun = l.Again
-	}
-	if left := isolatedActs - d.w.Wall.Sub(begun); left > 0 {
+	age := d.w.Wall.Sub(l.Since)
+	if left := isolatedActs - age; left > 0 {
 		d.wake(left)
 		return true, ""
 	}
-	return false, fmt.Sprintf("it has written to storage for %v since, and its servers serve nobody (openstack/lost/%s)", isolatedActs, fleet.EveryNetwork)
+	return false, fmt.Sprintf("it has written to storage for %v since, and its servers serve nobody (openstack/lost/%s)", age.Truncate(time.Second), fleet.EveryNetwork)
 }
 
 // writesOn says whether what an intent was written down for is so no more, because its host writes to storage.
@@ -331,36 +333,75 @@ func (d *decision) isolated() []string {
 	return d.second.isolated
 }
 
+// fell is when a compute fell silent: in the present silence, and in those before it since it was well.
+func (d *decision) fell(of string) (at []time.Time) {
+	l, known := d.w.State.Cutoffs[of].Networks[fleet.EveryNetwork]
+	if known {
+		at = append(slices.Clone(l.Before), l.Since)
+	}
+	if !known || !l.Back.IsZero() && slices.Contains(d.isolated(), of) {
+		at = append(at, d.w.Wall) // it is written down in this turn, or the next
+	}
+	return at
+}
+
 // isolatedWith are those that fell silent when this one did, and itself. One that is heard again counts until it has
 // been for long: when a switch is back, its hosts are not all heard in the same moment, and whoever is the last of
-// them would have been fenced then, for its minute was over long ago (seen in the lab).
+// them would be fenced then, for its minute was over long ago (seen in the lab). So does one that died since: it wrote
+// when it was silent, so it had lost its networks alive. What was in maintenance before that explains itself.
 func (d *decision) isolatedWith(host string) (out []string) {
-	began := func(of string) []time.Time {
-		if l, known := d.w.State.Cutoffs[of].Networks[fleet.EveryNetwork]; known {
-			return []time.Time{l.Since, l.Again}
-		}
-		return []time.Time{d.w.Wall} // it is written down in this turn, or the next
-	}
-	isolated := d.isolated()
+	mine, isolated := d.fell(host), d.isolated()
 	for i := range d.w.Spec.Hosts {
-		o := d.w.Spec.Hosts[i].Name
-		_, known := d.w.State.Cutoffs[o].Networks[fleet.EveryNetwork]
-		silent := slices.Contains(isolated, o) || known && d.w.Verdicts[o].Condition != fleet.Dead
-		together := slices.ContainsFunc(began(o), func(x time.Time) bool {
-			return !x.IsZero() && slices.ContainsFunc(began(host), func(y time.Time) bool { return x.Sub(y).Abs() <= isolatedAtOnce })
-		})
-		if o == host || silent && together && !d.maintenance(o) {
-			out = append(out, o)
+		o := &d.w.Spec.Hosts[i]
+		if o.Name == host {
+			out = append(out, host)
+			continue
+		}
+		l, known := d.w.State.Cutoffs[o.Name].Networks[fleet.EveryNetwork]
+		lately := known && o.HasRole("compute") && (l.Back.IsZero() || d.w.Wall.Sub(l.Back) < lostCalm)
+		if !lately && !slices.Contains(isolated, o.Name) {
+			continue
+		}
+		if slices.ContainsFunc(d.fell(o.Name), func(x time.Time) bool {
+			kept := d.maintenance(o.Name) && !d.w.State.Wishes["maintenance-"+o.Name].At.After(x)
+			return !kept && slices.ContainsFunc(mine, func(y time.Time) bool { return x.Sub(y).Abs() <= isolatedAtOnce })
+		}) {
+			out = append(out, o.Name)
 		}
 	}
 	return out
+}
+
+// flaps says whether a compute that was heard again is late once more, though not silent for so long that it would be
+// written down as lost; and notes now and then that it has been back only since. Who is silent for longer has gone.
+func (d *decision) flaps(host string) bool {
+	r := d.w.State.Cutoffs[host]
+	l, known := r.Networks[fleet.EveryNetwork]
+	silence := d.w.Now.Sub(max(d.w.Heard[host].Last, d.w.Since))
+	if !known || l.Back.IsZero() || silence < d.w.Spec.Timing.SlowBeat*storageAsks/2 || silence > lostDisables || d.w.Wall.Sub(l.Back) < lostDisables {
+		return false
+	}
+	next := fleet.Cutoff{Host: host, Networks: maps.Clone(r.Networks)}
+	l.Back = d.w.Wall
+	next.Networks[fleet.EveryNetwork] = l
+	d.record(fleet.Put("cutoff/"+host, next, host+" had "+d.nameOf(fleet.EveryNetwork)+" back, and is late again"))
+	return true
 }
 
 // manySilent says why nothing is done about a compute that is silent and writes to storage.
 func (d *decision) manySilent(host string) string {
 	both := d.isolatedWith(host)
 	if len(both) > 1 && fleet.Armed(fleet.GuardBrake) {
-		return fmt.Sprintf("%s fell silent at once and wrote to storage, so it is the network and not the hosts", few(both))
+		why := few(both) + " fell silent at once and wrote to storage, so it is the network and not the hosts"
+		back := time.Time{}
+		for _, o := range both {
+			if l := d.w.State.Cutoffs[o].Networks[fleet.EveryNetwork]; o != host && l.Back.IsZero() {
+				return why
+			} else if o != host && l.Back.After(back) {
+				back = l.Back
+			}
+		}
+		return fmt.Sprintf("%s; %s is heard again and this one is not: it has until %s UTC", why, few(slices.DeleteFunc(both, func(o string) bool { return o == host })), back.Add(lostCalm).UTC().Format(time.TimeOnly))
 	}
 	for i := range d.w.Spec.Hosts {
 		if h := &d.w.Spec.Hosts[i]; h.HasRole("compute") && d.blocked[h.Name] == "" {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -267,30 +268,67 @@ func TestSecondOpinion(t *testing.T) {
 			w.Spec.Brakes.Share = 100
 			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-lostCalm + time.Second)}}}
 		}), "wait n2"},
-		{"it is dead instead", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+		{"and for so long that it counts no more", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-lostCalm)}}}
+		}), "no cutoff/n4, fence n2, wait n2"},
+		{"it died since: it had lost its networks alive", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 80*time.Second)
 			w.State.Proofs = map[string]fleet.Proof{"n4": {Host: "n4", Boot: "b", Kind: "oath"}}
 			delete(w.Heard, "n4")
-		}), "fence n2, force-down n4, wait n2, wait n4"},
+		}), "force-down n4, wait n2, wait n4"},
+		{"it is no compute any more", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 80*time.Second)
+			w.Spec.Hosts[6].Roles = nil
+		}), "n4 may run servers, fence n2, wait n2"},
 		{"it was heard again, and is silent once more: it fell silent with this one all the same", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
 			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-10 * time.Second)}}}
 		}), "cutoff/n4, ask n1, ask n3, wait n2"},
 		{"and that is written down", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
-			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Again: w.Wall.Add(-5 * time.Second)}}}
-		}), "ask n1, ask n3, wait n2, wait n4"},
-		{"this one flaps, and the other falls silent with it at last", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-5 * time.Second), Before: []time.Time{w.Wall.Add(-time.Hour), w.Wall.Add(-80 * time.Second), w.Wall.Add(-20 * time.Second)}}}}
+		}), "ask n1, ask n3, wait n2"},
+		{"both flap for hours, and never fell silent at once", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
-			w.State.Cutoffs["n2"] = fleet.Cutoff{Host: "n2", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-time.Hour), Again: w.Wall.Add(-62 * time.Second)}}}
-			writtenDown(*w, "n4", 61*time.Second)
-		}), "ask n1, ask n3, wait n2, wait n4"},
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-time.Hour), Before: []time.Time{w.Wall.Add(-3 * time.Hour)}}}}
+			w.State.Cutoffs["n2"] = fleet.Cutoff{Host: "n2", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-70 * time.Second), Before: []time.Time{w.Wall.Add(-2 * time.Hour)}}}}
+		}), "fence n2, fence n4, ask n1, ask n3, wait n2, wait n4"},
+		{"the other falls silent anew as this one's minute ends, and that is not written down yet", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n2", isolatedAtOnce)
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-time.Hour), Back: w.Wall.Add(-10 * time.Second)}}}
+		}), "cutoff/n4, ask n1, ask n3, wait n2"},
 		{"the other one is in maintenance", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
 			w.Spec.Brakes.Share = 100
 			writtenDown(*w, "n4", 80*time.Second)
 			w.State.Wishes["maintenance-n4"] = fleet.Wish{ID: "maintenance-n4", Verb: "maintenance", Host: "n4"}
 		}), "fence n2, ask n1, ask n3, wait n2, wait n4"},
+		{"but it was put there since", 10 * time.Minute, 1500 * ms, both(second, func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			writtenDown(*w, "n4", 80*time.Second)
+			w.State.Wishes["maintenance-n4"] = fleet.Wish{ID: "maintenance-n4", Verb: "maintenance", Host: "n4", At: w.Wall.Add(-79 * time.Second)}
+		}), "ask n1, ask n3, wait n2, wait n4"},
+		{"the other one is heard again, and late once more", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			muted(*w, "n4", 2*time.Second)
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-lostDisables)}}}
+		}), "cutoff/n4, ask n1, ask n3, wait n2"},
+		{"which was written down a moment ago", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			muted(*w, "n4", 2*time.Second)
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-lostDisables + time.Second)}}}
+		}), "ask n1, ask n3, wait n2"},
+		{"and gone for longer: an agent that a person stopped holds nobody for ever", 10 * time.Minute, 1500 * ms, both(func(w *fleet.World) {
+			w.Spec.Brakes.Share = 100
+			muted(*w, "n4", lostDisables+time.Second)
+			r := w.Reports["n4"]
+			r.Leaving = true
+			w.Reports["n4"] = r
+			w.State.Cutoffs["n4"] = fleet.Cutoff{Host: "n4", Networks: map[string]fleet.Lost{fleet.EveryNetwork: {Since: w.Wall.Add(-80 * time.Second), Back: w.Wall.Add(-lostCalm)}}}
+		}), "fence n2, wait n2"},
 		{"and of the other nothing is seen: it alone is fenced", time.Minute, 1500 * ms, func(w *fleet.World) {
 			second(w)
 			writtenDown(*w, "n2", 6*time.Second)
@@ -329,7 +367,7 @@ func TestSecondOpinion(t *testing.T) {
 		{"its new minute is not over", 40 * time.Second, 1500 * ms, func(w *fleet.World) {
 			alive(w)
 			writtenDown(*w, "n2", 30*time.Second)
-			w.State.Cutoffs["n2"].Networks[fleet.EveryNetwork] = fleet.Lost{Since: w.Wall.Add(-time.Hour), Again: w.Wall.Add(-isolatedActs + time.Second)}
+			w.State.Cutoffs["n2"].Networks[fleet.EveryNetwork] = fleet.Lost{Since: w.Wall.Add(-isolatedActs + time.Second), Before: []time.Time{w.Wall.Add(-time.Hour)}}
 		}, "wait n2"},
 		{"its agent was stopped by a person: nobody is asked", time.Minute, 0, func(w *fleet.World) {
 			r := w.Reports["n2"]
@@ -351,6 +389,68 @@ func TestSecondOpinion(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFellSilent: what is written down of a silence, and of those before it.
+func TestFellSilent(t *testing.T) {
+	w := isolated(4*time.Second, 1500*ms)
+	many := make([]time.Time, 20)
+	for i := range many {
+		many[i] = w.Wall.Add(time.Duration(i-200) * time.Minute)
+	}
+	back, since := w.Wall.Add(-10*time.Second), w.Wall.Add(-time.Minute)
+	for _, c := range []struct {
+		name    string
+		silence time.Duration
+		was     *fleet.Lost
+		before  []time.Time
+	}{
+		{"at once", 4 * time.Second, nil, nil},
+		{"long after, for others were asked about first", 2 * time.Minute, nil, []time.Time{w.Wall.Add(-2 * time.Minute)}},
+		{"anew", 4 * time.Second, &fleet.Lost{Since: since, Back: back}, []time.Time{since}},
+		{"again and again", 4 * time.Second, &fleet.Lost{Since: since, Back: back, Before: many}, append(slices.Clone(many[20-isolatedBefore:]), since)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := isolated(c.silence, 1500*ms)
+			writes(w, "n1", map[string]string{"n2": "b"})
+			if c.was != nil {
+				w.State.Cutoffs["n2"] = fleet.Cutoff{Host: "n2", Networks: map[string]fleet.Lost{fleet.EveryNetwork: *c.was}}
+			}
+			_, p := Turn(w)
+			for _, r := range p.Records {
+				var got fleet.Cutoff
+				if r.Key != "cutoff/n2" {
+					continue
+				}
+				if err := json.Unmarshal(r.Value, &got); err != nil {
+					t.Fatal(err)
+				}
+				l := got.Networks[fleet.EveryNetwork]
+				if !l.Since.Equal(w.Wall) || !l.Back.IsZero() || !slices.EqualFunc(l.Before, c.before, time.Time.Equal) {
+					t.Errorf("written down is %+v, and before should be %v", l, c.before)
+				}
+				return
+			}
+			t.Error("nothing is written down")
+		})
+	}
+}
+
+// TestWhyFencedThoughItWrites: it is told for how long it has been silent, and not for how long it had to be.
+func TestWhyFencedThoughItWrites(t *testing.T) {
+	w := isolated(10*time.Minute, 1500*ms)
+	writes(w, "n1", map[string]string{"n2": "b"})
+	writtenDown(w, "n2", 90*time.Second)
+	_, p := Turn(w)
+	for _, r := range p.Records {
+		if strings.Contains(r.Text, "n2 will be fenced") {
+			if !strings.Contains(r.Text, "written to storage for 1m30s since") {
+				t.Error(r.Text)
+			}
+			return
+		}
+	}
+	t.Error("it is not fenced")
 }
 
 // opinions is what a plan does about computes that are silent.
