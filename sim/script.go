@@ -305,8 +305,8 @@ func (s *Site) awaited() string {
 		}
 	}
 	for _, id := range fleet.Sorted(s.quorum.newest().Departures) {
-		if s.quorum.newest().Departures[id].Back {
-			return id + " goes back"
+		if p := s.quorum.newest().Departures[id]; p.Back || p.Ended == "" {
+			return id + " goes back, or is on its way" // what was asked of Nova may be carried out yet
 		}
 	}
 	for _, id := range fleet.Sorted(s.quorum.newest().Revivals) {
