@@ -657,8 +657,8 @@ func (s *disks) restored(t *testing.T) {
 		if state == fleet.FateMoves {
 			t.Logf("%s has what it had %v before the loss; the preview said %v to %v, and %s", v.Name, deed.At.Sub(s.newest[id].Made).Round(time.Second), f.RTO.Least.Round(time.Second), f.RTO.Most.Round(time.Second), f.Why)
 			s.marked(t, "r2", Shared+"/instances", id, s.saved)
+			t.Logf("why:\n%s", s.run(t, s.status(t).Leader, "mainstay", "why", "server/"+id))
 		}
-		t.Logf("why:\n%s", s.run(t, s.status(t).Leader, "mainstay", "why", "server/"+id))
 	}
 	st, err := s.lab.SiteStatus(s.ctx, "c1")
 	if err != nil {

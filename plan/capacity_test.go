@@ -317,6 +317,28 @@ func TestForeseenTimes(t *testing.T) {
 	}
 }
 
+// TestForeseenRestores: what is restored from a snapshot waits for its host first and is built twice; what begins
+// anew from its image is built once.
+func TestForeseenRestores(t *testing.T) {
+	w, s := surveyed()
+	base := Foresee(w, s, []string{"n1"}).Fates[0].RTO
+	w.Spec.OpenStack.LocalDisks = fleet.LocalDisks{Hosts: []string{"n1"}, Wait: 10 * time.Minute}
+	vm := s.Servers["vm"]
+	vm.Metadata = map[string]string{fleet.MetaRebuild: "True"}
+	s.Servers["vm"] = vm
+	base.Least, base.Most = base.Least+10*time.Minute, base.Most+10*time.Minute
+	p := Foresee(w, s, []string{"n1"})
+	if got := p.Fates[0].RTO; got != base || len(p.Notes) > 0 {
+		t.Errorf("without a snapshot: %v, want %v, %q", got, base, p.Notes)
+	}
+	s.Images = map[string][]fleet.Image{"vm": {{ID: "i", Server: "vm", Status: fleet.ImageActive, Made: w.Wall.Add(-time.Hour)}}}
+	base.Least, base.Most = base.Least+previewRebuild, base.Most+previewRebuildMost
+	p = Foresee(w, s, []string{"n1"})
+	if got := p.Fates[0].RTO; got != base || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "1 of them are restored from snapshots") {
+		t.Errorf("with one: %v, want %v, %q", got, base, p.Notes)
+	}
+}
+
 // TestForeseenGroups: what comes after a group goes when that is there and its gate is answered, or was waited for
 // for ten minutes.
 func TestForeseenGroups(t *testing.T) {
