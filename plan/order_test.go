@@ -445,6 +445,21 @@ func TestReserved(t *testing.T) {
 			home(w)
 			compute(w, "n3", func(c *fleet.Compute) { c.Disabled, c.Reason, c.Servers = false, "", 2 })
 		}, "waits a person"},
+		{"a person drains it: the drain tells what stays, and Nova's count is late", func(w fleet.World) {
+			inUse(w, nil)
+			joined(w)
+			home(w)
+			compute(w, "n3", func(c *fleet.Compute) { c.Disabled, c.Reason, c.Servers = true, disabledBy+"maintenance by ann", 1 })
+			w.Cloud.Looked["n3"] = w.Cloud.At
+			w.State.Wishes["maintenance-n3"] = fleet.Wish{ID: "maintenance-n3", Verb: "maintenance", Host: "n3", By: "ann", At: w.Wall, Drain: true}
+		}, ""},
+		{"a person maintains it, and drains nothing", func(w fleet.World) {
+			inUse(w, nil)
+			joined(w)
+			home(w)
+			compute(w, "n3", func(c *fleet.Compute) { c.Reason, c.Servers = disabledBy+"maintenance by ann", 1 })
+			w.State.Wishes["maintenance-n3"] = fleet.Wish{ID: "maintenance-n3", Verb: "maintenance", Host: "n3", By: "ann", At: w.Wall}
+		}, "waits a person"},
 		{"the lost one is back, and it is empty", func(w fleet.World) {
 			inUse(w, nil)
 			joined(w)

@@ -162,9 +162,10 @@ func (m *move) keep(h fleet.Holding, cut bool) {
 	back := d.w.State.Holdings[Compute(r.For)]
 	home := d.w.Cloud.Computes[r.For]
 	_, named := d.w.Spec.Host(r.For)
+	wish, _ := d.wishes(h.Host)
 	switch {
 	case named && (back.Host == "" || back.Boot == r.Boot || !home.Up || home.Disabled || home.Forced) || m.onWay[h.Host] > 0 || d.expects(h.Host):
-	case c.Servers > 0 && d.goesHome(h.Host): // by itself
+	case c.Servers > 0 && (d.goesHome(h.Host) || wish.Drain): // by itself, or a person sees to it, and the drain tells of what stays
 	case c.Servers > 0:
 		d.wait(h.Thing, fmt.Sprintf("a person: it is of the reserve, and took servers of %s, which is back; on it are %d", r.For, c.Servers),
 			"move them away, and it is given back by itself; or take it out of openstack/reserved, and it stays in use")
