@@ -36,27 +36,35 @@ func TestMigrate(t *testing.T) {
 
 // migrations are Nova's records of a server's live migrations.
 func (s *openStackSite) migrations(id string) (statuses []string, err error) {
-	return s.records(id, "live-migration")
-}
-
-// records are what Nova keeps of a server's moves of one sort, the oldest first.
-func (s *openStackSite) records(id, sort string) (statuses []string, err error) {
-	type record struct {
-		ID     int    `json:"id"`
-		Status string `json:"status"`
-		Type   string `json:"migration_type"`
-	}
-	var answer struct {
-		Migrations []record `json:"migrations"`
-	}
-	err = s.cloud.Ask(s.ctx, "compute", "GET", "/os-migrations?instance_uuid="+id, nil, &answer)
-	slices.SortFunc(answer.Migrations, func(a, b record) int { return a.ID - b.ID })
-	for _, m := range answer.Migrations {
-		if m.Type == sort {
-			statuses = append(statuses, m.Status)
-		}
+	all, err := s.moves(id, "live-migration")
+	for _, m := range all {
+		statuses = append(statuses, m.Status)
 	}
 	return statuses, err
+}
+
+// novaMove is what Nova keeps of one move of a server, its times in UTC to the second.
+type novaMove struct {
+	ID      int    `json:"id"`
+	Status  string `json:"status"`
+	Type    string `json:"migration_type"`
+	Created string `json:"created_at"`
+	Updated string `json:"updated_at"`
+}
+
+// over says whether Nova had given a move up by then, before it did anything that lasts.
+func (m novaMove) over(by string) bool {
+	return slices.Contains([]string{"failed", "error"}, m.Status) && m.Updated != "" && m.Updated <= by
+}
+
+// moves are what Nova keeps of a server's moves of one sort, the oldest first.
+func (s *openStackSite) moves(id, sort string) ([]novaMove, error) {
+	var answer struct {
+		Migrations []novaMove `json:"migrations"`
+	}
+	err := s.cloud.Ask(s.ctx, "compute", "GET", "/os-migrations?instance_uuid="+id, nil, &answer)
+	slices.SortFunc(answer.Migrations, func(a, b novaMove) int { return a.ID - b.ID })
+	return slices.DeleteFunc(answer.Migrations, func(m novaMove) bool { return m.Type != sort }), err
 }
 
 // runs are the hosts on which a server has a process, by no word but the hosts' own.
