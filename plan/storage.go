@@ -304,12 +304,11 @@ func (d *decision) heldToLive(h fleet.Holding) (holds bool, why string) {
 	if !known || !l.Back.IsZero() || d.w.Spec.OpenStack.OnLoss(fleet.EveryNetwork).Below(fleet.LossEvacuate) || d.manySilent(h.Host) != "" {
 		return true, ""
 	}
-	age := d.w.Wall.Sub(l.Since)
-	if left := isolatedActs - age; left > 0 {
+	if left := isolatedActs - d.w.Wall.Sub(l.Since); left > 0 {
 		d.wake(left)
 		return true, ""
 	}
-	return false, fmt.Sprintf("it has written to storage for %v since, and its servers serve nobody (openstack/lost/%s)", age.Truncate(time.Second), fleet.EveryNetwork)
+	return false, fmt.Sprintf("it has been so and written to storage since %s UTC, and its servers serve nobody (openstack/lost/%s)", l.Since.UTC().Format(time.TimeOnly), fleet.EveryNetwork)
 }
 
 // writesOn says whether what an intent was written down for is so no more, because its host writes to storage.
