@@ -223,7 +223,7 @@ $(MASAKARI)/root:
 lab-migrate: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestMigrate$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
-# And computes lose one network each, both ways and one way: half an hour.
+# And computes lose one network, two, and all of them at once, both ways and one way: 45 minutes.
 lab-cut-computes: build $(KERNEL)/guest/qemu-ga
 	go test ./lab -count=1 -timeout 0 -v -run 'TestCutComputes$$$(if $(STEP),/$(STEP))' $(OPENSTACK)
 
