@@ -73,6 +73,19 @@ func (s *openStackSite) awaitEnabled(t *testing.T, host string) {
 	}
 }
 
+// unmanaged waits until a compute gets no new servers, for it is cut off from management.
+func (s *openStackSite) unmanaged(t *testing.T, host string, since time.Time) {
+	t.Helper()
+	err := waitFor(s.ctx, siteBound, host+" to get no new servers", func() (bool, error) {
+		_, on, reason, err := s.enabled(host)
+		return err == nil && !on && strings.Contains(reason, "it is cut off from management"), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s gets no new servers %v after the cut", host, time.Since(since).Round(100*time.Millisecond))
+}
+
 // bears cuts n1 off from management and n2 off from the tenants' network, longer than it
 // takes until a compute would be fenced.
 func (s *openStackSite) bears(t *testing.T, way Direction) {
@@ -81,14 +94,7 @@ func (s *openStackSite) bears(t *testing.T, way Direction) {
 		t.Fatal(err)
 	}
 	s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "n2", Network: "tenant", Direction: way}))
-	err = waitFor(s.ctx, siteBound, "n1 to get no new servers", func() (bool, error) {
-		_, on, reason, err := s.enabled("n1")
-		return err == nil && !on && strings.Contains(reason, "it is cut off from management"), nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("n1 gets no new servers %v after the cut", time.Since(deed.At).Round(100*time.Millisecond))
+	s.unmanaged(t, "n1", deed.At)
 	s.awaitFrom(t, "c1", "the alarm for n2", func(st api.Status) bool {
 		for _, x := range st.Waits {
 			if x.About == "compute/n2" && strings.Contains(x.For, "tenant to be back") {
@@ -126,14 +132,7 @@ func (s *openStackSite) bearsBoth(t *testing.T, way Direction) {
 	}
 	s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "n1", Network: "management6", Direction: way}))
 	s.deed(t)(s.lab.Cut(s.ctx, Cut{Host: "n1", Network: "tenant", Direction: way}))
-	err = waitFor(s.ctx, siteBound, "n1 to get no new servers", func() (bool, error) {
-		_, on, reason, err := s.enabled("n1")
-		return err == nil && !on && strings.Contains(reason, "it is cut off from management"), nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("n1 gets no new servers %v after the cut", time.Since(deed.At).Round(100*time.Millisecond))
+	s.unmanaged(t, "n1", deed.At)
 	s.awaitFrom(t, "c1", "both to be told", func(st api.Status) bool {
 		told := map[string]bool{}
 		for _, x := range st.Waits {
