@@ -168,6 +168,9 @@ func (w *watch) heldToLive(h *host, boot, why string) {
 	if s.shape.Heartbeat == "" || s.spec.Mode == "shadow" || why != "compute/"+h.name || h.boot != boot || !fine(h) || !silent || s.now-w.stormed < long && w.stormed > 0 || s.elapsed()-since > 50*second {
 		return
 	}
+	if s.shape.Heartbeat != storageSan && slices.ContainsFunc(s.hosts, func(x *host) bool { return s.now-x.healed <= long }) {
+		return // it may reach the storage by way of that one, and for no longer than that
+	}
 	for _, o := range s.hosts {
 		at, steady := w.steady[o]
 		if o != h && o.role == "compute" && fine(o) && steady && s.now-at > long && s.now-o.healed > long && w.reaches(o) && slices.ContainsFunc(s.nets, func(n *network) bool { return w.linked(o, n.name) }) {

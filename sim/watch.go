@@ -493,7 +493,9 @@ func (w *watch) intends(in fleet.Intent, open int, why string, deed *write) {
 		p, proved := s.quorum.newest().Proofs[x.name]
 		left := s.quorum.newest().Members[x.name].Left
 		offline := left != nil && (left.Boot == x.boot || !s.spoke(x)) // shut down in good order; its next boot has said nothing yet
-		if s.unheard(x, time.Duration(well)) && !(proved && p.Boot == x.boot) && !offline {
+		// Of one that was fenced and turned on, and has said nothing since, nobody knows a boot that could be lost.
+		dead := proved && (p.Boot == x.boot || !s.spoke(x))
+		if s.unheard(x, time.Duration(well)) && !dead && !offline {
 			lost++
 		}
 	}
