@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -398,6 +399,42 @@ func TestLeave(t *testing.T) {
 	f.Break(falsecloud.Fault{Path: "/projects", Status: 503})
 	if out, err := client.Look(t.Context(), 7, []string{"n1"}, nil); err == nil || out.Servers != nil {
 		t.Errorf("looked without knowing whose servers are left: %v, %+v", err, out)
+	}
+}
+
+// TestLeftLater: Octavia's project is made with Octavia, long after the login; its first server is left all the same, in
+// a look, in a survey for a preview, and in the list for snapshots. Whose a server is that nobody has seen must be known.
+func TestLeftLater(t *testing.T) {
+	const octavia = "0123456789abcdef0123456789abcdef"
+	f := falsecloud.New(falsecloud.Config{Newest: 100})
+	f.AddCompute("n1", "", 8192)
+	f.AddServer(falsecloud.Server{Name: "vm", Host: "n1", Project: "p"})
+	name := entry(t, address(t, f), "admin", "secret")
+	open := func() *openstack.Client {
+		client, err := openstack.Open(fleet.OpenStack{Cloud: "here", Config: name, Leave: []string{"octavia"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		look(t, client, []string{"n1"})
+		return client
+	}
+	looks, surveys, lists := open(), open(), open()
+	f.AddProject("octavia", octavia)
+	id := f.AddServer(falsecloud.Server{Name: "amphora", Host: "n1", Project: octavia})
+	f.Break(falsecloud.Fault{Path: "/projects", Status: 503, Times: 1})
+	if out, err := looks.Look(t.Context(), 7, []string{"n1"}, nil); err == nil || out.Servers != nil || len(out.Looked) > 0 {
+		t.Errorf("looked without knowing whose the new server is: %v, %+v", err, out)
+	}
+	if got := look(t, looks, []string{"n1"}).Servers[id].Project; got != "octavia" {
+		t.Errorf("a look: project %q", got)
+	}
+	survey, err := surveys.Survey(t.Context(), 7, []string{"n1"})
+	if got := survey.Servers[id].Project; err != nil || got != "octavia" {
+		t.Errorf("a survey: project %q, %v", got, err)
+	}
+	stock, err := lists.Stock(t.Context(), time.Now())
+	if err != nil || !slices.ContainsFunc(stock.Servers, func(s fleet.Server) bool { return s.ID == id && s.Project == "octavia" }) {
+		t.Errorf("a list: %+v, %v", stock.Servers, err)
 	}
 }
 

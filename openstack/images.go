@@ -231,10 +231,12 @@ func (c *Client) Stock(ctx context.Context, at time.Time) (fleet.Stock, error) {
 		c.forget(err)
 		return fleet.Stock{}, fmt.Errorf("list all servers: %w", plain(err))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	left, err := c.ownersOf(ctx, nova, owners(slices.Values(out.Servers)))
+	if err != nil {
+		return fleet.Stock{}, err
+	}
 	for i := range out.Servers {
-		if name, ok := c.left[out.Servers[i].Project]; ok {
+		if name, ok := left[out.Servers[i].Project]; ok {
 			out.Servers[i].Project = name
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -107,10 +108,12 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 			}
 		}
 		errs = append(errs, l.seek(ctx, further))
+		left, unknown := c.ownersOf(ctx, nova, owners(maps.Values(l.servers)))
+		if unknown != nil {
+			l.servers, out.Looked = nil, nil // nobody knows whose servers those are
+		}
+		errs = append(errs, unknown)
 		out.Servers = l.servers
-		c.mu.Lock()
-		left := c.left
-		c.mu.Unlock()
 		for id, s := range out.Servers {
 			s.Migration, s.Live = c.history.of(id, s.Host), c.live.of(id, s.Host)
 			if name, ok := left[s.Project]; ok {
@@ -125,6 +128,17 @@ func (c *Client) Look(ctx context.Context, began fleet.Moment, hosts, further []
 		return out, err
 	}
 	return out, nil
+}
+
+// owners are the projects of servers.
+func owners(servers iter.Seq[fleet.Server]) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for s := range servers {
+			if !yield(s.Project) {
+				return
+			}
+		}
+	}
 }
 
 // look is one look on its way.

@@ -77,6 +77,16 @@ func (c *Client) Survey(ctx context.Context, began fleet.Moment, hosts []string)
 			return fleet.Survey{}, err
 		}
 	}
+	left, err := c.ownersOf(ctx, nova, owners(maps.Values(v.out.Servers)))
+	if err != nil {
+		return fleet.Survey{}, err
+	}
+	for id, s := range v.out.Servers {
+		if name, ok := left[s.Project]; ok {
+			s.Project = name
+			v.out.Servers[id] = s
+		}
+	}
 	v.settle()
 	return v.out, nil
 }

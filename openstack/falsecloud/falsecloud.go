@@ -255,6 +255,16 @@ func (c *Cloud) id() string {
 	return fmt.Sprintf("%08x-0000-4000-8000-%012x", c.count, c.count)
 }
 
+// AddProject makes a project in Keystone.
+func (c *Cloud) AddProject(name, id string) {
+	defer c.enter()()
+	c.cfg.Projects = maps.Clone(c.cfg.Projects)
+	if c.cfg.Projects == nil {
+		c.cfg.Projects = map[string]string{}
+	}
+	c.cfg.Projects[name] = id
+}
+
 // AddCompute adds a host with so much memory (MiB) in a zone ("" is Nova's "nova").
 func (c *Cloud) AddCompute(name, zone string, ram int) {
 	defer c.enter()()
