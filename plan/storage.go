@@ -400,7 +400,7 @@ func (d *decision) manySilent(host string) string {
 				back = l.Back
 			}
 		}
-		return fmt.Sprintf("%s; %s is heard again and this one is not: it has until %s UTC", why, few(slices.DeleteFunc(both, func(o string) bool { return o == host })), back.Add(lostCalm).UTC().Format(time.TimeOnly))
+		return fmt.Sprintf("%s; heard again: %s; %s has until %s UTC to be heard too", why, few(slices.DeleteFunc(both, func(o string) bool { return o == host })), host, back.Add(lostCalm).UTC().Format(time.TimeOnly))
 	}
 	for i := range d.w.Spec.Hosts {
 		if h := &d.w.Spec.Hosts[i]; h.HasRole("compute") && d.blocked[h.Name] == "" {
